@@ -1,0 +1,360 @@
+"""ConvNeXt and ConvNeXt V2 for dense prediction: four feature maps at strides 4, 8, 16 and 32.
+
+Sources: "A ConvNet for the 2020s" (Liu et al. 2022, arXiv 2201.03545) and "ConvNeXt V2"
+(Woo et al. 2023, arXiv 2301.00808). Parameter names and shapes are those of the official code, so
+that official checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .errors import ConfigError
+from .pretrained import load_pretrained
+
+NORM_EPS = 1e-6
+STRIDES = (4, 8, 16, 32)
+# A parameter of a downsampling layer (the stem is number 0) or of a block.
+_BODY_PARAM = re.compile(
+    r'(?:downsample_layers\.(?P<downsample>\d)|stages\.(?P<stage>\d)\.(?P<block>\d+))\..+'
+)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """Number of blocks and of channels in each of the four stages."""
+
+    depths: tuple[int, int, int, int]
+    dims: tuple[int, int, int, int]
+
+
+def _doubling(depths: tuple[int, int, int, int], width: int) -> Arch:
+    return Arch(depths, (width, 2 * width, 4 * width, 8 * width))
+
+
+_SMALL_ARCHS = {
+    'atto': _doubling((2, 2, 6, 2), 40),
+    'femto': _doubling((2, 2, 6, 2), 48),
+    'pico': _doubling((2, 2, 6, 2), 64),
+    'nano': _doubling((2, 2, 8, 2), 80),
+    'tiny': _doubling((3, 3, 9, 3), 96),
+    'small': _doubling((3, 3, 27, 3), 96),
+    'base': _doubling((3, 3, 27, 3), 128),
+    'large': _doubling((3, 3, 27, 3), 192),
+}
+# V1: Table 9 of the paper; atto to nano are timm's. V2: section 4 of the paper; small is timm's.
+CONVNEXT_ARCHS = {**_SMALL_ARCHS, 'xlarge': _doubling((3, 3, 27, 3), 256)}
+CONVNEXTV2_ARCHS = {**_SMALL_ARCHS, 'huge': _doubling((3, 3, 27, 3), 352)}
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of ``(N, C, H, W)``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class GRN(nn.Module):
+    """Global response normalisation of ``(N, H, W, C)`` (ConvNeXt V2, section 3, algorithm 1).
+
+    Channels compete by the L2 norm of their whole feature map. The norm is summed in float32 also
+    under autocast: the squares of a large map overflow float16.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1, 1, 1, dim))
+        self.beta = nn.Parameter(torch.zeros(1, 1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stats_dtype = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=stats_dtype)
+        response = (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)).to(x.dtype)
+        gamma, beta = self.gamma.to(x.dtype), self.beta.to(x.dtype)
+        return x + gamma * (x * response) + beta
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): drops the branch of a whole sample while training."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
+        return x * mask.div_(keep) if keep > 0 else x * mask
+
+    def extra_repr(self) -> str:
+        return f'rate={self.rate:.3f}'
+
+
+class Block(nn.Module):
+    """Depthwise 7x7, LayerNorm, MLP of width 4 (with GRN in V2), layer scale (V1), residual."""
+
+    def __init__(
+        self, dim: int, drop_path_rate: float, layer_scale_init_value: float, use_grn: bool
+    ) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.grn = GRN(4 * dim) if use_grn else None
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        self.gamma = (
+            nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
+            if layer_scale_init_value > 0
+            else None
+        )
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        branch = F.gelu(self.pwconv1(branch))
+        if self.grn is not None:
+            branch = self.grn(branch)
+        branch = self.pwconv2(branch)
+        if self.gamma is not None:
+            branch = self.gamma * branch
+        return x + self.drop_path(branch.permute(0, 3, 1, 2))
+
+
+@MODELS.register_module()
+class ConvNeXt(BaseModule):
+    """ConvNeXt (V1) with a LayerNorm on every output, as in the official detection code.
+
+    Args:
+        arch: A size of :attr:`archs`, or ``dict(depths=..., dims=...)`` of four numbers each.
+        out_indices: Stages whose feature maps are returned, in this order.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
+        layer_scale_init_value: Initial layer scale; 0 leaves it out. The papers' dense-prediction
+            recipes use 1.0, ImageNet training 1e-6.
+        frozen_stages: How many stages, from the stem on, do not train (-1 and 0: all train).
+        with_cp: Recompute each block in the backward pass to save memory.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
+            a path or a URL; see :func:`backbones.pretrained.load_pretrained`.
+
+    Input ``(N, 3, H, W)``; output a tuple of ``(N, out_channels[i], H // out_strides[i],
+    W // out_strides[i])``.
+
+    Raises:
+        ConfigError: An argument is not possible; the message lists what is.
+    """
+
+    family = 'convnext'
+    archs: Mapping[str, Arch] = CONVNEXT_ARCHS
+    use_grn = False
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'tiny',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.arch = self.resolve_arch(arch)
+        self.out_indices = _checked_out_indices(out_indices)
+        _check_range('drop_path_rate', drop_path_rate, 0, 1)
+        _check_range('layer_scale_init_value', layer_scale_init_value, 0, float('inf'))
+        if not (isinstance(frozen_stages, int) and -1 <= frozen_stages <= 4):
+            raise ConfigError(f'frozen_stages={frozen_stages!r}: give -1 (none) to 4 (all stages).')
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+
+        depths, dims = self.arch.depths, self.arch.dims
+        stem = nn.Sequential(
+            nn.Conv2d(3, dims[0], kernel_size=4, stride=4), LayerNorm2d(dims[0], eps=NORM_EPS)
+        )
+        self.downsample_layers = nn.ModuleList([stem])
+        for width_in, width_out in zip(dims, dims[1:]):
+            self.downsample_layers.append(
+                nn.Sequential(
+                    LayerNorm2d(width_in, eps=NORM_EPS),
+                    nn.Conv2d(width_in, width_out, kernel_size=2, stride=2),
+                )
+            )
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    Block(dim, next(rates), layer_scale_init_value, self.use_grn)
+                    for _ in range(depth)
+                )
+            )
+            for depth, dim in zip(depths, dims)
+        )
+        for i in sorted(self.out_indices):
+            self.add_module(f'norm{i}', LayerNorm2d(dims[i], eps=NORM_EPS))
+        self.apply(_init_as_official)
+        self._freeze()
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Sequence[int]]) -> Arch:
+        """The depths and widths that ``arch`` stands for; ConfigError if it is unknown."""
+        if isinstance(arch, str):
+            if arch not in cls.archs:
+                raise ConfigError(f'{cls.__name__} has no arch {arch!r}; known: {", ".join(cls.archs)}.')
+            return cls.archs[arch]
+        if not isinstance(arch, Mapping) or set(arch) != {'depths', 'dims'}:
+            raise ConfigError(
+                f'arch={arch!r}: give one of {", ".join(cls.archs)}, '
+                'or dict(depths=(four numbers), dims=(four numbers)).'
+            )
+        for key, values in arch.items():
+            if len(values) != 4 or not all(isinstance(v, int) and v > 0 for v in values):
+                raise ConfigError(f'arch: {key}={values!r} must be four positive integers.')
+        return Arch(tuple(arch['depths']), tuple(arch['dims']))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = {}
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = downsample(x)
+            for block in stage:
+                if self.with_cp and x.requires_grad:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+            if i in self.out_indices:
+                maps[i] = getattr(self, f'norm{i}')(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def init_weights(self) -> None:
+        """Load the pretrained weights that ``init_cfg`` names; without one, keep the random ones.
+
+        Raises:
+            WeightsError: The weights cannot be found or do not fit this model.
+        """
+        if self._is_init:
+            return
+        if self.init_cfg:
+            cfg = dict(self.init_cfg)
+            if cfg.pop('type', None) != 'Pretrained' or not cfg.get('checkpoint'):
+                raise ConfigError(
+                    f'{type(self).__name__}: init_cfg={self.init_cfg!r} is not supported; give '
+                    "dict(type='Pretrained', checkpoint=NAME, PATH or URL), or None to start from "
+                    'random weights (truncated normal, std 0.02).'
+                )
+            load_pretrained(self, **cfg)
+        self._is_init = True
+
+    def train(self, mode: bool = True) -> ConvNeXt:
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Depth of a parameter for layer-wise learning-rate decay (layer ids of the official code).
+
+        Blocks of the third stage are taken in threes, so that deep models have 12 and shallow ones
+        6 ids between the stem (0) and the output norms and heads (last).
+
+        Returns:
+            ``(depth, number_of_layers)``: mmpretrain's convention, in which the rate is multiplied
+            by ``decay ** (number_of_layers - depth - 1)``.
+        """
+        last_id = 12 if self.arch.depths[2] > 9 else 6
+        total = last_id + 2
+        found = _BODY_PARAM.fullmatch(param_name.removeprefix(prefix))
+        if found is None:
+            return total - 1, total
+        if found['downsample'] == '0':
+            return 0, total
+        stage = int(found['downsample'] or found['stage'])
+        if stage == 2:
+            return min(3 + int(found['block'] or 0) // 3, last_id), total
+        return {0: 1, 1: 2, 3: last_id}[stage], total
+
+    def get_stage_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Like :meth:`get_layer_depth` for stage-wise decay: every downsampling layer has depth 0,
+        stage ``s`` has ``s + 1``, output norms and heads the last."""
+        total = self.get_layer_depth(param_name, prefix)[1]
+        found = _BODY_PARAM.fullmatch(param_name.removeprefix(prefix))
+        if found is None:
+            return total - 1, total
+        return (int(found['stage']) + 1 if found['stage'] else 0), total
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters with several dimensions that weight decay must spare: GRN's."""
+        return {
+            f'{name}.{param}'
+            for name, module in self.named_modules()
+            if isinstance(module, GRN)
+            for param in ('gamma', 'beta')
+        }
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        count = max(self.frozen_stages, 0)
+        return [*self.downsample_layers[:count], *self.stages[:count]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval().requires_grad_(False)
+
+
+@MODELS.register_module()
+class ConvNeXtV2(ConvNeXt):
+    """ConvNeXt V2: GRN in every block instead of layer scale. Arguments as :class:`ConvNeXt`."""
+
+    family = 'convnextv2'
+    archs = CONVNEXTV2_ARCHS
+    use_grn = True
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'tiny',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            out_indices,
+            drop_path_rate,
+            layer_scale_init_value,
+            frozen_stages,
+            with_cp,
+            init_cfg,
+        )
+
+
+def _init_as_official(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        bound = f'from {low} to {high}' if high != float('inf') else f'of at least {low}'
+        raise ConfigError(f'{name}={value!r}: give a number {bound}.')
+
+
+def _checked_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or len(set(indices)) != len(indices) or not set(indices) <= {0, 1, 2, 3}:
+        raise ConfigError(
+            f'out_indices={out_indices!r}: give stages out of 0, 1, 2, 3, each at most once.'
+        )
+    return indices

@@ -1,0 +1,95 @@
+"""COCO box and mask average precision, at full precision and per class."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from mmdet.evaluation.metrics import CocoMetric
+from mmengine.logging import print_log
+from mmengine.registry import METRICS
+from pycocotools.cocoeval import COCOeval
+
+# Position in COCOeval.stats, which is in COCO's order.
+_STATS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5, 'AR': 8}
+# The keys under which mmdet reports them (for hooks such as save_best).
+_MMDET_KEYS = {
+    'AP': 'mAP',
+    'AP50': 'mAP_50',
+    'AP75': 'mAP_75',
+    'APs': 'mAP_s',
+    'APm': 'mAP_m',
+    'APl': 'mAP_l',
+}
+
+
+@METRICS.register_module()
+class CocoInstanceMetric(CocoMetric):
+    """mmdet's ``CocoMetric`` without its rounding to three digits.
+
+    After an evaluation :attr:`report` holds, for ``bbox`` and ``segm``, AP, AP50, AP75, APs, APm,
+    APl, AR as fractions and ``per_class``; a figure that nothing supports is None.
+
+    Args:
+        save_dir: Folder for the detections in COCO's result format, ``detections.bbox.json`` and
+            ``detections.segm.json``.
+        kwargs: Those of ``CocoMetric``.
+    """
+
+    def __init__(self, *args, save_dir: str | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.save_dir = save_dir
+        self.report: dict[str, dict] = {}
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        _, predictions = zip(*results)
+        if self.cat_ids is None:
+            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        if self.img_ids is None:
+            self.img_ids = self._coco_api.get_img_ids()
+        with tempfile.TemporaryDirectory() as aside:
+            folder = Path(self.save_dir or aside)
+            folder.mkdir(parents=True, exist_ok=True)
+            files = self.results2json(predictions, str(folder / 'detections'))
+            detections = {kind: json.loads(Path(files[kind]).read_text()) for kind in self.metrics}
+        flat = {}
+        for kind, found in detections.items():
+            self.report[kind] = self._evaluate(kind, found)
+            for name, key in _MMDET_KEYS.items():
+                value = self.report[kind][name]
+                flat[f'{kind}_{key}'] = float('nan') if value is None else value
+        return flat
+
+    def _evaluate(self, kind: str, detections: list[dict]) -> dict:
+        if not detections:
+            print_log(f'No {kind} detections at all: every AP is 0.', 'current')
+            names = self.dataset_meta['classes']
+            return {name: 0.0 for name in _STATS} | {'per_class': dict.fromkeys(names, 0.0)}
+        if kind == 'segm':
+            # With a box in the result pycocotools takes the box's area for the size classes.
+            detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = COCOeval(self._coco_api, self._coco_api.loadRes(detections), kind)
+            evaluation.params.catIds = self.cat_ids
+            evaluation.params.imgIds = self.img_ids
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        report = {name: _supported(evaluation.stats[i]) for name, i in _STATS.items()}
+        # precision: IoU threshold, recall, class, area range, detections per image
+        precision = evaluation.eval['precision'][:, :, :, 0, -1]
+        names = [self._coco_api.cats[cat]['name'] for cat in self.cat_ids]
+        report['per_class'] = {
+            name: _supported(values[values > -1].mean() if (values > -1).any() else -1)
+            for name, values in zip(names, np.moveaxis(precision, 2, 0))
+        }
+        return report
+
+
+def _supported(value: float) -> float | None:
+    """pycocotools says -1 where there is no object to find."""
+    return None if value < 0 else float(value)

@@ -1,0 +1,50 @@
+"""What the command lines share: arguments, and one clear message for what a user can mend."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+
+import torch
+
+from backbones.errors import UserError
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that training and testing have in common."""
+    parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='changes of the config, e.g. train_dataloader.batch_size=4',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # Older launchers pass the rank as an argument, torchrun in the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def run(command: Callable[[], object]) -> None:
+    """Run ``command``; what a user can mend is one line on stderr and exit code 2, no traceback."""
+    try:
+        command()
+    except UserError as error:
+        # All processes meet a bad config alike; one of them says it.
+        if int(os.environ.get('RANK', 0)) == 0:
+            print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+    except AssertionError as error:
+        unreadable = re.search(r'failed to load image: (.+)', str(error))
+        if not unreadable:
+            raise
+        print(f'error: {unreadable[1]} cannot be read as an image.', file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

@@ -1,0 +1,180 @@
+"""From a config file and the words of a command line to a complete mmengine config."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from backbones.errors import ConfigError
+
+from . import checkpoints
+from .precision import set_precision
+
+_SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+
+
+@dataclass
+class RunOptions:
+    """What the command lines of training and testing share."""
+
+    config: str
+    work_dir: str | None = None
+    cfg_options: dict = field(default_factory=dict)
+    launcher: str = 'none'
+
+
+@dataclass
+class TrainOptions(RunOptions):
+    """``amp``: None, 'auto', 'fp16' or 'bf16'. ``resume``: None, 'auto' or a path."""
+
+    amp: str | None = None
+    resume: str | None = None
+    auto_scale_lr: bool = False
+
+
+@dataclass
+class TestOptions(RunOptions):
+    """``out``: a folder or a .pkl file for predictions. ``show_dir``: a folder for pictures."""
+
+    checkpoint: str = ''
+    out: str | None = None
+    show: bool = False
+    show_dir: str | None = None
+    wait_time: float = 2.0
+    tta: bool = False
+
+
+def read_config(options: RunOptions) -> Config:
+    """The config file with the command line's changes and its work dir.
+
+    Raises:
+        ConfigError: There is no such file, it cannot be read, or it is neither detection nor
+            segmentation.
+    """
+    path = Path(options.config)
+    if not path.is_file():
+        raise ConfigError(f'config {path} does not exist.' + _nearest_config(path))
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
+        raise ConfigError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+    cfg.merge_from_dict(options.cfg_options)
+    if cfg.get('default_scope') not in _SCOPES:
+        raise ConfigError(
+            f'config {path}: default_scope={cfg.get("default_scope")!r}; it must be mmdet '
+            '(detection) or mmseg (segmentation).'
+        )
+    cfg.launcher = options.launcher
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
+    return cfg
+
+
+def task_of(cfg: Config) -> str:
+    """``'detection'`` or ``'segmentation'``."""
+    return _SCOPES[cfg.default_scope]
+
+
+def training_config(options: TrainOptions) -> Config:
+    """A config that is complete to train.
+
+    Raises:
+        ConfigError: A value or a combination is not possible.
+        WeightsError: The checkpoint to resume from cannot be used.
+    """
+    cfg = read_config(options)
+    set_precision(cfg, options.amp)
+    if options.resume:
+        cfg.resume = True
+        if options.resume != 'auto':
+            checkpoints.verify(options.resume)
+            cfg.load_from = options.resume
+    if options.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise ConfigError(
+                f'--auto-scale-lr: {options.config} has no auto_scale_lr.base_batch_size, the batch '
+                'that its learning rate is meant for.'
+            )
+        cfg.auto_scale_lr.enable = True
+    return cfg
+
+
+def testing_config(options: TestOptions) -> Config:
+    """A config that is complete to test ``options.checkpoint``.
+
+    Raises:
+        ConfigError: A value or a combination is not possible.
+        WeightsError: The checkpoint cannot be used.
+    """
+    cfg = read_config(options)
+    checkpoints.verify(options.checkpoint)
+    cfg.load_from = options.checkpoint
+    cfg.resume = False
+    # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
+    cfg.model.backbone.init_cfg = None
+    if options.show or options.show_dir:
+        hook = cfg.default_hooks.get('visualization')
+        if not hook:
+            raise ConfigError('--show and --show-dir need default_hooks.visualization in the config.')
+        hook.update(draw=True, show=options.show, wait_time=options.wait_time)
+        if options.show_dir:
+            hook.test_out_dir = str(Path(options.show_dir).resolve())
+    if options.out and not options.out.endswith(('.pkl', '.pickle')):
+        key = 'save_dir' if task_of(cfg) == 'detection' else 'output_dir'
+        _evaluator(cfg)[key] = options.out
+    if options.tta:
+        _use_tta(cfg)
+    return cfg
+
+
+def _evaluator(cfg: Config) -> ConfigDict:
+    evaluator = cfg.test_evaluator
+    return evaluator[0] if isinstance(evaluator, (list, tuple)) else evaluator
+
+
+def _use_tta(cfg: Config) -> None:
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise ConfigError('--tta: the config has no tta_model and tta_pipeline; see configs/_base_/datasets.')
+    tta = ConfigDict(cfg.tta_model)
+    changes = tta.pop('module', {})
+    module = Config._merge_a_into_b(changes, cfg.model) if changes else cfg.model
+    cfg.model = ConfigDict(tta, module=module)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+
+
+def _nearest_config(path: Path) -> str:
+    names = {p.name: p for p in Path('configs').rglob('*.py') if '_base_' not in p.parts}
+    near = [str(names[name]) for name in get_close_matches(path.name, names, 3, 0.5)]
+    return f' Did you mean {" or ".join(near)}?' if near else ''
+
+
+def parse_cfg_options(words: list[str]) -> dict:
+    """``['a.b=1', 'c=[x,y]']`` as ``{'a.b': 1, 'c': ['x', 'y']}``.
+
+    A value is a Python literal, or else a string.
+
+    Raises:
+        ConfigError: A word is no ``key=value``.
+    """
+    options = {}
+    for word in words:
+        key, equals, value = word.partition('=')
+        if not equals or not key:
+            raise ConfigError(f'--cfg-options {word!r}: write key=value, e.g. model.backbone.arch=tiny.')
+        options[key] = _literal(value)
+    return options
+
+
+def _literal(value: str):
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        pass
+    if value in ('true', 'false'):
+        return value == 'true'
+    if value[:1] + value[-1:] in ('[]', '()') and '[' not in value[1:-1] and '(' not in value[1:-1]:
+        return [_literal(part.strip()) for part in value[1:-1].split(',') if part.strip()]
+    return [_literal(part) for part in value.split(',')] if ',' in value else value

@@ -1,0 +1,66 @@
+"""Mixed precision by device: float16 with loss scaling on CUDA, bfloat16 on CUDA and CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+from backbones.errors import ConfigError
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Trains under bfloat16 autocast, on CPU and CUDA. bfloat16 has float32's range: no loss scaling."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        device = get_device()
+        with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
+            yield
+
+
+def set_precision(cfg: Config, amp: str | None) -> None:
+    """Choose the optimizer wrapper of ``cfg``.
+
+    Args:
+        cfg: A config to train; changed in place.
+        amp: ``'fp16'``, ``'bf16'``, ``'auto'`` (fp16 on CUDA, bf16 on the CPU) or None: as the config
+            says, except that a recipe's float16 is float32 where there is no CUDA.
+
+    Raises:
+        ConfigError: float16 was asked for without CUDA.
+    """
+    cuda = torch.cuda.is_available()
+    wrapper = cfg.optim_wrapper
+    if amp is None:
+        if wrapper.get('type') == 'AmpOptimWrapper' and not cuda:
+            print_log('No CUDA: training in float32 instead of the recipe\'s float16.', 'current')
+            _set_wrapper(wrapper, 'OptimWrapper')
+        return
+    if amp == 'auto':
+        amp = 'fp16' if cuda else 'bf16'
+    if amp == 'fp16' and not cuda:
+        raise ConfigError('--amp fp16 needs CUDA; the CPU takes --amp bf16.')
+    if amp == 'fp16':
+        _set_wrapper(wrapper, 'AmpOptimWrapper')
+        wrapper.setdefault('loss_scale', 'dynamic')
+    else:
+        _set_wrapper(wrapper, 'BFloat16OptimWrapper')
+
+
+def _set_wrapper(wrapper: dict, kind: str) -> None:
+    known = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
+    if wrapper.get('type', 'OptimWrapper') not in known:
+        raise ConfigError(f'--amp does not know how to change optim_wrapper.type={wrapper.type!r}.')
+    wrapper.type = kind
+    if kind != 'AmpOptimWrapper':
+        for key in ('loss_scale', 'dtype'):
+            wrapper.pop(key, None)

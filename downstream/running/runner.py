@@ -1,0 +1,78 @@
+"""mmengine's Runner, made to run on a CPU in several processes and to log what a person reads."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule, is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from backbones.errors import ConfigError
+
+from . import checkpoints
+
+# mmengine logs these at the start of every run; they are in the log file and in the dumped config.
+_FILE_ONLY = ('Config:\n', '\n-----', 'Hooks will be executed', 'Distributed training is not used')
+
+
+@RUNNERS.register_module()
+class SuiteRunner(Runner):
+    """A Runner whose differences from mmengine's are these:
+
+    - Without CUDA, several processes talk through gloo and SyncBN is BN.
+    - A checkpoint to test or to resume from must fit the model, and nothing in it is executed.
+    - The terminal shows neither the whole config nor a line per parameter; the log file does not
+      lack the former.
+    """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        if self.distributed and not torch.cuda.is_available() and not dist.is_initialized():
+            if self.launcher != 'pytorch':
+                raise ConfigError(
+                    f'--launcher {self.launcher} needs CUDA; without it use tools/dist_train.sh or '
+                    'torchrun (--launcher pytorch).'
+                )
+            dist.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def build_logger(self, log_level='INFO', log_file=None, **kwargs) -> MMLogger:
+        logger = super().build_logger(log_level, log_file, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+                handler.addFilter(lambda record: not str(record.msg).startswith(_FILE_ONLY))
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if self.distributed and not torch.cuda.is_available():
+            model = revert_sync_batchnorm(model)
+            if model_wrapper_cfg is None:
+                model_wrapper_cfg = {
+                    'type': 'MMDistributedDataParallel',
+                    'device_ids': None,
+                    'broadcast_buffers': False,
+                    'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
+                }
+        return super().wrap_model(model_wrapper_cfg, model)
+
+    def _init_model_weights(self) -> None:
+        # Two lines per parameter say how it was initialised: thousands that nobody reads.
+        with mock.patch.object(BaseModule, '_dump_init_info'):
+            super()._init_model_weights()
+
+    def load_checkpoint(self, filename: str, map_location='cpu', **kwargs) -> dict:
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        # A TTA model holds the trained one as `module`; fine-tuning may change heads.
+        model = getattr(model, 'module', model)
+        fine_tuning = not self._resume and self._train_loop is not None
+        checkpoints.verify(filename, None if fine_tuning else model)
+        checkpoint = super().load_checkpoint(filename, map_location, **kwargs)
+        # Runner.resume would execute this text as Python.
+        checkpoint.get('meta', {}).pop('config', None)
+        return checkpoint

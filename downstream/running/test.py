@@ -1,0 +1,108 @@
+"""Testing a checkpoint: figures on the screen and as JSON, predictions and pictures on request."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+from rich.console import Console
+from rich.table import Table
+
+from downstream.data.checks import check_datasets
+
+from .config import TestOptions, task_of, testing_config
+from .train import build_runner, is_first_process
+
+
+def test(options: TestOptions) -> dict:
+    """Test ``options.checkpoint`` on the test set of the config.
+
+    Returns:
+        The report that also goes to ``<work dir>/<time>/metrics.json``: ``task``, ``config``,
+        ``checkpoint``, ``tta`` and ``metrics``, which are those of
+        :class:`~downstream.detection.CocoInstanceMetric` (fractions) or
+        :class:`~downstream.segmentation.SegmentationMetric` (percent).
+
+    Raises:
+        UserError: Config, data or checkpoint are not as they must be; nothing was written.
+    """
+    cfg = testing_config(options)
+    if is_first_process():
+        check_datasets(cfg, ('test',))
+    runner = build_runner(cfg)
+    if options.out and options.out.endswith(('.pkl', '.pickle')):
+        runner.test_evaluator.metrics.append(_dump(task_of(cfg), options.out))
+    flat = runner.test()
+    report = {
+        'task': task_of(cfg),
+        'config': options.config,
+        'checkpoint': options.checkpoint,
+        'tta': options.tta,
+        'metrics': _collected(runner.test_evaluator.metrics) or flat,
+    }
+    if is_main_process():
+        path = Path(runner.log_dir) / 'metrics.json'
+        write_json(path, report)
+        print_report(report)
+        print(f'Metrics: {path}')
+    return report
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write aside and rename, so that no reader sees half a file."""
+    aside = path.with_name(f'.{path.name}.{os.getpid()}')
+    aside.write_text(json.dumps(content, indent=2) + '\n')
+    aside.replace(path)
+
+
+def print_report(report: dict) -> None:
+    """The metrics of :func:`test` as tables."""
+    metrics = report['metrics']
+    console = Console(width=100)
+    if report['task'] == 'detection' and 'bbox' in metrics:
+        names = [name for name in metrics['bbox'] if name != 'per_class']
+        table = Table('AP x 100', *names)
+        for kind, row in metrics.items():
+            table.add_row(kind, *(_percent(row[name], 100) for name in names))
+        console.print(table)
+        per_class = {
+            name: [_percent(row['per_class'][name], 100) for row in metrics.values()]
+            for name in metrics['bbox']['per_class']
+        }
+        columns = [f'{kind} AP' for kind in metrics]
+    elif 'mIoU' in metrics:
+        console.print('  '.join(f'{name} {metrics[name]:.2f}' for name in ('mIoU', 'aAcc', 'mAcc')))
+        per_class = {
+            name: [_percent(row['IoU']), _percent(row['Acc'])]
+            for name, row in metrics['per_class'].items()
+        }
+        columns = ['IoU', 'Acc']
+    else:
+        console.print_json(data=metrics)
+        return
+    table = Table('class', *columns)
+    for name, figures in per_class.items():
+        table.add_row(name, *figures)
+    console.print(table)
+
+
+def _percent(value: float | None, factor: float = 1) -> str:
+    return '-' if value is None else f'{factor * value:.2f}'
+
+
+def _collected(metrics: list) -> dict:
+    collected: dict = {}
+    for metric in metrics:
+        collected |= getattr(metric, 'report', {})
+    return collected
+
+
+def _dump(task: str, path: str) -> DumpResults:
+    if task == 'detection':
+        from mmdet.evaluation import DumpDetResults
+
+        return DumpDetResults(out_file_path=path)
+    return DumpResults(out_file_path=path)

@@ -1,0 +1,19 @@
+#!/usr/bin/env python
+"""Train and test the embedded example: python tools/demo.py detection|segmentation."""
+
+import argparse
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('task', choices=['detection', 'segmentation'])
+    args = parser.parse_args()
+    print('Loading ...', flush=True)
+    from downstream.demo import demo
+    from downstream.running.command_line import run
+
+    run(lambda: demo(args.task))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,24 @@
+#!/usr/bin/env python
+"""Make the embedded data set of coloured shapes: python tools/make_shapes.py [FOLDER]."""
+
+import argparse
+from pathlib import Path
+
+from downstream.data.shapes import make_shapes
+from downstream.running.command_line import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('folder', nargs='?', type=Path, default=Path('data/shapes'))
+    args = parser.parse_args()
+
+    def command() -> None:
+        made = make_shapes(args.folder)
+        print(f'{args.folder}: {"made" if made else "already there"}')
+
+    run(command)
+
+
+if __name__ == '__main__':
+    main()

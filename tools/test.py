@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Test a detector or a segmenter: python tools/test.py CONFIG CHECKPOINT."""
+
+import argparse
+
+import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
+
+
+def parse_args() -> argparse.Namespace:
+    from downstream.running.command_line import add_run_arguments
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a file of configs/')
+    parser.add_argument('checkpoint', help='a checkpoint that training wrote')
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='save the predictions: into a folder, in the form of the data set (COCO results, mask '
+        'PNGs), or into a .pkl file',
+    )
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='save pictures, ground truth beside prediction')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per window')
+    parser.add_argument(
+        '--tta', action='store_true', help='test-time augmentation: several scales and flips'
+    )
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from downstream.running.command_line import run
+    from downstream.running.config import TestOptions, parse_cfg_options
+
+    def command() -> None:
+        options = TestOptions(
+            config=args.config,
+            work_dir=args.work_dir,
+            cfg_options=parse_cfg_options(args.cfg_options),
+            launcher=args.launcher,
+            checkpoint=args.checkpoint,
+            out=args.out,
+            show=args.show,
+            show_dir=args.show_dir,
+            wait_time=args.wait_time,
+            tta=args.tta,
+        )
+        from downstream.running.test import test
+
+        test(options)
+
+    run(command)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,66 @@
+#!/usr/bin/env python
+"""Train a detector or a segmenter: python tools/train.py CONFIG."""
+
+import argparse
+
+import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
+
+
+def parse_args() -> argparse.Namespace:
+    from downstream.running.command_line import add_run_arguments
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='a file of configs/')
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=['auto', 'fp16', 'bf16'],
+        help='mixed precision; bare: fp16 on CUDA, bf16 on the CPU',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint; bare: from the newest one of the work dir',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the real batch size',
+    )
+    parser.add_argument(
+        '--check-data',
+        choices=['quick', 'full', 'no'],
+        default='quick',
+        help='check of the data before training; full opens every file',
+    )
+    add_run_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from downstream.running.command_line import run
+    from downstream.running.config import TrainOptions, parse_cfg_options
+
+    def command() -> None:
+        options = TrainOptions(
+            config=args.config,
+            work_dir=args.work_dir,
+            cfg_options=parse_cfg_options(args.cfg_options),
+            launcher=args.launcher,
+            amp=args.amp,
+            resume=args.resume,
+            auto_scale_lr=args.auto_scale_lr,
+        )
+        from downstream.running.train import train
+
+        train(options, check_data=args.check_data)
+
+    run(command)
+
+
+if __name__ == '__main__':
+    main()
