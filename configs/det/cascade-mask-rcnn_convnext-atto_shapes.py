@@ -26,7 +26,7 @@ model['test_cfg'] = dict(rpn=dict(nms_pre=300, max_per_img=100))
 del rcnn
 
 train_cfg = dict(max_epochs=10, val_interval=10)
-optim_wrapper = dict(optimizer=dict(lr=2e-4), paramwise_cfg=dict(decay_rate=1.0))
+optim_wrapper = dict(optimizer=dict(lr=4e-4), paramwise_cfg=dict(decay_rate=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=21),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=10, milestones=[8], gamma=0.1),

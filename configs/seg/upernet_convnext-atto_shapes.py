@@ -13,11 +13,11 @@ for head, fields in num_classes(_base_.model, 4).items():
     model[head].update(fields, channels=64)
 del head, fields
 
-train_cfg = dict(max_iters=180, val_interval=180)
+train_cfg = dict(max_iters=200, val_interval=200)
 optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=dict(decay_rate=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=21),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=0, end=181),
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=200, milestones=[160], gamma=0.1),
 ]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=60))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=50))
 log_processor = dict(window_size=10)

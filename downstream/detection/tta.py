@@ -21,9 +21,18 @@ class InstanceTTAModel(DetTTAModel):
     survivor keeps the mask of the view it comes from.
     """
 
+    def test_step(self, data: dict) -> list[DetDataSample]:
+        """``data``: ``inputs`` and ``data_samples``, each a list of views of lists of images."""
+        # mmdet's cascade head, told of a flip, turns masks back while it averages its three stages,
+        # and so would mix flipped with unflipped ones. It must not know; the merge below does.
+        for view in data['data_samples']:
+            for sample in view:
+                sample.set_metainfo({'tta_flip': sample.metainfo.get('flip', False), 'flip': False})
+        return super().test_step(data)
+
     def _merge_single_sample(self, data_samples: list[DetDataSample]) -> DetDataSample:
         views = [sample.pred_instances for sample in data_samples]
-        metas = [sample.metainfo for sample in data_samples]
+        metas = [{**s.metainfo, 'flip': s.metainfo['tta_flip']} for s in data_samples]
         boxes, scores = self.merge_aug_bboxes(
             [view.bboxes for view in views], [view.scores for view in views], metas
         )
@@ -45,6 +54,6 @@ class InstanceTTAModel(DetTTAModel):
 
 def _unflipped(masks: Tensor, meta: dict) -> Tensor:
     """``(N, H, W)`` masks of a view as they lie in the original image."""
-    if not meta.get('flip'):
+    if not meta['flip']:
         return masks
     return masks.flip(_FLIP_DIMS[meta['flip_direction']])

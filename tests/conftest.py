@@ -1,0 +1,95 @@
+"""What all tests share. The operators come before anything imports mmdet, mmseg or mmcv.ops."""
+
+import json
+import os
+import runpy
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Tests are small: more threads than free cores make them many times slower.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+
+import pytest
+
+import downstream  # noqa: F401
+from downstream.data.shapes import make_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = {
+    'detection': 'configs/det/cascade-mask-rcnn_convnext-atto_shapes.py',
+    'segmentation': 'configs/seg/upernet_convnext-atto_shapes.py',
+}
+# The embedded example, cut down to two steps an epoch.
+TINY_CONFIG = {
+    'detection': """
+_base_ = '{base}'
+data_root = {root!r}
+train_cfg = dict(max_epochs=1, val_interval=1)
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
+test_evaluator = val_evaluator
+# An untrained detector must find something, or figures and masks go untested.
+model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)))
+""",
+    'segmentation': """
+_base_ = '{base}'
+data_root = {root!r}
+train_cfg = dict(max_iters=2, val_interval=2)
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root)
+)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+test_dataloader = val_dataloader
+default_hooks = dict(checkpoint=dict(interval=1))
+""",
+}
+
+
+@dataclass
+class Result:
+    """How a command line ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def tool(capfd, monkeypatch):
+    """Runs a script of tools/ in this process: ``tool('train', config, '--amp')``."""
+
+    def run(name: str, *words) -> Result:
+        monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, words)])
+        code = 0
+        try:
+            runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory) -> Path:
+    """A small embedded data set, shared: do not write into it."""
+    root = tmp_path_factory.mktemp('data') / 'shapes'
+    make_shapes(root, training=4, validation=3)
+    return root
+
+
+def write_tiny_config(task: str, root: Path, folder: Path) -> Path:
+    """The config of a short run of ``task`` on the data in ``root``."""
+    path = folder / f'{task}.py'
+    path.write_text(TINY_CONFIG[task].format(base=ROOT / EXAMPLES[task], root=f'{root}/'))
+    return path
+
+
+def read_metrics(work_dir: Path) -> dict:
+    """The figures that the newest test wrote."""
+    files = sorted(work_dir.glob('*/metrics.json'), key=lambda p: p.stat().st_mtime_ns)
+    return json.loads(files[-1].read_text())['metrics']

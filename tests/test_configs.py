@@ -1,0 +1,155 @@
+"""Every config is complete after `Config.fromfile`, and the recipes are the published ones."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAVES = sorted(p for task in ('det', 'seg') for p in (ROOT / 'configs' / task).glob('*.py'))
+CASCADE = 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
+UPERNET = 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
+
+
+def read(path) -> Config:
+    return Config.fromfile(ROOT / path)
+
+
+def build(cfg: Config) -> nn.Module:
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=lambda p: p.stem)
+def test_is_complete_and_builds(path, tmp_path):
+    cfg = Config.fromfile(path)
+    for key in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper',
+                'param_scheduler', 'train_cfg', 'default_hooks', 'tta_model', 'tta_pipeline'):
+        assert cfg.get(key), key
+    # what is dumped into the work dir is the same config, without this repository's base files
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+    assert build(cfg)
+
+
+@pytest.mark.parametrize('path', LEAVES, ids=lambda p: p.stem)
+def test_leaf_states_no_channels_of_its_backbone(path):
+    channels = [str(c) for c in build(Config.fromfile(path)).backbone.out_channels]
+    assert not [c for c in channels if c in path.read_text().replace('=', ' ').split()]
+
+
+def test_whole_models_have_the_published_parameters():
+    count = lambda path: sum(p.numel() for p in build(read(path)).parameters())  # noqa: E731
+    assert count(CASCADE) == 85_930_578
+    assert count(UPERNET) == 60_242_636
+
+
+def test_cascade_recipe():
+    cfg = read(CASCADE)
+    assert cfg.model.backbone == {
+        'type': 'ConvNeXt',
+        'arch': 'tiny',
+        'drop_path_rate': 0.4,
+        'init_cfg': {'type': 'Pretrained', 'checkpoint': 'convnext-tiny_in1k'},
+    }
+    assert build(cfg).backbone.stages[0][0].gamma is not None
+    heads = cfg.model.roi_head.bbox_head
+    assert [head.bbox_coder.target_stds for head in heads] == [
+        [0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]
+    ]
+    assert [stage.assigner.pos_iou_thr for stage in cfg.model.train_cfg.rcnn] == [0.5, 0.6, 0.7]
+    assert cfg.model.roi_head.stage_loss_weights == [1, 0.5, 0.25]
+    for head in heads:
+        assert (head.num_shared_convs, head.num_shared_fcs, head.fc_out_channels) == (4, 1, 1024)
+        assert head.reg_decoded_bbox
+        assert not head.reg_class_agnostic
+        assert head.loss_bbox == {'type': 'GIoULoss', 'loss_weight': 10.0}
+        assert head.norm_cfg.type == 'SyncBN'
+    test = cfg.model.test_cfg
+    assert (test.rpn.nms_pre, test.rpn.max_per_img) == (1000, 1000)
+    assert (test.rcnn.score_thr, test.rcnn.nms.iou_threshold, test.rcnn.max_per_img) == (
+        0.05, 0.5, 100
+    )
+    assert cfg.model.train_cfg.rpn_proposal.max_per_img == 2000
+    assert cfg.model.roi_head.bbox_roi_extractor.type == 'Float32RoIExtractor'
+    assert cfg.optim_wrapper == {
+        'type': 'AmpOptimWrapper',
+        'optimizer': {
+            'type': 'AdamW', 'lr': 2e-4, 'betas': (0.9, 0.999), 'weight_decay': 0.05
+        },
+        'constructor': 'LayerDecayOptimWrapperConstructor',
+        'paramwise_cfg': {'decay_type': 'layer_wise', 'decay_rate': 0.7},
+    }
+    assert cfg.train_cfg.max_epochs == 36
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    choice = cfg.train_pipeline[3].transforms
+    assert choice[0][0].scales == [(side, 1333) for side in range(480, 801, 32)]
+    assert choice[1][0].scales == [(400, 1333), (500, 1333), (600, 1333)]
+    assert choice[1][1].crop_size == (384, 600)
+    assert choice[1][2] == choice[0][0]
+    assert cfg.test_pipeline[1].scale == (1333, 800)
+
+
+def test_upernet_recipe():
+    cfg = read(UPERNET)
+    assert cfg.model.decode_head.channels == 512
+    assert cfg.model.auxiliary_head.in_index == 2
+    assert cfg.model.auxiliary_head.loss_decode.loss_weight == 0.4
+    assert cfg.model.test_cfg == {'mode': 'slide', 'crop_size': (512, 512), 'stride': (341, 341)}
+    assert cfg.model.backbone.drop_path_rate == 0.4
+    assert cfg.optim_wrapper.optimizer.lr == 1e-4
+    assert cfg.optim_wrapper.paramwise_cfg == {'decay_type': 'stage_wise', 'decay_rate': 0.9}
+    assert cfg.train_cfg.max_iters == 160000
+    assert cfg.train_pipeline[2].ratio_range == (0.5, 2.0)
+    scales = [step.scale for step in cfg.tta_pipeline[1].transforms[0]]
+    assert scales == [
+        (1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)
+    ]
+
+
+def scheduled(cfg: Config, steps: list[int], epoch_length: int = 10**9) -> dict[int, float]:
+    """Learning rate at the given iterations, as a factor of the base rate."""
+    from mmengine.optim import build_optim_wrapper  # noqa: F401  registers
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedulers = [
+        PARAM_SCHEDULERS.build(dict(s), default_args={'optimizer': optimizer})
+        for s in cfg.param_scheduler
+    ]
+    found = {}
+    for step in range(max(steps) + 1):
+        if step in steps:
+            found[step] = optimizer.param_groups[0]['lr']
+        optimizer.step()
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or (step + 1) % epoch_length == 0:
+                scheduler.step()
+    return found
+
+
+def test_detection_schedule_is_the_official_one():
+    steps = [0, 1, 250, 499, 500, 5000]
+    found = scheduled(read(CASCADE), steps)
+    expected = [1 - (1 - s / 500) * (1 - 0.001) if s < 500 else 1.0 for s in steps]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_detection_rate_falls_after_27_and_33_epochs():
+    cfg = read(CASCADE)
+    cfg.param_scheduler = cfg.param_scheduler[1:]
+    found = scheduled(cfg, [26 * 3, 27 * 3 - 1, 27 * 3, 33 * 3 - 1, 33 * 3], epoch_length=3)
+    assert list(found.values()) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+def test_segmentation_schedule_is_the_official_one():
+    steps = [0, 1, 700, 1499, 1500, 20000, 159999]
+    cfg = read(UPERNET)
+    found = scheduled(cfg, steps)
+    warm_up = [1 - (1 - s / 1500) * (1 - 1e-6) if s < 1500 else 1.0 for s in steps]
+    expected = [w * (1 - s / 160000) for w, s in zip(warm_up, steps)]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-7)

@@ -1,0 +1,149 @@
+"""Real COCO and ADE20K images: the method learns them by heart, and the figures are pycocotools'."""
+
+import contextlib
+import io
+import json
+
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tests.conftest import EXAMPLES, ROOT, read_metrics
+
+DATA = ROOT.parent / 'shared' / 'data'
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f'no real samples: {DATA} is not there'
+)
+# Four images of several classes each, one of them with a crowd.
+COCO_IMAGES = 4
+
+COCO_CONFIG = """
+_base_ = '{base}'
+from downstream.drop_in import num_classes
+data_root = '{data}/'
+classes = {classes!r}
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(480, 384), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [dict(step) for step in _base_.test_pipeline]
+test_pipeline[1].update(scale=(480, 384))
+dataset = dict(
+    data_root=data_root, metainfo=dict(classes=classes), ann_file='{ann_file}',
+    data_prefix=dict(img='train2017/'),
+)
+train_dataloader = dict(dataset=dict(dataset, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(dataset, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='{ann_file}')
+test_evaluator = val_evaluator
+model = num_classes(_base_.model, len(classes))
+train_cfg = dict(max_epochs=200, val_interval=200)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=21),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=200, milestones=[160], gamma=0.1),
+]
+default_hooks = dict(checkpoint=dict(interval=100))
+"""
+
+ADE_CONFIG = """
+_base_ = '{base}'
+from downstream.drop_in import num_classes
+data_root = '{data}/'
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='Resize', scale=(384, 256), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(256, 256)),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(384, 256), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
+dataset = dict(
+    _delete_=True, type='ADE20KDataset', data_root=data_root,
+    data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+)
+train_dataloader = dict(batch_size=3, dataset=dict(dataset, pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(dataset, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+model = num_classes(_base_.model, 150)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_data
+def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path):
+    source = COCO(str(DATA / 'tiny_coco' / 'annotations' / 'instances_train2017.json'))
+    chosen = [i for i in sorted(source.imgs) if len(source.getAnnIds(imgIds=i)) in range(3, 9)]
+    crowded = [i for i in sorted(source.imgs) if source.getAnnIds(imgIds=i, iscrowd=True)]
+    chosen = [crowded[0], *[i for i in chosen if i != crowded[0]]][:COCO_IMAGES]
+    subset = {
+        'images': source.loadImgs(chosen),
+        'annotations': source.loadAnns(source.getAnnIds(imgIds=chosen)),
+        'categories': source.dataset['categories'],
+    }
+    assert len(subset['categories']) == 80
+    ann_file = tmp_path / 'four.json'
+    ann_file.write_text(json.dumps(subset))
+    config = tmp_path / 'coco.py'
+    config.write_text(
+        COCO_CONFIG.format(
+            base=ROOT / EXAMPLES['detection'],
+            data=DATA / 'tiny_coco',
+            ann_file=ann_file,
+            classes=tuple(c['name'] for c in subset['categories']),
+        )
+    )
+    result = tool('train', config, '--work-dir', tmp_path / 'run')
+    assert result.code == 0, result.err
+    result = tool(
+        'test', config, tmp_path / 'run' / 'epoch_200.pth', '--work-dir', tmp_path / 'test',
+        '--out', tmp_path / 'out',
+    )
+    assert result.code == 0, result.err
+    metrics = read_metrics(tmp_path / 'test')
+    print(json.dumps({k: v for k, v in metrics['bbox'].items() if k != 'per_class'}))
+    print(json.dumps({k: v for k, v in metrics['segm'].items() if k != 'per_class'}))
+    assert metrics['bbox']['AP50'] > 0.5
+    truth = COCO(str(ann_file))
+    for kind in ('bbox', 'segm'):
+        found = json.loads((tmp_path / 'out' / f'detections.{kind}.json').read_text())
+        if kind == 'segm':
+            found = [{k: v for k, v in d.items() if k != 'bbox'} for d in found]
+        evaluation = COCOeval(truth, truth.loadRes(found), kind)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
+        assert [metrics[kind][n] for n in names] == [
+            None if value < 0 else value for value in evaluation.stats[:6]
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_data
+def test_upernet_learns_three_ade20k_images(tool, tmp_path):
+    config = tmp_path / 'ade.py'
+    config.write_text(
+        ADE_CONFIG.format(base=ROOT / EXAMPLES['segmentation'], data=DATA / 'ade20k_sample')
+    )
+    result = tool('train', config, '--work-dir', tmp_path / 'run')
+    assert result.code == 0, result.err
+    result = tool(
+        'test', config, tmp_path / 'run' / 'iter_200.pth', '--work-dir', tmp_path / 'test'
+    )
+    assert result.code == 0, result.err
+    metrics = read_metrics(tmp_path / 'test')
+    present = {k: v for k, v in metrics['per_class'].items() if v['Acc'] is not None}
+    mean = sum(v['IoU'] for v in present.values()) / len(present)
+    print(json.dumps({'mIoU over classes present': mean, 'classes present': len(present)}))
+    assert mean > 60

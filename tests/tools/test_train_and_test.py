@@ -1,0 +1,196 @@
+"""Both tasks from end to end on tiny data: train, checkpoint, resume, test, two processes."""
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tests.conftest import ROOT, read_metrics, write_tiny_config
+
+TASKS = ('detection', 'segmentation')
+LAST = {'detection': 'epoch_1.pth', 'segmentation': 'iter_2.pth'}
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, shapes):
+    """Config and work dir of a finished training, by task."""
+    made = {}
+
+    def get(task: str):
+        if task not in made:
+            folder = tmp_path_factory.mktemp(task)
+            config = write_tiny_config(task, shapes, folder)
+            words = [ROOT / 'tools' / 'train.py', config, '--work-dir', folder / 'run']
+            result = subprocess.run(
+                [sys.executable, *words], capture_output=True, text=True, check=False
+            )
+            assert result.returncode == 0, result.stderr
+            made[task] = config, folder / 'run', result.stdout
+        return made[task]
+
+    return get
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_training_leaves_a_checkpoint_a_log_and_a_complete_config(task, trained):
+    config, work_dir, _ = trained(task)
+    assert torch.load(work_dir / LAST[task], weights_only=False)['state_dict']
+    assert (work_dir / 'last_checkpoint').read_text().endswith(LAST[task])
+    (log,) = work_dir.glob('*/*.log')
+    metric = 'coco/segm_mAP' if task == 'detection' else 'mIoU'
+    assert metric in log.read_text()
+    dumped = Config.fromfile(work_dir / config.name)
+    assert dumped.model == Config.fromfile(config).model
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_output_is_for_a_person(task, trained):
+    _, _, out = trained(task)
+    lines = out.splitlines()
+    assert len(lines) < 60
+    assert any('loss:' in line and 'eta:' in line for line in lines)
+    assert not [line for line in lines if 'backbone.' in line]
+
+
+def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_path):
+    config, work_dir, _ = trained('detection')
+    result = tool(
+        'test', config, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'test',
+        '--out', tmp_path / 'out', '--show-dir', tmp_path / 'pictures',
+    )
+    assert result.code == 0, result.err
+    metrics = read_metrics(tmp_path / 'test')
+    assert 'triangle' in result.out
+    assert 'metrics.json' in result.out
+    coco = COCO(str(shapes / 'annotations' / 'instances_validation.json'))
+    for kind in ('bbox', 'segm'):
+        found = json.loads((tmp_path / 'out' / f'detections.{kind}.json').read_text())
+        assert found
+        if kind == 'segm':
+            found = [{k: v for k, v in d.items() if k != 'bbox'} for d in found]
+        evaluation = COCOeval(coco, coco.loadRes(found), kind)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
+        assert [metrics[kind][n] for n in names] == [
+            None if value < 0 else value for value in evaluation.stats[:6]
+        ]
+        assert set(metrics[kind]['per_class']) == {'circle', 'square', 'triangle'}
+    pictures = list((tmp_path / 'pictures').iterdir())
+    assert len(pictures) == 3
+    height, width = cv2.imread(str(pictures[0])).shape[:2]
+    assert width == 2 * 320  # ground truth beside prediction
+    assert height == 256
+
+
+def test_segmentation_figures_equal_counting_by_hand(trained, shapes, tool, tmp_path):
+    config, work_dir, _ = trained('segmentation')
+    result = tool(
+        'test', config, work_dir / 'iter_2.pth', '--work-dir', tmp_path / 'test',
+        '--out', tmp_path / 'out', '--show-dir', tmp_path / 'pictures',
+    )
+    assert result.code == 0, result.err
+    metrics = read_metrics(tmp_path / 'test')
+    both, either = np.zeros(5), np.zeros(5)
+    for path in sorted((tmp_path / 'out').iterdir()):
+        predicted = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        label = cv2.imread(
+            str(shapes / 'annotations' / 'validation' / path.name), cv2.IMREAD_UNCHANGED
+        )
+        for k in range(1, 5):
+            both[k] += ((predicted == k) & (label == k)).sum()
+            either[k] += (((predicted == k) | (label == k)) & (label > 0)).sum()
+    ious = 100 * both[1:] / either[1:]
+    assert metrics['mIoU'] == pytest.approx(np.nanmean(ious), abs=1e-9)
+    assert list(metrics['per_class']) == ['background', 'circle', 'square', 'triangle']
+    pictures = list((tmp_path / 'pictures').iterdir())
+    assert len(pictures) == 3
+    assert cv2.imread(str(pictures[0])).shape[1] == 2 * 320
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_tta_and_pickled_predictions(task, trained, tool, tmp_path):
+    config, work_dir, _ = trained(task)
+    words = (config, work_dir / LAST[task], '--work-dir', tmp_path, '--tta')
+    result = tool('test', *words, '--out', tmp_path / 'out.pkl')
+    assert result.code == 0, result.err
+    metrics = read_metrics(tmp_path)
+    assert 'bbox' in metrics or 'mIoU' in metrics
+    predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    assert len(predictions) == 3
+    if task == 'detection':
+        instances = predictions[0]['pred_instances']
+        assert len(instances['masks']) == len(instances['bboxes']) > 0
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_resume_goes_on_where_it_stopped(task, trained, tool, tmp_path):
+    config, work_dir, _ = trained(task)
+    longer = 'train_cfg.max_epochs=2' if task == 'detection' else 'train_cfg.max_iters=3'
+    result = tool(
+        'train', config, '--work-dir', tmp_path, '--resume', work_dir / LAST[task],
+        '--cfg-options', longer,
+    )
+    assert result.code == 0, result.err
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'resumed epoch: 1, iter: 2' in log if task == 'detection' else 'iter: 2' in log
+    final = tmp_path / ('epoch_2.pth' if task == 'detection' else 'iter_3.pth')
+    assert torch.load(final, weights_only=False)['meta']['iter'] == (4 if task == 'detection' else 3)
+    assert not (tmp_path / LAST[task]).exists()
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_bfloat16_trains_on_the_cpu(task, shapes, tool, tmp_path):
+    config = write_tiny_config(task, shapes, tmp_path)
+    result = tool('train', config, '--work-dir', tmp_path / 'run', '--amp', 'bf16')
+    assert result.code == 0, result.err
+    assert 'BFloat16OptimWrapper' in (tmp_path / 'run' / config.name).read_text()
+    assert (tmp_path / 'run' / LAST[task]).is_file()
+
+
+def launch(script: str, *words, port: int) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ['bash', ROOT / 'tools' / script, *map(str, words)],
+        env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(port)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(('task', 'port'), [('detection', 29611), ('segmentation', 29612)])
+def test_two_processes_train_resume_and_measure_as_one(task, port, shapes, tool, tmp_path):
+    config = write_tiny_config(task, shapes, tmp_path)
+    work_dir = tmp_path / 'run'
+    options = ['--work-dir', work_dir]
+    result = launch('dist_train.sh', config, 2, *options, port=port)
+    assert result.returncode == 0, result.stderr
+    name = 'epoch_1.pth' if task == 'detection' else 'iter_2.pth'
+    assert (work_dir / name).is_file()
+
+    longer = 'train_cfg.max_epochs=2' if task == 'detection' else 'train_cfg.max_iters=4'
+    words = [*options, '--resume', '--cfg-options', longer]
+    result = launch('dist_train.sh', config, 2, *words, port=port)
+    assert result.returncode == 0, result.stderr
+    name = 'epoch_2.pth' if task == 'detection' else 'iter_4.pth'
+
+    result = launch(
+        'dist_test.sh', config, work_dir / name, 2, '--work-dir', tmp_path / 'two', port=port
+    )
+    assert result.returncode == 0, result.stderr
+    assert tool('test', config, work_dir / name, '--work-dir', tmp_path / 'one').code == 0
+    assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
