@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +185,7 @@ class ConvNeXt(BaseModule):
             nn.Conv2d(3, dims[0], kernel_size=4, stride=4), LayerNorm2d(dims[0], eps=NORM_EPS)
         )
         self.downsample_layers = nn.ModuleList([stem])
-        for width_in, width_out in zip(dims, dims[1:]):
+        for width_in, width_out in pairwise(dims):
             self.downsample_layers.append(
                 nn.Sequential(
                     LayerNorm2d(width_in, eps=NORM_EPS),
@@ -211,7 +212,9 @@ class ConvNeXt(BaseModule):
         """The depths and widths that ``arch`` stands for; ConfigError if it is unknown."""
         if isinstance(arch, str):
             if arch not in cls.archs:
-                raise ConfigError(f'{cls.__name__} has no arch {arch!r}; known: {", ".join(cls.archs)}.')
+                raise ConfigError(
+                    f'{cls.__name__} has no arch {arch!r}; known: {", ".join(cls.archs)}.'
+                )
             return cls.archs[arch]
         if not isinstance(arch, Mapping) or set(arch) != {'depths', 'dims'}:
             raise ConfigError(

@@ -124,7 +124,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _log_groups(groups: list[dict]) -> None:
-    header = f'{"layer":>5} {"lr scale":>9} {"lr":>10} {"decay":>6} {"tensors":>8} {"parameters":>12}'
+    header = (
+        f'{"layer":>5} {"lr scale":>9} {"lr":>10} {"decay":>6} {"tensors":>8} {"parameters":>12}'
+    )
     rows = [
         f'{g["layer_id"]:>5} {g["lr_scale"]:>9.4g} {g["lr"]:>10.3g} {g["weight_decay"]:>6.3g} '
         f'{len(g["params"]):>8} {sum(p.numel() for p in g["params"]):>12,}'

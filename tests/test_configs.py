@@ -27,8 +27,18 @@ def build(cfg: Config) -> nn.Module:
 @pytest.mark.parametrize('path', LEAVES, ids=lambda p: p.stem)
 def test_is_complete_and_builds(path, tmp_path):
     cfg = Config.fromfile(path)
-    for key in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'optim_wrapper',
-                'param_scheduler', 'train_cfg', 'default_hooks', 'tta_model', 'tta_pipeline'):
+    for key in (
+        'model',
+        'train_dataloader',
+        'val_dataloader',
+        'test_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'default_hooks',
+        'tta_model',
+        'tta_pipeline',
+    ):
         assert cfg.get(key), key
     # what is dumped into the work dir is the same config, without this repository's base files
     cfg.dump(tmp_path / 'dumped.py')
@@ -59,7 +69,9 @@ def test_cascade_recipe():
     assert build(cfg).backbone.stages[0][0].gamma is not None
     heads = cfg.model.roi_head.bbox_head
     assert [head.bbox_coder.target_stds for head in heads] == [
-        [0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]
+        [0.1, 0.1, 0.2, 0.2],
+        [0.05, 0.05, 0.1, 0.1],
+        [0.033, 0.033, 0.067, 0.067],
     ]
     assert [stage.assigner.pos_iou_thr for stage in cfg.model.train_cfg.rcnn] == [0.5, 0.6, 0.7]
     assert cfg.model.roi_head.stage_loss_weights == [1, 0.5, 0.25]
@@ -72,15 +84,15 @@ def test_cascade_recipe():
     test = cfg.model.test_cfg
     assert (test.rpn.nms_pre, test.rpn.max_per_img) == (1000, 1000)
     assert (test.rcnn.score_thr, test.rcnn.nms.iou_threshold, test.rcnn.max_per_img) == (
-        0.05, 0.5, 100
+        0.05,
+        0.5,
+        100,
     )
     assert cfg.model.train_cfg.rpn_proposal.max_per_img == 2000
     assert cfg.model.roi_head.bbox_roi_extractor.type == 'Float32RoIExtractor'
     assert cfg.optim_wrapper == {
         'type': 'AmpOptimWrapper',
-        'optimizer': {
-            'type': 'AdamW', 'lr': 2e-4, 'betas': (0.9, 0.999), 'weight_decay': 0.05
-        },
+        'optimizer': {'type': 'AdamW', 'lr': 2e-4, 'betas': (0.9, 0.999), 'weight_decay': 0.05},
         'constructor': 'LayerDecayOptimWrapperConstructor',
         'paramwise_cfg': {'decay_type': 'layer_wise', 'decay_rate': 0.7},
     }
@@ -106,9 +118,7 @@ def test_upernet_recipe():
     assert cfg.train_cfg.max_iters == 160000
     assert cfg.train_pipeline[2].ratio_range == (0.5, 2.0)
     scales = [step.scale for step in cfg.tta_pipeline[1].transforms[0]]
-    assert scales == [
-        (1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)
-    ]
+    assert scales == [(1024, 256), (1536, 384), (2048, 512), (2560, 640), (3072, 768), (3584, 896)]
 
 
 def scheduled(cfg: Config, steps: list[int], epoch_length: int = 10**9) -> dict[int, float]:

@@ -1,6 +1,8 @@
 """Parts of a detector, registered on import."""
 
-import downstream.ops  # noqa: F401  the operators come before mmdet
+from downstream.imports import import_quietly
+
+import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
 from .metric import CocoInstanceMetric
 from .precision import Float32RoIExtractor, Float32RPNHead

@@ -68,7 +68,7 @@ class CocoInstanceMetric(CocoMetric):
         if not detections:
             print_log(f'No {kind} detections at all: every AP is 0.', 'current')
             names = self.dataset_meta['classes']
-            return {name: 0.0 for name in _STATS} | {'per_class': dict.fromkeys(names, 0.0)}
+            return dict.fromkeys(_STATS, 0.0) | {'per_class': dict.fromkeys(names, 0.0)}
         if kind == 'segm':
             # With a box in the result pycocotools takes the box's area for the size classes.
             detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]

@@ -30,7 +30,7 @@ def verify(path: str | Path, model: nn.Module | None = None) -> None:
     try:
         with torch.serialization.safe_globals(get_torch_safe_globals()):
             content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
             f'{path} is not a checkpoint, is incomplete, or holds more than data: {reason}'

@@ -38,10 +38,11 @@ def run(command: Callable[[], object]) -> None:
             print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except AssertionError as error:
-        unreadable = re.search(r'failed to load image: (.+)', str(error))
+        # mmcv's message, at the end of the traceback that a worker of a data loader sends along.
+        unreadable = re.findall(r'failed to load image: (.+)', str(error))
         if not unreadable:
             raise
-        print(f'error: {unreadable[1]} cannot be read as an image.', file=sys.stderr)
+        print(f'error: {unreadable[-1]} cannot be read as an image.', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

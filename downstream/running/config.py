@@ -61,7 +61,9 @@ def read_config(options: RunOptions) -> Config:
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
-        raise ConfigError(f'config {path} cannot be read: {type(error).__name__}: {error}') from error
+        raise ConfigError(
+            f'config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error
     cfg.merge_from_dict(options.cfg_options)
     if cfg.get('default_scope') not in _SCOPES:
         raise ConfigError(
@@ -93,7 +95,7 @@ def training_config(options: TrainOptions) -> Config:
             checkpoints.verify(options.resume)
             cfg.load_from = options.resume
     if options.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise ConfigError(
                 f'--auto-scale-lr: {options.config} has no auto_scale_lr.base_batch_size, the batch '
                 'that its learning rate is meant for.'
@@ -118,7 +120,9 @@ def testing_config(options: TestOptions) -> Config:
     if options.show or options.show_dir:
         hook = cfg.default_hooks.get('visualization')
         if not hook:
-            raise ConfigError('--show and --show-dir need default_hooks.visualization in the config.')
+            raise ConfigError(
+                '--show and --show-dir need default_hooks.visualization in the config.'
+            )
         hook.update(draw=True, show=options.show, wait_time=options.wait_time)
         if options.show_dir:
             hook.test_out_dir = str(Path(options.show_dir).resolve())
@@ -136,8 +140,10 @@ def _evaluator(cfg: Config) -> ConfigDict:
 
 
 def _use_tta(cfg: Config) -> None:
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise ConfigError('--tta: the config has no tta_model and tta_pipeline; see configs/_base_/datasets.')
+    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
+        raise ConfigError(
+            '--tta: the config has no tta_model and tta_pipeline; configs/_base_/datasets shows them.'
+        )
     tta = ConfigDict(cfg.tta_model)
     changes = tta.pop('module', {})
     module = Config._merge_a_into_b(changes, cfg.model) if changes else cfg.model
@@ -163,7 +169,9 @@ def parse_cfg_options(words: list[str]) -> dict:
     for word in words:
         key, equals, value = word.partition('=')
         if not equals or not key:
-            raise ConfigError(f'--cfg-options {word!r}: write key=value, e.g. model.backbone.arch=tiny.')
+            raise ConfigError(
+                f'--cfg-options {word!r}: write key=value, e.g. model.backbone.arch=tiny.'
+            )
         options[key] = _literal(value)
     return options
 

@@ -42,7 +42,7 @@ def set_precision(cfg: Config, amp: str | None) -> None:
     wrapper = cfg.optim_wrapper
     if amp is None:
         if wrapper.get('type') == 'AmpOptimWrapper' and not cuda:
-            print_log('No CUDA: training in float32 instead of the recipe\'s float16.', 'current')
+            print_log("No CUDA: training in float32 instead of the recipe's float16.", 'current')
             _set_wrapper(wrapper, 'OptimWrapper')
         return
     if amp == 'auto':

@@ -109,8 +109,9 @@ class _AboveBar:
 
 
 def _is_no_iteration(record: logging.LogRecord) -> bool:
+    """Lines per iteration have a time left, summaries of an epoch have none."""
     text = str(record.msg)
-    return not (text.startswith(('Epoch(', 'Iter(')) and 'time:' in text and 'mAP' not in text)
+    return not (text.startswith(('Epoch(', 'Iter(')) and 'eta:' in text)
 
 
 def _memory() -> str:

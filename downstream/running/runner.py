@@ -11,7 +11,7 @@ import torch.distributed as dist
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from backbones.errors import ConfigError
@@ -70,7 +70,7 @@ class SuiteRunner(Runner):
         model = self.model.module if is_model_wrapper(self.model) else self.model
         # A TTA model holds the trained one as `module`; fine-tuning may change heads.
         model = getattr(model, 'module', model)
-        fine_tuning = not self._resume and self._train_loop is not None
+        fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
         checkpoints.verify(filename, None if fine_tuning else model)
         checkpoint = super().load_checkpoint(filename, map_location, **kwargs)
         # Runner.resume would execute this text as Python.

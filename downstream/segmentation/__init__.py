@@ -1,6 +1,8 @@
 """Parts of a segmenter, registered on import."""
 
-import downstream.ops  # noqa: F401  the operators come before mmseg
+from downstream.imports import import_quietly
+
+import_quietly('mmseg.datasets', 'mmseg.models', 'mmseg.evaluation')
 
 from .metric import SegmentationMetric
 from .pictures import SegmentationPicturesHook

@@ -132,17 +132,17 @@ def test_every_size_of_the_tables_is_counted():
 )
 def test_forward_equals_timm(cls, size, name, dtype):
     theirs = randomised(timm.create_model(name, features_only=True).to(dtype)).eval()
-    state = {k.replace('stem_', 'stem.').replace('stages_', 'stages.'): v
-             for k, v in theirs.state_dict().items()}
+    state = {
+        k.replace('stem_', 'stem.').replace('stages_', 'stages.'): v
+        for k, v in theirs.state_dict().items()
+    }
     x = torch.randn(2, 3, 64, 96, dtype=dtype, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = theirs(x)
         got = raw_features(cls(size).to(dtype), official_from_timm(state), x)
     for ours, reference in zip(got, expected, strict=True):
         scale = reference.abs().max()
-        torch.testing.assert_close(
-            ours / scale, reference / scale, rtol=0, atol=TOLERANCE[dtype]
-        )
+        torch.testing.assert_close(ours / scale, reference / scale, rtol=0, atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize('dtype', TOLERANCE)
@@ -159,9 +159,7 @@ def test_forward_equals_torchvision(dtype):
         got = raw_features(ConvNeXt('tiny').to(dtype), state, x)
     for ours, reference in zip(got, expected, strict=True):
         scale = reference.abs().max()
-        torch.testing.assert_close(
-            ours / scale, reference / scale, rtol=0, atol=TOLERANCE[dtype]
-        )
+        torch.testing.assert_close(ours / scale, reference / scale, rtol=0, atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize('cls', [ConvNeXt, ConvNeXtV2])
@@ -214,8 +212,11 @@ def test_layer_scale_zero_leaves_it_out():
     assert ConvNeXt('atto', layer_scale_init_value=0).stages[0][0].gamma is None
     gamma = ConvNeXt('atto', layer_scale_init_value=1e-6).stages[0][0].gamma
     assert torch.equal(gamma, torch.full((40,), 1e-6))
-    assert not [n for n, _ in ConvNeXtV2('atto').named_parameters() if n.endswith('.gamma')
-                and 'grn' not in n]
+    assert not [
+        n
+        for n, _ in ConvNeXtV2('atto').named_parameters()
+        if n.endswith('.gamma') and 'grn' not in n
+    ]
 
 
 @pytest.mark.parametrize('frozen', [-1, 0, 1, 3, 4])

@@ -95,9 +95,7 @@ def test_no_detection_is_an_ap_of_zero(annotations):
     predictions = noisy_predictions(annotations)
     for sample in predictions:
         instances = sample['pred_instances']
-        sample['pred_instances'] = {
-            key: value[:0] for key, value in instances.items()
-        }
+        sample['pred_instances'] = {key: value[:0] for key, value in instances.items()}
     metric = CocoInstanceMetric(ann_file=annotations, metric=['bbox', 'segm'])
     assert processed(metric, predictions)['coco/bbox_mAP'] == 0
     assert metric.report['segm']['per_class'] == dict.fromkeys(THINGS, 0.0)

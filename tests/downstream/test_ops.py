@@ -280,8 +280,6 @@ if __name__ == '__main__':
 def test_spawned_workers_have_the_operators(tmp_path):
     script = tmp_path / 'spawned.py'
     script.write_text(SPAWNED)
-    result = subprocess.run(
-        [sys.executable, script], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout.splitlines()[-1]) == [[[0]], [[0]]]

@@ -64,10 +64,15 @@ def proposals(head_class: type) -> torch.Tensor:
         in_channels=4,
         feat_channels=4,
         anchor_generator={
-            'type': 'AnchorGenerator', 'scales': [8], 'ratios': [1.0], 'strides': [4]
+            'type': 'AnchorGenerator',
+            'scales': [8],
+            'ratios': [1.0],
+            'strides': [4],
         },
         test_cfg=ConfigDict(
-            nms_pre=1000, max_per_img=1000, nms={'type': 'nms', 'iou_threshold': 0.99},
+            nms_pre=1000,
+            max_per_img=1000,
+            nms={'type': 'nms', 'iou_threshold': 0.99},
             min_bbox_size=0,
         ),
     )

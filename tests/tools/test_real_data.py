@@ -11,9 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.conftest import EXAMPLES, ROOT, read_metrics
 
 DATA = ROOT.parent / 'shared' / 'data'
-needs_data = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f'no real samples: {DATA} is not there'
-)
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'no real samples: {DATA} is not there')
 # Four images of several classes each, one of them with a crowd.
 COCO_IMAGES = 4
 
@@ -104,8 +102,13 @@ def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path):
     result = tool('train', config, '--work-dir', tmp_path / 'run')
     assert result.code == 0, result.err
     result = tool(
-        'test', config, tmp_path / 'run' / 'epoch_200.pth', '--work-dir', tmp_path / 'test',
-        '--out', tmp_path / 'out',
+        'test',
+        config,
+        tmp_path / 'run' / 'epoch_200.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--out',
+        tmp_path / 'out',
     )
     assert result.code == 0, result.err
     metrics = read_metrics(tmp_path / 'test')

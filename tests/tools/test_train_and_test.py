@@ -66,8 +66,15 @@ def test_output_is_for_a_person(task, trained):
 def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_path):
     config, work_dir, _ = trained('detection')
     result = tool(
-        'test', config, work_dir / 'epoch_1.pth', '--work-dir', tmp_path / 'test',
-        '--out', tmp_path / 'out', '--show-dir', tmp_path / 'pictures',
+        'test',
+        config,
+        work_dir / 'epoch_1.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--out',
+        tmp_path / 'out',
+        '--show-dir',
+        tmp_path / 'pictures',
     )
     assert result.code == 0, result.err
     metrics = read_metrics(tmp_path / 'test')
@@ -99,8 +106,15 @@ def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_
 def test_segmentation_figures_equal_counting_by_hand(trained, shapes, tool, tmp_path):
     config, work_dir, _ = trained('segmentation')
     result = tool(
-        'test', config, work_dir / 'iter_2.pth', '--work-dir', tmp_path / 'test',
-        '--out', tmp_path / 'out', '--show-dir', tmp_path / 'pictures',
+        'test',
+        config,
+        work_dir / 'iter_2.pth',
+        '--work-dir',
+        tmp_path / 'test',
+        '--out',
+        tmp_path / 'out',
+        '--show-dir',
+        tmp_path / 'pictures',
     )
     assert result.code == 0, result.err
     metrics = read_metrics(tmp_path / 'test')
@@ -141,14 +155,22 @@ def test_resume_goes_on_where_it_stopped(task, trained, tool, tmp_path):
     config, work_dir, _ = trained(task)
     longer = 'train_cfg.max_epochs=2' if task == 'detection' else 'train_cfg.max_iters=3'
     result = tool(
-        'train', config, '--work-dir', tmp_path, '--resume', work_dir / LAST[task],
-        '--cfg-options', longer,
+        'train',
+        config,
+        '--work-dir',
+        tmp_path,
+        '--resume',
+        work_dir / LAST[task],
+        '--cfg-options',
+        longer,
     )
     assert result.code == 0, result.err
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert 'resumed epoch: 1, iter: 2' in log if task == 'detection' else 'iter: 2' in log
     final = tmp_path / ('epoch_2.pth' if task == 'detection' else 'iter_3.pth')
-    assert torch.load(final, weights_only=False)['meta']['iter'] == (4 if task == 'detection' else 3)
+    assert torch.load(final, weights_only=False)['meta']['iter'] == (
+        4 if task == 'detection' else 3
+    )
     assert not (tmp_path / LAST[task]).exists()
 
 

@@ -48,9 +48,7 @@ val_evaluator = dict(type='SegmentationMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # tools/test.py --tta: the official multi-scale protocol, whole images at six scales, each flipped.
-tta_model = dict(
-    type='SegTTAModel', module=dict(test_cfg=dict(_delete_=True, mode='whole'))
-)
+tta_model = dict(type='SegTTAModel', module=dict(test_cfg=dict(_delete_=True, mode='whole')))
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -63,7 +63,10 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale=scale, keep_ratio=True) for scale in ((320, 256), (400, 320))],
+            [
+                dict(type='Resize', scale=scale, keep_ratio=True)
+                for scale in ((320, 256), (400, 320))
+            ],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
             [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
