@@ -60,19 +60,28 @@ def backbone_config(name: str, **backbone_args) -> dict:
     return config
 
 
-def num_classes(model: dict, count: int) -> dict:
-    """The ``model`` fields that set ``count`` classes in every head of the base config ``model``."""
-    if 'roi_head' not in model:
-        heads = ('decode_head', 'auxiliary_head')
-        return {head: {'num_classes': count} for head in heads if model.get(head)}
-    heads = {}
+def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
+    """``model``'s fields and those that set ``count`` classes in every head of the config ``base``.
+
+    Args:
+        base: The whole ``model`` that the fields will change, ``_base_.model`` in a config.
+        count: Number of classes.
+        model: What :func:`detector` or :func:`segmentor` gave.
+    """
+    model = dict(model or {})
+    if 'roi_head' not in base:
+        for head in ('decode_head', 'auxiliary_head'):
+            if base.get(head):
+                model[head] = {**model.get(head, {}), 'num_classes': count}
+        return model
+    heads = model['roi_head'] = dict(model.get('roi_head', {}))
     for key in ('bbox_head', 'mask_head'):
-        head = model['roi_head'].get(key)
+        head = base['roi_head'].get(key)
         if isinstance(head, Sequence):
             heads[key] = [{**stage, 'num_classes': count} for stage in head]
         elif head:
             heads[key] = {'num_classes': count}
-    return {'roi_head': heads}
+    return model
 
 
 def _out_channels(backbone: dict) -> Sequence[int]:

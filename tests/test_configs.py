@@ -1,5 +1,6 @@
 """Every config is complete after `Config.fromfile`, and the recipes are the published ones."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,21 @@ def test_segmentation_schedule_is_the_official_one():
     warm_up = [1 - (1 - s / 1500) * (1 - 1e-6) if s < 1500 else 1.0 for s in steps]
     expected = [w * (1 - s / 160000) for w, s in zip(warm_up, steps)]
     assert list(found.values()) == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize('index', [0, 1], ids=['detection', 'segmentation'])
+def test_examples_for_own_data_are_complete_configs(index, tmp_path):
+    text = (ROOT / 'docs' / 'data.md').read_text()
+    example = re.findall(r'```python\n(.*?)```', text, re.S)[index]
+    path = tmp_path / 'mine.py'
+    path.write_text(example.replace("'../_base_", f"'{ROOT}/configs/_base_"))
+    cfg = Config.fromfile(path)
+    classes = len(cfg.classes)
+    heads = build(cfg)
+    if index == 0:
+        assert [h.num_classes for h in heads.roi_head.bbox_head] == [classes] * 3
+        assert heads.roi_head.mask_head[0].num_classes == classes
+        assert cfg.val_evaluator.ann_file == 'data/parts/val.json'
+    else:
+        assert heads.decode_head.num_classes == heads.auxiliary_head.num_classes == classes
+        assert cfg.train_dataloader.dataset.pipeline[0].type == 'LoadImageFromFile'

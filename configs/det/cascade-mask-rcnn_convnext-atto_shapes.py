@@ -8,17 +8,16 @@ _base_ = [
 from downstream.drop_in import detector, num_classes
 
 width = 64
-model = detector('convnext-atto')
+model = num_classes(_base_.model, 3, detector('convnext-atto'))
 model['neck'].update(out_channels=width)
 model['rpn_head'] = dict(in_channels=width, feat_channels=width)
-roi_head = num_classes(_base_.model, 3)['roi_head']
+roi_head = model['roi_head']
 roi_head['bbox_head'] = [
     dict(head, in_channels=width, conv_out_channels=width, fc_out_channels=128)
     for head in roi_head['bbox_head']
 ]
 roi_head['mask_head'].update(in_channels=width, conv_out_channels=width)
 roi_head['bbox_roi_extractor'] = roi_head['mask_roi_extractor'] = dict(out_channels=width)
-model['roi_head'] = roi_head
 del roi_head
 rcnn = [dict(stage, sampler=dict(stage.sampler, num=64)) for stage in _base_.model.train_cfg.rcnn]
 model['train_cfg'] = dict(rcnn=rcnn, rpn_proposal=dict(nms_pre=500, max_per_img=200))

@@ -7,11 +7,10 @@ _base_ = [
 ]
 from downstream.drop_in import num_classes, segmentor
 
-model = segmentor('convnext-atto')
+model = num_classes(_base_.model, 4, segmentor('convnext-atto'))
 model['data_preprocessor'] = dict(size=_base_.crop_size)
-for head, fields in num_classes(_base_.model, 4).items():
-    model[head].update(fields, channels=64)
-del head, fields
+model['decode_head'].update(channels=64)
+model['auxiliary_head'].update(channels=64)
 
 train_cfg = dict(max_iters=200, val_interval=200)
 optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=dict(decay_rate=1.0))

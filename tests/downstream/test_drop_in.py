@@ -45,8 +45,14 @@ def test_num_classes_reaches_every_head():
             'mask_head': {'num_classes': 7},
         }
     }
+    assert num_classes(cascade, 7, {'neck': 1})['neck'] == 1
     upernet = {'decode_head': {'x': 1}, 'auxiliary_head': {'x': 1}}
     assert num_classes(upernet, 2) == {
         'decode_head': {'num_classes': 2},
+        'auxiliary_head': {'num_classes': 2},
+    }
+    widths = {'decode_head': {'in_channels': [1, 2]}}
+    assert num_classes(upernet, 2, widths) == {
+        'decode_head': {'in_channels': [1, 2], 'num_classes': 2},
         'auxiliary_head': {'num_classes': 2},
     }
