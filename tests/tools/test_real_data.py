@@ -71,13 +71,20 @@ train_dataloader = dict(batch_size=3, dataset=dict(dataset, pipeline=train_pipel
 val_dataloader = dict(dataset=dict(dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 model = num_classes(_base_.model, 150)
+train_cfg = dict(max_iters=400, val_interval=400)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=21),
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=400, milestones=[340], gamma=0.1),
+]
+default_hooks = dict(checkpoint=dict(interval=200))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @needs_data
-def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path):
+def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path, capfd):
     source = COCO(str(DATA / 'tiny_coco' / 'annotations' / 'instances_train2017.json'))
     chosen = [i for i in sorted(source.imgs) if len(source.getAnnIds(imgIds=i)) in range(3, 9)]
     crowded = [i for i in sorted(source.imgs) if source.getAnnIds(imgIds=i, iscrowd=True)]
@@ -112,8 +119,9 @@ def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path):
     )
     assert result.code == 0, result.err
     metrics = read_metrics(tmp_path / 'test')
-    print(json.dumps({k: v for k, v in metrics['bbox'].items() if k != 'per_class'}))
-    print(json.dumps({k: v for k, v in metrics['segm'].items() if k != 'per_class'}))
+    with capfd.disabled():
+        for kind, row in metrics.items():
+            print('\nCOCO', kind, {name: row[name] for name in row if name != 'per_class'})
     assert metrics['bbox']['AP50'] > 0.5
     truth = COCO(str(ann_file))
     for kind in ('bbox', 'segm'):
@@ -134,7 +142,7 @@ def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @needs_data
-def test_upernet_learns_three_ade20k_images(tool, tmp_path):
+def test_upernet_learns_three_ade20k_images(tool, tmp_path, capfd):
     config = tmp_path / 'ade.py'
     config.write_text(
         ADE_CONFIG.format(base=ROOT / EXAMPLES['segmentation'], data=DATA / 'ade20k_sample')
@@ -142,11 +150,12 @@ def test_upernet_learns_three_ade20k_images(tool, tmp_path):
     result = tool('train', config, '--work-dir', tmp_path / 'run')
     assert result.code == 0, result.err
     result = tool(
-        'test', config, tmp_path / 'run' / 'iter_200.pth', '--work-dir', tmp_path / 'test'
+        'test', config, tmp_path / 'run' / 'iter_400.pth', '--work-dir', tmp_path / 'test'
     )
     assert result.code == 0, result.err
     metrics = read_metrics(tmp_path / 'test')
     present = {k: v for k, v in metrics['per_class'].items() if v['Acc'] is not None}
     mean = sum(v['IoU'] for v in present.values()) / len(present)
-    print(json.dumps({'mIoU over classes present': mean, 'classes present': len(present)}))
+    with capfd.disabled():
+        print(f'\nADE20K: mIoU {mean:.2f} over the {len(present)} classes present')
     assert mean > 60
