@@ -37,7 +37,7 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	    { echo 'error: no virtual environment could be made; on Debian: apt-get install python3-venv' >&2; exit 2; }
 	@echo 'Installing into .venv: 5 GB, about 5 minutes'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]' || \
 	    { echo 'error: the install failed; check network and disk (8 GB free), then make again' >&2; exit 2; }
 	@touch $@
 

@@ -99,7 +99,9 @@ def _check_coco(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
     ann_file = root / dataset.ann_file
     image_dir = root / dataset.data_prefix.get('img', '')
     if not root.is_dir():
-        raise DataError(f'{where}: the folder {root} (data_root) does not exist.' + _how_to_get(root))
+        raise DataError(
+            f'{where}: the folder {root} (data_root) does not exist.' + _how_to_get(root)
+        )
     if not ann_file.is_file():
         raise DataError(f'{where}: the annotation file {ann_file} (ann_file) does not exist.')
     _require_folder(where, 'data_prefix.img', image_dir)
@@ -110,13 +112,16 @@ def _check_coco(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
     if missing:
         hint = get_close_matches(missing[0], names, 1)
         raise DataError(
-            f'{ann_file} has no category {_short(missing)}' + (f' (but {hint[0]!r})' if hint else '')
+            f'{ann_file} has no category {_short(missing)}'
+            + (f' (but {hint[0]!r})' if hint else '')
             + f'; it has {_short(names)}. List the classes to learn in {where}.metainfo, '
             f'e.g. metainfo=dict(classes={tuple(names[:3])}).'
         )
     unused = [name for name in names if name not in classes]
     if unused:
-        print_log(f'{ann_file}: categories not in the config, left out: {_short(unused)}', 'current')
+        print_log(
+            f'{ann_file}: categories not in the config, left out: {_short(unused)}', 'current'
+        )
     if content is not None:
         _check_coco_content(ann_file, content, image_dir, full)
     return classes
@@ -149,7 +154,9 @@ def _read_coco(ann_file: Path, full: bool) -> tuple[list[dict], dict | None]:
     except ValueError as error:
         raise DataError(f'{ann_file} is no JSON or is cut off ({error}). {advice}') from error
     keys = ('images', 'annotations', 'categories')
-    absent = [k for k in keys if not isinstance(content, dict) or not isinstance(content.get(k), list)]
+    absent = [
+        k for k in keys if not isinstance(content, dict) or not isinstance(content.get(k), list)
+    ]
     if absent:
         raise DataError(f'{ann_file} has no list {_short(absent)}. {advice}')
     for key, wanted in (
@@ -160,7 +167,9 @@ def _read_coco(ann_file: Path, full: bool) -> tuple[list[dict], dict | None]:
         for entry in content[key]:
             lacking = [k for k in wanted if not isinstance(entry, dict) or k not in entry]
             if lacking:
-                raise DataError(f'{ann_file}: an entry of {key} lacks {_short(lacking)}: {entry!r:.200}')
+                raise DataError(
+                    f'{ann_file}: an entry of {key} lacks {_short(lacking)}: {entry!r:.200}'
+                )
     return content['categories'], content
 
 
@@ -196,8 +205,10 @@ def _check_coco_content(ann_file: Path, content: dict, image_dir: Path, full: bo
 
 
 def _require_files(listed_in: Path, paths: list[Path]) -> None:
-    there = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in
-             {path.parent for path in paths}}
+    there = {
+        folder: set(os.listdir(folder)) if folder.is_dir() else set()
+        for folder in {path.parent for path in paths}
+    }
     lost = [path for path in paths if path.name not in there[path.parent]]
     if lost:
         raise DataError(
@@ -232,7 +243,9 @@ def _check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]
         raise ConfigError(f'{where} states no classes; give it metainfo=dict(classes=...).')
     root = Path(dataset.get('data_root') or '')
     if not root.is_dir():
-        raise DataError(f'{where}: the folder {root} (data_root) does not exist.' + _how_to_get(root))
+        raise DataError(
+            f'{where}: the folder {root} (data_root) does not exist.' + _how_to_get(root)
+        )
     folders = {key: root / dataset.data_prefix[key] for key in ('img_path', 'seg_map_path')}
     for key, folder in folders.items():
         _require_folder(where, f'data_prefix.{key}', folder)
@@ -275,8 +288,11 @@ def check_mask_values(path: Path, mask: np.ndarray, classes: int, reduce_zero_la
         raise DataError(f'{path} has shape {mask.shape}; a mask has one channel, of class indices.')
     values = Counter(dict(zip(*(part.tolist() for part in np.unique(mask, return_counts=True)))))
     first, last = (1, classes) if reduce_zero_label else (0, classes - 1)
-    wrong = [v for v in values if not first <= v <= last and v != _IGNORED
-             and not (reduce_zero_label and v == 0)]
+    wrong = [
+        v
+        for v in values
+        if not first <= v <= last and v != _IGNORED and not (reduce_zero_label and v == 0)
+    ]
     if wrong:
         unlabelled = 'unlabelled 0 or 255' if reduce_zero_label else 'unlabelled 255'
         raise DataError(

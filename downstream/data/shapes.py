@@ -45,7 +45,9 @@ def make_shapes(root: Path, training: int = 64, validation: int = 24) -> bool:
     if stamp.is_file() and json.loads(stamp.read_text()) == label:
         return False
     if root.exists() and any(root.iterdir()) and not stamp.is_file():
-        raise DataError(f'{root} exists and is no data set of shapes; move it or name another folder.')
+        raise DataError(
+            f'{root} exists and is no data set of shapes; move it or name another folder.'
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
     try:
@@ -72,7 +74,9 @@ def _make_split(root: Path, split: str, count: int) -> None:
         name = f'shapes_{split}_{index:04d}'
         cv2.imwrite(str(image_dir / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         cv2.imwrite(str(mask_dir / f'{name}.png'), mask)
-        images.append({'id': index + 1, 'file_name': f'{name}.jpg', 'height': HEIGHT, 'width': WIDTH})
+        images.append(
+            {'id': index + 1, 'file_name': f'{name}.jpg', 'height': HEIGHT, 'width': WIDTH}
+        )
         for instance in instances:
             annotations.append({'id': len(annotations) + 1, 'image_id': index + 1, **instance})
     categories = [{'id': i + 1, 'name': name} for i, name in enumerate(THINGS)]

@@ -140,15 +140,30 @@ def _evaluator(cfg: Config) -> ConfigDict:
 
 
 def _use_tta(cfg: Config) -> None:
-    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
-        raise ConfigError(
-            '--tta: the config has no tta_model and tta_pipeline; configs/_base_/datasets shows them.'
-        )
-    tta = ConfigDict(cfg.tta_model)
+    tta = ConfigDict(cfg.get('tta_model') or _DEFAULT_TTA_MODEL[cfg.default_scope])
     changes = tta.pop('module', {})
     module = Config._merge_a_into_b(changes, cfg.model) if changes else cfg.model
     cfg.model = ConfigDict(tta, module=module)
-    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = cfg.get('tta_pipeline') or _flipped_too(dataset.pipeline)
+
+
+_DEFAULT_TTA_MODEL = {
+    'mmdet': dict(
+        type='InstanceTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+    ),
+    'mmseg': dict(type='SegTTAModel'),
+}
+
+
+def _flipped_too(pipeline: list[dict]) -> list[dict]:
+    """A test pipeline whose images are tested as they are and flipped."""
+    *steps, pack = (dict(step) for step in pipeline)
+    if 'meta_keys' in pack:
+        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
+    flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def _nearest_config(path: Path) -> str:

@@ -71,7 +71,8 @@ class SuiteRunner(Runner):
         # A TTA model holds the trained one as `module`; fine-tuning may change heads.
         model = getattr(model, 'module', model)
         fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
-        checkpoints.verify(filename, None if fine_tuning else model)
+        filename = checkpoints.local_copy(filename)
+        checkpoints.verify(filename, model, fine_tuning)
         checkpoint = super().load_checkpoint(filename, map_location, **kwargs)
         # Runner.resume would execute this text as Python.
         checkpoint.get('meta', {}).pop('config', None)

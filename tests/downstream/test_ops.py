@@ -205,11 +205,26 @@ def test_max_pooling_and_other_operators_say_what_they_need():
 
 
 def test_flops_and_traces_pass_through():
+    from mmengine.analysis import FlopAnalyzer
+
     layer = RoIAlign(7, 0.5)
     rois = torch.tensor([[0, 1.0, 1.0, 9.0, 9.0]])
     feats = torch.randn(1, 2, 16, 16)
     traced = torch.jit.trace(lambda x: layer(x, rois), feats, check_trace=False)
     assert torch.equal(traced(feats), layer(feats, rois))
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), Pooled(rois), torch.nn.Conv2d(3, 5, 1))
+    counted = FlopAnalyzer(model, feats).unsupported_ops_warnings(False).by_module()
+    assert counted['0'] == 2 * 3 * 16 * 16
+    assert counted['2'] == 3 * 5 * 7 * 7
+
+
+class Pooled(torch.nn.Module):
+    def __init__(self, rois):
+        super().__init__()
+        self.layer, self.rois = RoIAlign(7, 0.5), rois
+
+    def forward(self, x):
+        return self.layer(x, self.rois)
 
 
 def python(code: str, **environment) -> subprocess.CompletedProcess:

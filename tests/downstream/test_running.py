@@ -83,11 +83,16 @@ def test_testing_fetches_no_pretrained_weights(tmp_path):
     assert prepared(tmp_path, CASCADE).model.backbone.init_cfg is None
 
 
-def test_tta_without_a_model_in_the_config_is_an_error(tmp_path, shapes):
+def test_tta_of_a_config_that_says_nothing_flips(tmp_path, shapes):
     config = write_tiny_config('detection', shapes, tmp_path)
     changes = {'tta_model': None, 'tta_pipeline': None}
-    with pytest.raises(ConfigError, match='no tta_model'):
-        prepared(tmp_path, config, tta=True, cfg_options=changes)
+    cfg = prepared(tmp_path, config, tta=True, cfg_options=changes)
+    assert cfg.model.type == 'InstanceTTAModel'
+    *steps, augmented = cfg.test_dataloader.dataset.pipeline
+    assert [step.type for step in steps] == ['LoadImageFromFile', 'Resize', 'LoadAnnotations']
+    flips, (pack,) = augmented.transforms
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+    assert {'flip', 'flip_direction', 'scale_factor'} <= set(pack.meta_keys)
 
 
 def test_default_work_dir_is_named_after_the_config():
@@ -109,6 +114,35 @@ def test_a_checkpoint_must_fit_exactly(tmp_path):
     torch.save({'state_dict': {'weight': torch.zeros(3, 2)}}, path)
     with pytest.raises(WeightsError, match=r'bias: missing from the file\n.*\(3, 2\) in the file'):
         checkpoints.verify(path, model)
+
+
+def test_fine_tuning_may_change_heads_but_not_most_of_the_model(tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
+    path = tmp_path / 'a.pth'
+    other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5))
+    torch.save({'state_dict': other.state_dict()}, path)
+    with pytest.raises(WeightsError, match=r'2 of 4 tensors match.*\n.*1.weight: \(5, 2\)'):
+        checkpoints.verify(path, model)
+    checkpoints.verify(path, model, fine_tuning=True)
+    torch.save({'state_dict': {f'model.{k}': v for k, v in other.state_dict().items()}}, path)
+    with pytest.raises(WeightsError, match='0 of 4 tensors match'):
+        checkpoints.verify(path, model, fine_tuning=True)
+
+
+def test_a_checkpoint_from_a_url_is_fetched_once(tmp_path, monkeypatch):
+    fetched = []
+
+    def download(url, target):
+        fetched.append(url)
+        torch.save({}, target)
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    first = checkpoints.local_copy('https://example.org/a/b.pth?x=1')
+    assert first == str(tmp_path / 'checkpoints' / 'b.pth')
+    assert checkpoints.local_copy('https://example.org/a/b.pth?x=1') == first
+    assert len(fetched) == 1
+    assert checkpoints.local_copy('some/where.pth') == 'some/where.pth'
 
 
 class Terminal(io.StringIO):

@@ -151,6 +151,15 @@ def test_tta_and_pickled_predictions(task, trained, tool, tmp_path):
 
 
 @pytest.mark.parametrize('task', TASKS)
+def test_tta_needs_nothing_in_the_config(task, trained, tool, tmp_path):
+    config, work_dir, _ = trained(task)
+    changes = ('--cfg-options', 'tta_model=None', 'tta_pipeline=None')
+    words = (config, work_dir / LAST[task], '--work-dir', tmp_path, '--tta')
+    result = tool('test', *words, *changes)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize('task', TASKS)
 def test_resume_goes_on_where_it_stopped(task, trained, tool, tmp_path):
     config, work_dir, _ = trained(task)
     longer = 'train_cfg.max_epochs=2' if task == 'detection' else 'train_cfg.max_iters=3'
@@ -216,3 +225,42 @@ def test_two_processes_train_resume_and_measure_as_one(task, port, shapes, tool,
     assert result.returncode == 0, result.stderr
     assert tool('test', config, work_dir / name, '--work-dir', tmp_path / 'one').code == 0
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
+
+
+def test_mmdets_own_api_runs_on_the_dumped_config(trained, shapes):
+    from mmdet.apis import inference_detector, init_detector
+
+    config, work_dir, _ = trained('detection')
+    model = init_detector(str(work_dir / config.name), str(work_dir / 'epoch_1.pth'), device='cpu')
+    image = next((shapes / 'images' / 'validation').iterdir())
+    found = inference_detector(model, str(image)).pred_instances
+    assert len(found) > 0
+    assert found.masks.shape[1:] == (256, 320)
+
+
+def test_mmsegs_own_api_runs_on_the_dumped_config(trained, shapes):
+    from mmseg.apis import inference_model, init_model
+
+    config, work_dir, _ = trained('segmentation')
+    model = init_model(str(work_dir / config.name), str(work_dir / 'iter_2.pth'), device='cpu')
+    image = next((shapes / 'images' / 'validation').iterdir())
+    assert inference_model(model, str(image)).pred_sem_seg.data.shape == (1, 256, 320)
+
+
+@pytest.mark.parametrize('tool_name', ['train', 'test'])
+def test_slurm_script_asks_srun_for_the_right_tasks(tool_name, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    result = subprocess.run(
+        ['bash', ROOT / 'tools' / f'slurm_{tool_name}.sh', 'part', 'job', 'a.py', 'b', '--amp'],
+        env={**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'GPUS': '16'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = result.stdout.splitlines()
+    assert {'--ntasks=16', '--ntasks-per-node=8', '--gres=gpu:8', '--job-name=job'} <= set(words)
+    assert words[words.index('a.py') - 1].endswith(f'tools/{tool_name}.py')
+    middle = ['--work-dir', 'b'] if tool_name == 'train' else ['b']
+    assert words[words.index('a.py') + 1 :] == [*middle, '--launcher', 'slurm', '--amp']
