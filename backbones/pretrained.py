@@ -1,114 +1,206 @@
-"""Pretrained weights: find a checkpoint, load it into a backbone, and fail if it does not fit.
+"""Pretrained weights into a model: all of them, with a report, or an error and nothing changed.
 
 A load that matches nothing is this field's most expensive bug: training goes on for days from random
-values. Here every tensor that the checkpoint must provide is there with its shape, or it is an error.
+values.
 """
 
 from __future__ import annotations
 
-import json
-import pickle
-from functools import cache
-from pathlib import Path
-from urllib.error import URLError
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .errors import WeightsError
+from .weight_files import find, local_file, read, weights_table
+from .weight_layouts import Translation, translate
 
-_TABLE = Path(__file__).with_name('weights.json')
-_WRAPPERS = ('model', 'state_dict')
-# Official files end in a classifier, which dense prediction drops, and know no norm per output,
-# which starts at weight 1 and bias 0 (official detection code).
-_CLASSIFIER = ('norm.', 'head.')
-_OUTPUT_NORMS = ('norm0.', 'norm1.', 'norm2.', 'norm3.')
+__all__ = ['Report', 'describe', 'load_pretrained', 'load_state', 'weights_table']
 
-
-@cache
-def weights_table() -> dict[str, dict]:
-    """Every published checkpoint by name: ``url``, ``licence``, ``resolution``, ImageNet ``top1``."""
-    return json.loads(_TABLE.read_text())
+# Files of classifiers know no norm per output, which starts at weight 1 and bias 0 (official
+# detection code); dense prediction has no use for the classifier's norm and head.
+_OUTPUT_NORM = re.compile(r'norm[0-3]\.(weight|bias)')
+_CLASSIFIER = re.compile(r'(norm|head)\.(weight|bias)')
+_SHOWN = 4
 
 
-def load_pretrained(model: nn.Module, checkpoint: str, prefix: str = '') -> None:
-    """Load ``checkpoint`` into the backbone ``model``, completely or not at all.
+@dataclass(frozen=True)
+class Report:
+    """What a load did. Tensors by official name.
+
+    Attributes:
+        source: As the user named it.
+        layout: The library whose names the file has.
+        licence: Of the weights.
+        matched: Loaded.
+        reshaped: Those of them that the file stores in another shape.
+        fresh: Output norms, which classifiers' files do not have.
+        missing: In the model, not in the file.
+        unused: In the file, not in the model.
+        misshapen: In both, of different size.
+    """
+
+    source: str
+    layout: str
+    licence: str
+    matched: tuple[str, ...]
+    reshaped: tuple[str, ...]
+    fresh: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that was expected is amiss."""
+        return not (self.missing or self.unused or self.misshapen)
+
+    def __str__(self) -> str:
+        lines = [
+            f'Weights {self.source} ({self.layout} layout)',
+            f'  licence: {self.licence}'
+            + (' - NON-COMMERCIAL use only' if 'NC' in self.licence else ''),
+            f'  {len(self.matched)} tensors loaded'
+            + (f', {len(self.reshaped)} of them reshaped' if self.reshaped else '')
+            + (f'; {len(self.fresh)} of output norms start at 1 and 0' if self.fresh else ''),
+        ]
+        for what in ('missing', 'unused', 'misshapen'):
+            names = getattr(self, what)
+            if names:
+                more = ', ...' if len(names) > _SHOWN else ''
+                lines.append(f'  {len(names)} {what}: {", ".join(names[:_SHOWN])}{more}')
+        return '\n'.join(lines)
+
+
+def load_pretrained(
+    model: nn.Module,
+    checkpoint: str,
+    prefix: str | None = None,
+    strict: bool = True,
+    trust: bool = False,
+    map_location: str | None = None,
+) -> Report:
+    """Load ``checkpoint`` into a backbone with official names, completely or not at all.
 
     Args:
-        model: A backbone with the official ConvNeXt parameter names.
-        checkpoint: A name of :func:`weights_table`, a path, or a URL.
-        prefix: Leading part of the keys to take, e.g. ``'backbone.'`` of a whole detector.
+        model: A ConvNeXt, or another network with the official parameter names.
+        checkpoint: A name of the table, a path, a URL, ``timm:<model.tag>`` or ``hf:<repo>``.
+        prefix: Take the keys that start so, and no others. Usually found by itself.
+        strict: Whether a tensor too few or too many is an error.
+        trust: Unpickle a file that holds more than data; that can run any program in it.
+        map_location: Accepted because mmengine's ``Pretrained`` has it; files are read on the CPU.
+
+    Returns:
+        The report, which is also logged.
 
     Raises:
-        WeightsError: The checkpoint cannot be found or read, or its tensors do not fit ``model``.
+        WeightsError: The checkpoint cannot be had or read, or does not fit ``model``; the model is
+            as it was.
     """
-    state, licence = _read(checkpoint)
-    source = {
-        key.removeprefix(prefix): value
-        for key, value in state.items()
-        if key.startswith(prefix) and not key.removeprefix(prefix).startswith(_CLASSIFIER)
-    }
-    target = model.state_dict()
-    matched, misfits = {}, []
-    for key, expected in target.items():
-        value = source.pop(key, None)
+    source = find(checkpoint)
+    state = read(local_file(source), trust)
+    if prefix:
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        if not state:
+            raise WeightsError(f'{checkpoint} has no tensor whose name starts with {prefix!r}.')
+    report = load_state(model, state, checkpoint, source.licence, strict)
+    print_log(str(report), 'current')
+    return report
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str = 'state dict',
+    licence: str = 'not known',
+    strict: bool = True,
+) -> Report:
+    """Load a state dict of any known layout into ``model``; see :func:`load_pretrained`."""
+    found = translate(state)
+    report, fitting = _compare(model.state_dict(), found, source, licence)
+    if not report.matched or (strict and not report.complete):
+        raise WeightsError(_refusal(model, found, report))
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _compare(
+    target: Mapping[str, Tensor], found: Translation, source: str, licence: str
+) -> tuple[Report, dict[str, Tensor]]:
+    fitting, reshaped, fresh, missing, misshapen = {}, [], [], [], []
+    tensors = dict(found.tensors)
+    for name, expected in target.items():
+        value = tensors.pop(name, None)
         if value is None:
-            if not key.startswith(_OUTPUT_NORMS):
-                misfits.append(f'{key}: missing')
+            (fresh if _OUTPUT_NORM.fullmatch(name) else missing).append(name)
         elif value.shape == expected.shape:
-            matched[key] = value
-        elif value.numel() == expected.numel() and '.grn.' in key:
-            # Official code and its exports store GRN as (C), (1, C) or (1, 1, 1, C).
-            matched[key] = value.reshape(expected.shape)
+            fitting[name] = value
+        elif _same_but_for_ones(value, expected):
+            fitting[name] = value.reshape(expected.shape)
+            reshaped.append(name)
         else:
-            misfits.append(f'{key}: shape {tuple(value.shape)}, wanted {tuple(expected.shape)}')
-    misfits += [f'{key}: not a parameter of {type(model).__name__}' for key in source]
-    if misfits:
-        shown = '\n  '.join(misfits[:5])
-        raise WeightsError(
-            f'{checkpoint} does not fit {type(model).__name__} ({len(matched)} of {len(target)} '
-            f'tensors match, {len(misfits)} do not):\n  {shown}'
-            + ('\n  ...' if len(misfits) > 5 else '')
-            + '\nCheck arch, and prefix if the file holds a whole model.'
-        )
-    model.load_state_dict(matched, strict=False)
-    print_log(
-        f'Pretrained weights {checkpoint}: {len(matched)} tensors loaded, '
-        f'{len(target) - len(matched)} output norms start fresh; licence: {licence}',
-        logger='current',
+            misshapen.append(f'{name} {tuple(value.shape)} for {tuple(expected.shape)}')
+    unused = [name for name in tensors if not _CLASSIFIER.fullmatch(name)]
+    # Norms of outputs that this model does not have are no loss.
+    unused = [name for name in unused if not _OUTPUT_NORM.fullmatch(name)]
+    # What stands beside the backbone in a whole model was not asked for.
+    unused += [key for key in found.foreign if key.startswith(found.prefix)]
+    report = Report(
+        source, found.layout, licence, tuple(fitting), tuple(reshaped), tuple(fresh),
+        tuple(missing), tuple(unused), tuple(misshapen),
+    )  # fmt: skip
+    return report, fitting
+
+
+def _same_but_for_ones(value: Tensor, expected: Tensor) -> bool:
+    """GRN is stored as (C), (1, C) or (1, 1, 1, C), layer scale as (C, 1, 1), 1x1 convolutions too."""
+    return [n for n in value.shape if n > 1] == [n for n in expected.shape if n > 1]
+
+
+def describe(state: Mapping[str, Tensor]) -> str:
+    """What the tensors are: ``'ConvNeXt tiny'``, ``'ConvNeXtV2 with depths ... and dims ...'``."""
+    return _describe(translate(state))
+
+
+def _describe(found: Translation) -> str:
+    from .convnext import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
+
+    dims, depths = [], []
+    for stage in range(4):
+        bias = found.tensors.get(f'stages.{stage}.0.dwconv.bias')
+        blocks = [
+            k for k in found.tensors if re.fullmatch(rf'stages\.{stage}\.\d+\.dwconv\.bias', k)
+        ]
+        if bias is None:
+            return 'no ConvNeXt'
+        dims.append(bias.numel())
+        depths.append(len(blocks))
+    v2 = any('.grn.' in name for name in found.tensors)
+    family = 'ConvNeXtV2' if v2 else 'ConvNeXt'
+    arch = Arch(tuple(depths), tuple(dims))
+    for size, known in (CONVNEXTV2_ARCHS if v2 else CONVNEXT_ARCHS).items():
+        if known == arch:
+            return f'{family} {size}'
+    return f'{family} with depths {arch.depths} and dims {arch.dims}'
+
+
+def _refusal(model: nn.Module, found: Translation, report: Report) -> str:
+    what = _describe(found)
+    wanted = describe(
+        {k: torch.empty(v.shape, device='meta') for k, v in model.state_dict().items()}
     )
-
-
-def _read(checkpoint: str) -> tuple[dict[str, Tensor], str]:
-    """The state dict in ``checkpoint`` and the licence of its weights."""
-    row = weights_table().get(checkpoint)
-    location = row['url'] if row else checkpoint
-    try:
-        if location.startswith(('http://', 'https://')):
-            data = torch.hub.load_state_dict_from_url(
-                location, map_location='cpu', weights_only=True
-            )
-        else:
-            if not Path(location).is_file():
-                raise WeightsError(
-                    f'{checkpoint!r} is neither a file nor a name of the table of weights. '
-                    f'Names: {", ".join(weights_table())}.'
-                )
-            data = torch.load(location, map_location='cpu', weights_only=True)
-    except URLError as error:
-        folder = Path(torch.hub.get_dir()) / 'checkpoints'
-        raise WeightsError(
-            f'{checkpoint}: cannot download {location} ({error.reason}). '
-            f'Without network, put the file into {folder} and start again.'
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f'{location} is not a checkpoint that can be read: {reason}') from error
-    while isinstance(data, dict) and any(isinstance(data.get(key), dict) for key in _WRAPPERS):
-        data = next(data[key] for key in _WRAPPERS if isinstance(data.get(key), dict))
-    if not isinstance(data, dict) or not all(isinstance(value, Tensor) for value in data.values()):
-        raise WeightsError(f'{location} holds no state dict (a dict of names and tensors).')
-    return data, row['licence'] if row else 'not known, see where the file comes from'
+    if what == 'no ConvNeXt':
+        known = (
+            f'{len(found.tensors)} tensors have known names' if found.tensors else 'no known name'
+        )
+        names = ', '.join([*found.foreign, *found.tensors][:_SHOWN])
+        return (
+            f'{report.source} is no ConvNeXt checkpoint (closest layout: {found.layout}, {known}). '
+            f'It holds {names}, ...'
+        )
+    if what != wanted:
+        return f'{report.source}: these are the weights of {what}; the config asks for {wanted}.'
+    return f'{report.source} does not fit:\n{report}\nstrict=False loads what there is.'

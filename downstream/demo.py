@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from .data.shapes import make_shapes
 from .running.config import TestOptions, TrainOptions, read_config
-from .running.test import print_report, test, write_json
+from .running.test import evaluate, print_report, write_json
 from .running.train import train
 
 CONFIGS = {
@@ -29,7 +29,7 @@ def demo(task: str) -> dict:
 
     Returns:
         The summary, which also lies in ``<work dir>/demo.json``: the report of
-        :func:`~downstream.running.test.test` with the paths of log, checkpoint and pictures.
+        :func:`~downstream.running.test.evaluate` with the paths of log, checkpoint and pictures.
     """
     config = CONFIGS[task]
     cfg = read_config(TrainOptions(config))
@@ -56,7 +56,8 @@ def demo(task: str) -> dict:
         runner = train(TrainOptions(config, resume='auto' if go_on else None))
         state = {'fingerprint': fingerprint, 'log': os.path.relpath(runner.logger.log_file)}
         write_json(state_file, state)
-    report = test(TestOptions(config, checkpoint=str(checkpoint), show_dir=str(pictures)))
+    options = TestOptions(config, checkpoint=str(checkpoint), show_dir=str(pictures))
+    report = evaluate(options, show_report=False)
     summary = report | {
         'seconds': round(time.time() - started),
         'log': state['log'],

@@ -46,9 +46,9 @@ def main() -> None:
             wait_time=args.wait_time,
             tta=args.tta,
         )
-        from downstream.running.test import test
+        from downstream.running.test import evaluate
 
-        test(options)
+        evaluate(options)
 
     run(command)
 

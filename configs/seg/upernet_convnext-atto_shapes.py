@@ -12,11 +12,11 @@ model['data_preprocessor'] = dict(size=_base_.crop_size)
 model['decode_head'].update(channels=64)
 model['auxiliary_head'].update(channels=64)
 
-train_cfg = dict(max_iters=200, val_interval=200)
+train_cfg = dict(max_iters=300, val_interval=300)
 optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=dict(decay_rate=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=21),
-    dict(type='MultiStepLR', by_epoch=False, begin=0, end=200, milestones=[160], gamma=0.1),
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=300, milestones=[240], gamma=0.1),
 ]
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=50))
 log_processor = dict(window_size=10)

@@ -18,7 +18,7 @@ from pycocotools import mask as rle
 
 from backbones.errors import DataError
 
-VERSION = '2'
+VERSION = '3'
 THINGS = ('circle', 'square', 'triangle')
 # Class k of the masks has value k + 1: in ADE20K's files 0 means unlabelled.
 SEGMENTS = ('background', *THINGS)
@@ -129,6 +129,8 @@ def _draw_crowd(rng, image: np.ndarray, mask: np.ndarray, owner: np.ndarray) -> 
 def _outline(kind: int, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
     corners = {0: 48, 1: 4, 2: 3}[kind]
     turns = angle + np.arange(corners) * 2 * np.pi / corners
+    # All kinds cover the area of a circle of 0.85 radius: no class is rarer in pixels.
+    radius *= 0.85 * np.sqrt(2 * np.pi / (corners * np.sin(2 * np.pi / corners)))
     return center + radius * np.stack([np.cos(turns), np.sin(turns)], axis=1)
 
 

@@ -1,10 +1,9 @@
-"""Checkpoints of a run: read without executing anything in them, and refused when they do not fit."""
+"""Checkpoints of whole models: read without executing anything, translated, refused if they misfit."""
 
 from __future__ import annotations
 
-import pickle
+import re
 from pathlib import Path
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -13,76 +12,92 @@ from mmengine.runner.checkpoint import get_torch_safe_globals
 from torch import Tensor, nn
 
 from backbones.errors import WeightsError
+from backbones.weight_files import find, local_file, read_content
+from backbones.weight_layouts import translate
 
-# Scalars of float32 stand in the logs that a segmentation checkpoint keeps; without this mmengine
-# would fall back to unrestricted unpickling.
-torch.serialization.add_safe_globals([type(np.dtype(np.float32))])
-
-
-def local_copy(location: str) -> str:
-    """``location`` if it is a path; what a URL names is downloaded once.
-
-    Raises:
-        WeightsError: The URL cannot be fetched.
-    """
-    if not location.startswith(('http://', 'https://')):
-        return location
-    target = Path(torch.hub.get_dir()) / 'checkpoints' / Path(urlparse(location).path).name
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(location, str(target))
-        except OSError as error:
-            raise WeightsError(
-                f'cannot download {location} ({error}); without network, put it at {target}.'
-            ) from error
-    return str(target)
+# Scalars of float32 stand in the logs that a segmentation checkpoint keeps.
+_SAFE = [type(np.dtype(np.float32))]
 
 
-def verify(path: str | Path, model: nn.Module | None = None, fine_tuning: bool = False) -> None:
-    """Check that ``path`` is a checkpoint that loads safely and, given ``model``, fits it.
+def read(location: str | Path) -> dict:
+    """A checkpoint as ``{'state_dict': ..., 'meta': ..., ...}``.
 
     Args:
-        path: A file.
-        model: The model that it must fit.
+        location: A path or a URL of a run's checkpoint, of a published ``.safetensors``, or of the
+            official ConvNeXt code, mmdet or mmseg.
+
+    Raises:
+        WeightsError: There is no such file, it is no checkpoint, or it holds more than data.
+    """
+    location = str(location)
+    if not location.startswith(('http://', 'https://')) and not Path(location).is_file():
+        raise WeightsError(f'checkpoint {location} does not exist.')
+    path = local_file(find(location))
+    with torch.serialization.safe_globals([*get_torch_safe_globals(), *_SAFE]):
+        content = read_content(path)
+    if isinstance(content, dict) and 'state_dict' not in content:
+        tensors = content.get('model', content)
+        if isinstance(tensors, dict) and tensors and _are_tensors(tensors):
+            content = {'state_dict': tensors}
+    state = content.get('state_dict') if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not _are_tensors(state):
+        raise WeightsError(f"{path} holds no 'state_dict': it is not the checkpoint of a model.")
+    return content
+
+
+def _are_tensors(state: dict) -> bool:
+    return all(isinstance(value, Tensor) for value in state.values())
+
+
+def fitted(
+    state: dict[str, Tensor], model: nn.Module, source: str, fine_tuning: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of ``state`` that ``model`` takes, under its names.
+
+    The backbone's may have the names of another library (:mod:`backbones.weight_layouts`); the names
+    of necks and heads have been the same since mmdet 2 and mmseg 0.11.
+
+    Args:
+        state: Tensors of a whole model.
+        model: The model that they must fit.
+        source: Where they come from, for messages.
         fine_tuning: Whether heads may differ; most tensors must still match.
 
     Raises:
-        WeightsError: There is no such file, it is no checkpoint, it holds more than data, or its
-            tensors do not match.
+        WeightsError: They do not fit.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f'checkpoint {path} does not exist.')
-    try:
-        with torch.serialization.safe_globals(get_torch_safe_globals()):
-            content = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsError(
-            f'{path} is not a checkpoint, is incomplete, or holds more than data: {reason}'
-        ) from error
-    state = content.get('state_dict') if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not state:
-        raise WeightsError(f"{path} holds no 'state_dict': it is not the checkpoint of a run.")
-    if model is not None:
-        expected = model.state_dict()
-        misfits = _misfits(state, expected)
-        if not misfits:
-            return
-        shown = '\n  '.join(misfits[:5]) + ('\n  ...' if len(misfits) > 5 else '')
-        matched = sum(k in state and state[k].shape == v.shape for k, v in expected.items())
-        summary = f'{matched} of {len(expected)} tensors match, {len(misfits)} do not:\n  {shown}'
-        if not fine_tuning or matched < len(expected) / 2:
-            raise WeightsError(f'{path} does not fit the model of this config: {summary}')
-        print_log(f'Fine-tuning from {path}: {summary}', 'current')
-
-
-def _misfits(state: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    expected = model.state_dict()
+    if set(state) != set(expected):
+        state = _renamed(state, expected)
+    matched = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
     misfits = [f'{key}: missing from the file' for key in expected if key not in state]
     misfits += [f'{key}: not in the model' for key in state if key not in expected]
-    return misfits + [
+    misfits += [
         f'{key}: {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the model'
         for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
+        if key in state and key not in matched
     ]
+    if misfits:
+        shown = '\n  '.join(misfits[:5]) + ('\n  ...' if len(misfits) > 5 else '')
+        summary = (
+            f'{len(matched)} of {len(expected)} tensors match, {len(misfits)} do not:\n  {shown}'
+        )
+        if not fine_tuning or len(matched) < len(expected) / 2:
+            raise WeightsError(f'{source} does not fit the model of this config: {summary}')
+        print_log(f'Fine-tuning from {source}: {summary}', 'current')
+    return matched
+
+
+def _renamed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` without wrappers' prefixes, its backbone under the official names."""
+    state = {re.sub(r'^(module\.|model\.)+', '', key): value for key, value in state.items()}
+    prefix = 'backbone.'
+    backbone = {k: v for k, v in state.items() if k.startswith(prefix)}
+    if not backbone or f'{prefix}downsample_layers.0.0.weight' not in expected:
+        return state
+    renamed = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    for name, value in translate(backbone).tensors.items():
+        wanted = expected.get(prefix + name)
+        fits = wanted is not None and wanted.numel() == value.numel()
+        renamed[prefix + name] = value.reshape(wanted.shape) if fits else value
+    return renamed

@@ -14,6 +14,16 @@ from backbones.errors import ConfigError
 from . import checkpoints
 from .precision import set_precision
 
+# What a runner that tests has no use for: the training data need not even be there.
+_TRAINING_KEYS = (
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'val_dataloader',
+    'val_cfg',
+    'val_evaluator',
+)
 _SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 
@@ -92,7 +102,7 @@ def training_config(options: TrainOptions) -> Config:
     if options.resume:
         cfg.resume = True
         if options.resume != 'auto':
-            checkpoints.verify(options.resume)
+            checkpoints.read(options.resume)
             cfg.load_from = options.resume
     if options.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
@@ -112,11 +122,13 @@ def testing_config(options: TestOptions) -> Config:
         WeightsError: The checkpoint cannot be used.
     """
     cfg = read_config(options)
-    checkpoints.verify(options.checkpoint)
+    checkpoints.read(options.checkpoint)
     cfg.load_from = options.checkpoint
     cfg.resume = False
     # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
     cfg.model.backbone.init_cfg = None
+    for key in _TRAINING_KEYS:
+        cfg[key] = None
     if options.show or options.show_dir:
         hook = cfg.default_hooks.get('visualization')
         if not hook:

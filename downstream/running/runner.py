@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os.path as osp
 import sys
 from unittest import mock
 
@@ -19,7 +20,13 @@ from backbones.errors import ConfigError
 from . import checkpoints
 
 # mmengine logs these at the start of every run; they are in the log file and in the dumped config.
-_FILE_ONLY = ('Config:\n', '\n-----', 'Hooks will be executed', 'Distributed training is not used')
+_FILE_ONLY = (
+    'Config:\n',
+    '\n-----',
+    'Hooks will be executed',
+    'Distributed training is not used',
+    'Exp name:',
+)
 
 
 @RUNNERS.register_module()
@@ -66,14 +73,25 @@ class SuiteRunner(Runner):
         with mock.patch.object(BaseModule, '_dump_init_info'):
             super()._init_model_weights()
 
+    def dump_config(self) -> None:
+        """Into the work dir; that of a test, which may share it with a training, into its log's."""
+        if self._train_loop is None:
+            self.cfg.dump(osp.join(self.log_dir, 'config.py'))
+        else:
+            super().dump_config()
+
     def load_checkpoint(self, filename: str, map_location='cpu', **kwargs) -> dict:
+        """Load a whole model's checkpoint; see :func:`.checkpoints.fitted` for what it may be."""
+        checkpoint = checkpoints.read(filename)
         model = self.model.module if is_model_wrapper(self.model) else self.model
         # A TTA model holds the trained one as `module`; fine-tuning may change heads.
         model = getattr(model, 'module', model)
         fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
-        filename = checkpoints.local_copy(filename)
-        checkpoints.verify(filename, model, fine_tuning)
-        checkpoint = super().load_checkpoint(filename, map_location, **kwargs)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        state = checkpoints.fitted(checkpoint['state_dict'], model, filename, fine_tuning)
+        model.load_state_dict(state, strict=not fine_tuning)
+        self._has_loaded = True
+        self.logger.info(f'Checkpoint {filename}: {len(state)} tensors loaded')
         # Runner.resume would execute this text as Python.
         checkpoint.get('meta', {}).pop('config', None)
         return checkpoint

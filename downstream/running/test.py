@@ -17,8 +17,8 @@ from .config import TestOptions, task_of, testing_config
 from .train import build_runner, is_first_process
 
 
-def test(options: TestOptions) -> dict:
-    """Test ``options.checkpoint`` on the test set of the config.
+def evaluate(options: TestOptions, show_report: bool = True) -> dict:
+    """Test ``options.checkpoint`` on the test set of the config; print the report if asked to.
 
     Returns:
         The report that also goes to ``<work dir>/<time>/metrics.json``: ``task``, ``config``,
@@ -46,8 +46,9 @@ def test(options: TestOptions) -> dict:
     if is_main_process():
         path = Path(runner.log_dir) / 'metrics.json'
         write_json(path, report)
-        print_report(report)
-        print(f'Metrics: {path}')
+        if show_report:
+            print_report(report)
+            print(f'Metrics: {path}')
     return report
 
 
@@ -59,7 +60,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def print_report(report: dict) -> None:
-    """The metrics of :func:`test` as tables."""
+    """The metrics of :func:`evaluate` as tables."""
     metrics = report['metrics']
     console = Console(width=100)
     if report['task'] == 'detection' and 'bbox' in metrics:

@@ -103,46 +103,28 @@ def test_default_work_dir_is_named_after_the_config():
     assert options.read_config(options.TrainOptions(str(CASCADE), work_dir='x')).work_dir == 'x'
 
 
-def test_a_checkpoint_must_fit_exactly(tmp_path):
+def test_a_checkpoint_must_fit_exactly():
     model = torch.nn.Linear(2, 2)
-    path = tmp_path / 'a.pth'
-    torch.save({'state_dict': model.state_dict()}, path)
-    checkpoints.verify(path, model)
-    torch.save({'state_dict': {**model.state_dict(), 'extra': torch.zeros(1)}}, path)
+    state = dict(model.state_dict())
+    assert set(checkpoints.fitted(state, model, 'a.pth')) == {'weight', 'bias'}
     with pytest.raises(WeightsError, match='extra: not in the model'):
-        checkpoints.verify(path, model)
-    torch.save({'state_dict': {'weight': torch.zeros(3, 2)}}, path)
+        checkpoints.fitted({**state, 'extra': torch.zeros(1)}, model, 'a.pth')
     with pytest.raises(WeightsError, match=r'bias: missing from the file\n.*\(3, 2\) in the file'):
-        checkpoints.verify(path, model)
+        checkpoints.fitted({'weight': torch.zeros(3, 2)}, model, 'a.pth')
 
 
-def test_fine_tuning_may_change_heads_but_not_most_of_the_model(tmp_path):
+def test_fine_tuning_may_change_heads_but_not_most_of_the_model():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
-    path = tmp_path / 'a.pth'
-    other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5))
-    torch.save({'state_dict': other.state_dict()}, path)
+    other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5)).state_dict()
     with pytest.raises(WeightsError, match=r'2 of 4 tensors match.*\n.*1.weight: \(5, 2\)'):
-        checkpoints.verify(path, model)
-    checkpoints.verify(path, model, fine_tuning=True)
-    torch.save({'state_dict': {f'model.{k}': v for k, v in other.state_dict().items()}}, path)
+        checkpoints.fitted(other, model, 'a.pth')
+    assert set(checkpoints.fitted(other, model, 'a.pth', fine_tuning=True)) == {
+        '0.weight',
+        '0.bias',
+    }
+    wrapped = {f'net.{k}': v for k, v in other.items()}
     with pytest.raises(WeightsError, match='0 of 4 tensors match'):
-        checkpoints.verify(path, model, fine_tuning=True)
-
-
-def test_a_checkpoint_from_a_url_is_fetched_once(tmp_path, monkeypatch):
-    fetched = []
-
-    def download(url, target):
-        fetched.append(url)
-        torch.save({}, target)
-
-    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path))
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
-    first = checkpoints.local_copy('https://example.org/a/b.pth?x=1')
-    assert first == str(tmp_path / 'checkpoints' / 'b.pth')
-    assert checkpoints.local_copy('https://example.org/a/b.pth?x=1') == first
-    assert len(fetched) == 1
-    assert checkpoints.local_copy('some/where.pth') == 'some/where.pth'
+        checkpoints.fitted(wrapped, model, 'a.pth', fine_tuning=True)
 
 
 class Terminal(io.StringIO):

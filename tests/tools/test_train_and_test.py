@@ -227,6 +227,13 @@ def test_two_processes_train_resume_and_measure_as_one(task, port, shapes, tool,
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
 
 
+def test_testing_leaves_the_config_of_the_training_alone(trained, tool):
+    config, work_dir, _ = trained('segmentation')
+    before = (work_dir / config.name).read_text()
+    assert tool('test', config, work_dir / 'iter_2.pth', '--work-dir', work_dir).code == 0
+    assert (work_dir / config.name).read_text() == before
+
+
 def test_mmdets_own_api_runs_on_the_dumped_config(trained, shapes):
     from mmdet.apis import inference_detector, init_detector
 

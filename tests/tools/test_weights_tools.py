@@ -1,0 +1,125 @@
+"""tools/weights.py and tools/publish.py as a user runs them."""
+
+import cv2
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from backbones.classifier import classifier_of
+from tests.conftest import ROOT, read_metrics, write_tiny_config
+
+
+def test_list_and_show(tool):
+    result = tool('weights', 'list', 'convnextv2-*')
+    assert result.code == 0
+    assert 'convnextv2-huge_fcmae-in22k-in1k-512' in result.out
+    assert 'CC-BY-NC-4.0' in result.out
+    assert 'convnext-tiny_in1k' not in result.out
+    result = tool('weights', 'show', 'convnext-tiny_in1k')
+    assert 'convnext_tiny_1k_224.pth' in result.out
+    assert 'not published' in result.out
+    assert tool('weights', 'show', 'convnext-tiny').code == 2
+    assert tool('weights', 'list', 'resnet*').code == 2
+
+
+@pytest.mark.parametrize('name', ['convnext_atto', 'convnextv2_atto'])
+def test_inspect_convert_and_check_predict_what_the_original_does(name, tool, tmp_path):
+    torch.manual_seed(0)
+    theirs = timm.create_model(name, num_classes=1000).eval()
+    for parameter in theirs.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    source = tmp_path / f'{name}.safetensors'
+    save_file(theirs.state_dict(), source)
+
+    result = tool('weights', 'inspect', source)
+    family = 'ConvNeXtV2 atto' if 'v2' in name else 'ConvNeXt atto'
+    assert f'network: {family}' in result.out
+    assert 'layout: timm' in result.out
+    assert 'classes: 1000' in result.out
+
+    for suffix in ('.pth', '.safetensors'):
+        out = tmp_path / f'converted{suffix}'
+        result = tool('weights', 'convert', source, out)
+        assert result.code == 0, result.err
+        state = torch.load(out)['model'] if suffix == '.pth' else load_file(out)
+        image = torch.randn(2, 3, 96, 96)
+        with torch.no_grad():
+            ours, expected = classifier_of(state)(image), theirs(image)
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * expected.abs().max())
+
+    picture = tmp_path / 'picture.jpg'
+    cv2.imwrite(str(picture), np.random.default_rng(0).integers(0, 256, (90, 120, 3)))
+    result = tool('weights', 'check', source, out, '--image', picture, '--resolution', 64)
+    assert result.code == 0, result.err
+    assert 'largest difference of logits' in result.out
+    assert float(result.out.rsplit(' ', 1)[1]) == 0
+    assert result.out.count(' %  ') == 10
+
+
+def test_bad_words_are_explained(tool, tmp_path):
+    torch.save({'conv1.weight': torch.zeros(2, 3, 7, 7)}, tmp_path / 'resnet.pth')
+    for words, message in [
+        (['inspect', 'nowhere.pth'], 'is no file and no name'),
+        (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.pth'], 'is no ConvNeXt checkpoint'),
+        (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.onnx'], 'end it in .safetensors'),
+        (['check', tmp_path / 'resnet.pth'], 'it is no classifier'),
+    ]:
+        result = tool('weights', *words)
+        assert result.code == 2
+        assert message in result.err
+    assert not (tmp_path / 'a.pth').exists()
+
+
+def test_publish(tool, shapes, tmp_path):
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    work_dir = tmp_path / 'run'
+    assert tool('train', config, '--work-dir', work_dir).code == 0
+    checkpoint = work_dir / 'iter_2.pth'
+    assert tool('test', config, checkpoint, '--work-dir', work_dir).code == 0
+    figures = read_metrics(work_dir)
+
+    result = tool('publish', work_dir, tmp_path / 'out')
+    assert result.code == 0, result.err
+    safe, pickled, card = sorted(
+        (tmp_path / 'out').iterdir(), key=lambda p: ['.safetensors', '.pth', '.md'].index(p.suffix)
+    )
+    original = torch.load(checkpoint, weights_only=False)
+    assert 'optimizer' in original
+    published = torch.load(pickled, weights_only=True)
+    assert set(published) == {'state_dict', 'meta'}
+    assert published['meta']['dataset_meta']['classes'][3] == 'triangle'
+    for key, value in load_file(safe).items():
+        assert torch.equal(value, original['state_dict'][key])
+        assert torch.equal(value, published['state_dict'][key])
+    from backbones.weight_files import sha256
+
+    assert safe.stem.endswith(f'-{sha256(safe)[:8]}')
+    text = card.read_text()
+    assert f'mIoU: {figures["mIoU"]:.2f}' in text
+    assert 'none inherited: trained from random weights' in text
+    assert "type='UPerHead'" in text
+
+    # what was published gives the same figures
+    for path in (safe, pickled):
+        assert tool('test', config, path, '--work-dir', tmp_path / path.suffix).code == 0
+        assert read_metrics(tmp_path / path.suffix) == figures
+
+
+def test_publishing_names_the_inherited_licence():
+    from mmengine.config import Config
+
+    from downstream.publish import inherited_licence
+
+    cfg = Config.fromfile(ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py')
+    assert inherited_licence(cfg) == 'MIT (inherited from convnext-tiny_in1k)'
+    cfg.model.backbone.init_cfg.checkpoint = 'convnextv2-tiny_fcmae'
+    assert inherited_licence(cfg).startswith('CC-BY-NC-4.0')
+
+
+def test_publishing_an_empty_folder_is_an_error(tool, tmp_path):
+    result = tool('publish', tmp_path, tmp_path / 'out')
+    assert result.code == 2
+    assert 'nothing was trained there' in result.err
+    assert not (tmp_path / 'out').exists()

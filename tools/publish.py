@@ -1,0 +1,26 @@
+#!/usr/bin/env python
+"""Publish a trained model: python tools/publish.py WORK_DIR OUT."""
+
+import argparse
+from pathlib import Path
+
+from downstream.publish import publish
+from downstream.running.command_line import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('work_dir', type=Path)
+    parser.add_argument('out', type=Path, help='a folder')
+    parser.add_argument('--checkpoint', type=Path, help='another one than the newest')
+    args = parser.parse_args()
+
+    def command() -> None:
+        for path in publish(args.work_dir, args.out, args.checkpoint):
+            print(path)
+
+    run(command)
+
+
+if __name__ == '__main__':
+    main()
