@@ -1,5 +1,7 @@
 """What all tests share. The operators come before anything imports mmdet, mmseg or mmcv.ops."""
 
+import contextlib
+import io
 import json
 import os
 import runpy
@@ -11,6 +13,8 @@ from pathlib import Path
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import downstream  # noqa: F401
 from downstream.data.shapes import make_shapes
@@ -93,3 +97,18 @@ def read_metrics(work_dir: Path) -> dict:
     """The figures that the newest test wrote."""
     files = sorted(work_dir.glob('*/metrics.json'), key=lambda p: p.stat().st_mtime_ns)
     return json.loads(files[-1].read_text())['metrics']
+
+
+def coco_by_hand(ann_file: Path, detections: Path, kind: str) -> dict[str, float | None]:
+    """The six AP of saved detections as pycocotools computes them, None where it says -1."""
+    truth = COCO(str(ann_file))
+    found = json.loads(detections.read_text())
+    if kind == 'segm':
+        found = [{k: v for k, v in detection.items() if k != 'bbox'} for detection in found]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes(found), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
+    return {n: None if v < 0 else v for n, v in zip(names, evaluation.stats)}
