@@ -30,8 +30,8 @@ TINY_CONFIG = {
 _base_ = '{base}'
 data_root = {root!r}
 train_cfg = dict(max_epochs=1, val_interval=1)
-train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+train_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
 test_evaluator = val_evaluator
@@ -43,9 +43,9 @@ _base_ = '{base}'
 data_root = {root!r}
 train_cfg = dict(max_iters=2, val_interval=2)
 train_dataloader = dict(
-    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root)
+    batch_size=2, num_workers=0, dataset=dict(data_root=data_root)
 )
-val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=dict(interval=1))
 """,

@@ -80,6 +80,10 @@ def read_config(options: RunOptions) -> Config:
             f'config {path}: default_scope={cfg.get("default_scope")!r}; it must be mmdet '
             '(detection) or mmseg (segmentation).'
         )
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(loader) and not cfg[loader].get('num_workers'):
+            # torch refuses workers that persist where there are none.
+            cfg[loader].persistent_workers = False
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
     return cfg

@@ -176,6 +176,25 @@ def test_bfloat16_trains_on_the_cpu(task, shapes, tool, tmp_path):
     assert (tmp_path / 'run' / LAST[task]).is_file()
 
 
+def test_spawned_workers_load_data(shapes, tmp_path):
+    config = write_tiny_config('detection', shapes, tmp_path)
+    words = ['--work-dir', tmp_path / 'run', '--cfg-options', 'train_dataloader.num_workers=1']
+    result = subprocess.run(
+        [
+            sys.executable,
+            ROOT / 'tools' / 'train.py',
+            config,
+            *words,
+            'env_cfg.mp_cfg.mp_start_method=spawn',
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
+
+
 def launch(script: str, *words, port: int) -> subprocess.CompletedProcess:
     return subprocess.run(
         ['bash', ROOT / 'tools' / script, *map(str, words)],
