@@ -7,7 +7,7 @@ import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as w
 
 
 def parse_args() -> argparse.Namespace:
-    from downstream.running.command_line import add_run_arguments
+    from downstream.running.command_line import parse_run_arguments
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file of configs/')
@@ -36,8 +36,7 @@ def parse_args() -> argparse.Namespace:
         default='quick',
         help='check of the data before training; full opens every file',
     )
-    add_run_arguments(parser)
-    return parser.parse_args()
+    return parse_run_arguments(parser)
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import torch
 from backbones.errors import UserError
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that training and testing have in common."""
+def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, with the arguments that training and testing have in common."""
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options',
@@ -26,6 +26,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # Older launchers pass the rank as an argument, torchrun in the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def run(command: Callable[[], object]) -> None:
