@@ -1,78 +1,27 @@
 """mmcv's compiled operators on torchvision, so that mmdet and mmseg run without a compiler.
 
-mmcv's Python side calls its operators in the extension module ``mmcv._ext``. :func:`install` puts a
-finder behind Python's own, which answers for that module if no compiled one is there. The module has
-the operators that the detectors and segmenters of this suite need, for CPU and CUDA and every
-floating-point type; any other operator says which it is when it is called.
-
-The environment variable ``CONVNEXT_OPS`` decides: ``auto`` (a compiled ``mmcv._ext`` wins),
-``torchvision`` (this module even beside a compiled one) or ``compiled`` (an error without one).
+mmcv's Python side calls its operators in the extension module ``mmcv._ext``; the one made here has those
+that the detectors and segmenters of this suite need, for CPU and CUDA and every floating-point type. Any
+other operator says which it is when it is called. :mod:`downstream.ops_finder` puts it in place.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 import torchvision
 from torch import Tensor
 
-from backbones.errors import ConfigError
 
-SWITCH = 'CONVNEXT_OPS'
-_MODULE = 'mmcv._ext'
-
-
-def install() -> None:
-    """Make ``mmcv._ext`` importable; call it before the first import of ``mmdet`` or ``mmseg``.
-
-    Raises:
-        ConfigError: The switch has an unknown value or asks for what is not installed, or mmdet was
-            imported too early and has settled for stubs.
-    """
-    choice = os.environ.get(SWITCH, 'auto')
-    if choice not in ('auto', 'torchvision', 'compiled'):
-        raise ConfigError(f'{SWITCH}={choice!r}: give auto, torchvision or compiled.')
-    if _MODULE in sys.modules or any(isinstance(f, _Finder) for f in sys.meta_path):
-        return
-    compiled = find_spec('mmcv') is not None and find_spec(_MODULE) is not None
-    if choice == 'compiled' and not compiled:
-        raise ConfigError(
-            f'{SWITCH}=compiled, but mmcv has no compiled operators; build onedl-mmcv from source '
-            f'(half an hour with a C++ compiler), or set {SWITCH}=auto.'
-        )
-    if choice == 'compiled' or (choice == 'auto' and compiled):
-        return
-    early = [name for name in ('mmdet.structures', 'mmdet.models') if name in sys.modules]
-    if early:
-        raise ConfigError(
-            f'{early[0]} was imported before downstream and found no operators; '
-            'put `import downstream` above the first import of mmdet, mmseg and mmcv.ops.'
-        )
-    if choice == 'torchvision':
-        sys.meta_path.insert(0, _Finder())
-    else:
-        sys.meta_path.append(_Finder())
-
-
-class _Finder(MetaPathFinder, Loader):
-    """Finds and makes the module ``mmcv._ext``, and no other."""
-
-    def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
-        return ModuleSpec(_MODULE, self, origin=__file__) if fullname == _MODULE else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Operators(spec.name, __doc__)
-
-    def exec_module(self, module: ModuleType) -> None:
-        for operator in OPERATORS:
-            setattr(module, operator.__name__, operator)
+def make_module(spec: ModuleSpec) -> ModuleType:
+    """The module that stands in for ``mmcv._ext``."""
+    module = _Operators(spec.name, __doc__)
+    for operator in OPERATORS:
+        setattr(module, operator.__name__, operator)
+    return module
 
 
 class _Operators(ModuleType):

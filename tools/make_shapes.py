@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
+from downstream.command_line import run
 from downstream.data.shapes import make_shapes
-from downstream.running.command_line import run
 
 
 def main() -> None:
@@ -14,6 +14,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def command() -> None:
+
         made = make_shapes(args.folder)
         print(f'{args.folder}: {"made" if made else "already there"}')
 

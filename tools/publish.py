@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
+from downstream.command_line import run
 from downstream.publish import publish
-from downstream.running.command_line import run
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     args = parser.parse_args()
 
     def command() -> None:
+
         for path in publish(args.work_dir, args.out, args.checkpoint):
             print(path)
 

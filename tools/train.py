@@ -4,11 +4,10 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
+from downstream.command_line import parse_run_arguments, run
 
 
 def parse_args() -> argparse.Namespace:
-    from downstream.running.command_line import parse_run_arguments
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file of configs/')
     parser.add_argument(
@@ -41,7 +40,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from downstream.running.command_line import run
     from downstream.running.config import TrainOptions, parse_cfg_options
 
     def command() -> None:

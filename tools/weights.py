@@ -4,8 +4,7 @@
 import argparse
 from pathlib import Path
 
-from downstream import weights
-from downstream.running.command_line import run
+from downstream.command_line import run
 
 
 def main() -> None:
@@ -35,6 +34,7 @@ def main() -> None:
     command.add_argument('--image', type=Path, help='a picture; default: random values')
     command.add_argument('--resolution', type=int, default=224)
     args = vars(parser.parse_args())
+    from downstream import weights
 
     functions = {
         'list': weights.list_weights,

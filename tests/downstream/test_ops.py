@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
 import torchvision
 from mmcv.ops import RoIAlign, batched_nms, nms, nms_match, roi_align, sigmoid_focal_loss, soft_nms
 
-from downstream import ops
+from downstream import ops_finder
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 DEVICES = ['cpu', pytest.param('cuda', marks=needs_cuda)]
@@ -256,7 +257,7 @@ print('compiled' in vars(mmcv._ext))
     ('switch', 'compiled'), [('auto', 'True'), ('compiled', 'True'), ('torchvision', 'False')]
 )
 def test_compiled_operators_win_unless_switched_off(switch, compiled):
-    result = python(FAKE, **{ops.SWITCH: switch})
+    result = python(FAKE, **{ops_finder.SWITCH: switch})
     assert result.stdout.strip() == compiled, result.stderr
 
 
@@ -265,9 +266,9 @@ def test_compiled_operators_win_unless_switched_off(switch, compiled):
     [('compiled', 'no compiled operators'), ('fast', 'auto, torchvision or compiled')],
 )
 def test_an_impossible_switch_is_an_error(switch, message):
-    if switch == 'compiled' and ops.find_spec('mmcv._ext').origin != ops.__file__:
+    if switch == 'compiled' and find_spec('mmcv._ext').origin != ops_finder.__file__:
         pytest.skip('this mmcv is compiled')
-    result = python('import downstream', **{ops.SWITCH: switch})
+    result = python('import downstream', **{ops_finder.SWITCH: switch})
     assert result.returncode
     assert message in result.stderr.splitlines()[-1]
 

@@ -182,3 +182,29 @@ def test_demo_does_each_step_once(shapes, tmp_path, monkeypatch, capsys):
     config.write_text(config.read_text() + 'optim_wrapper = dict(optimizer=dict(lr=1e-5))\n')
     demo.demo('segmentation')
     assert (tmp_path / first['checkpoint']).stat().st_mtime_ns != trained_at
+
+
+def test_an_interrupted_demo_goes_on(shapes, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from downstream import demo
+
+    whole_train = demo.train
+
+    def interrupted(words):
+        shorter = {'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1}
+        whole_train(replace(words, cfg_options=shorter))
+        raise KeyboardInterrupt
+
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(config))
+    monkeypatch.setattr(demo, 'make_shapes', lambda root: False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, 'train', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.demo('segmentation')
+    work_dir = tmp_path / 'work_dirs' / 'segmentation'
+    first = (work_dir / 'iter_1.pth').stat().st_mtime_ns
+    monkeypatch.setattr(demo, 'train', whole_train)
+    assert demo.demo('segmentation')['checkpoint'].endswith('iter_2.pth')
+    assert (work_dir / 'iter_1.pth').stat().st_mtime_ns == first

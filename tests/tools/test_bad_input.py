@@ -208,18 +208,18 @@ class Payload:
 
 def checkpoint_is_html(path, task):
     path.write_text('<html>not found</html>')
-    return 'is not a checkpoint'
+    return 'is a web page'
 
 
 def checkpoint_is_empty(path, task):
     path.write_bytes(b'')
-    return 'is not a checkpoint'
+    return 'is empty'
 
 
 def checkpoint_is_cut_off(path, task):
     torch.save({'state_dict': {'a': torch.zeros(9999)}}, path)
     path.write_bytes(path.read_bytes()[:5000])
-    return 'is not a checkpoint'
+    return 'is no checkpoint or is cut off'
 
 
 def checkpoint_has_a_payload(path, task):

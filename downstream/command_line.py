@@ -8,10 +8,6 @@ import re
 import sys
 from collections.abc import Callable
 
-import torch
-
-from backbones.errors import UserError
-
 
 def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with the arguments that training and testing have in common."""
@@ -33,6 +29,11 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def run(command: Callable[[], object]) -> None:
     """Run ``command``; what a user can mend is one line on stderr and exit code 2, no traceback."""
+    # Heavy imports wait until the command line has been understood.
+    import torch
+
+    from backbones.errors import UserError
+
     try:
         command()
     except UserError as error:
