@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 
@@ -195,10 +196,16 @@ def test_spawned_workers_load_data(shapes, tmp_path):
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
 
 
-def launch(script: str, *words, port: int) -> subprocess.CompletedProcess:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def launch(script: str, *words) -> subprocess.CompletedProcess:
     return subprocess.run(
         ['bash', ROOT / 'tools' / script, *map(str, words)],
-        env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(port)},
+        env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())},
         capture_output=True,
         text=True,
         check=False,
@@ -206,25 +213,23 @@ def launch(script: str, *words, port: int) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize(('task', 'port'), [('detection', 29611), ('segmentation', 29612)])
-def test_two_processes_train_resume_and_measure_as_one(task, port, shapes, tool, tmp_path):
+@pytest.mark.parametrize('task', TASKS)
+def test_two_processes_train_resume_and_measure_as_one(task, shapes, tool, tmp_path):
     config = write_tiny_config(task, shapes, tmp_path)
     work_dir = tmp_path / 'run'
     options = ['--work-dir', work_dir]
-    result = launch('dist_train.sh', config, 2, *options, port=port)
+    result = launch('dist_train.sh', config, 2, *options)
     assert result.returncode == 0, result.stderr
     name = 'epoch_1.pth' if task == 'detection' else 'iter_2.pth'
     assert (work_dir / name).is_file()
 
     longer = 'train_cfg.max_epochs=2' if task == 'detection' else 'train_cfg.max_iters=4'
     words = [*options, '--resume', '--cfg-options', longer]
-    result = launch('dist_train.sh', config, 2, *words, port=port)
+    result = launch('dist_train.sh', config, 2, *words)
     assert result.returncode == 0, result.stderr
     name = 'epoch_2.pth' if task == 'detection' else 'iter_4.pth'
 
-    result = launch(
-        'dist_test.sh', config, work_dir / name, 2, '--work-dir', tmp_path / 'two', port=port
-    )
+    result = launch('dist_test.sh', config, work_dir / name, 2, '--work-dir', tmp_path / 'two')
     assert result.returncode == 0, result.stderr
     assert tool('test', config, work_dir / name, '--work-dir', tmp_path / 'one').code == 0
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
