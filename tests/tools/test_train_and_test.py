@@ -202,10 +202,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def launch(script: str, *words) -> subprocess.CompletedProcess:
+def launch(script: str, *words, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         ['bash', ROOT / 'tools' / script, *map(str, words)],
-        env={**os.environ, 'PYTHON': sys.executable, 'PORT': str(free_port())},
+        env={**os.environ, 'PYTHON': sys.executable, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -218,7 +218,7 @@ def test_two_processes_train_resume_and_measure_as_one(task, shapes, tool, tmp_p
     config = write_tiny_config(task, shapes, tmp_path)
     work_dir = tmp_path / 'run'
     options = ['--work-dir', work_dir]
-    result = launch('dist_train.sh', config, 2, *options)
+    result = launch('dist_train.sh', config, 2, *options, PORT=str(free_port()))
     assert result.returncode == 0, result.stderr
     name = 'epoch_1.pth' if task == 'detection' else 'iter_2.pth'
     assert (work_dir / name).is_file()

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The common part of dist_train.sh and dist_test.sh:
+#   _dist.sh CALLER TOOL WORDS [WORD ...] PROCESSES [option ...]
+# WORDS is how many words of TOOL come before the number of processes.
+set -euo pipefail
+caller=$1 tool=$2 words=$3
+shift 3
+if [ $# -le "$words" ]; then
+    sed -n '2,4s/^# \{0,1\}//p' "$caller" >&2
+    exit 2
+fi
+tools=$(cd "$(dirname "$caller")" && pwd)
+processes=${@:words+1:1}
+export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
+if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
+    meeting=(--standalone) # any free port, so that several runs fit on one machine
+else
+    meeting=(
+        --nnodes="${NNODES:-1}"
+        --node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}"
+        --master_port="${PORT:-29500}"
+    )
+fi
+exec "${PYTHON:-python}" -m torch.distributed.run "${meeting[@]}" \
+    --nproc_per_node="$processes" \
+    "$tools/$tool.py" "${@:1:words}" --launcher pytorch "${@:words+2}"
