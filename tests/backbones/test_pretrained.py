@@ -75,6 +75,22 @@ def test_prefix_takes_one_of_several_networks(tmp_path):
         load_pretrained(model, str(tmp_path / 'a.pth'), prefix='tutor.')
 
 
+def test_the_backbone_of_a_whole_detector_is_found(tmp_path):
+    state = {
+        k: v for k, v in official_state(ConvNeXt, 'atto').items() if k[:4] not in ('norm', 'head')
+    }
+    state |= ConvNeXt('atto').state_dict(prefix='')  # a detector has its norms trained
+    whole_model = {f'backbone.{k}': v for k, v in state.items()}
+    whole_model |= {'neck.lateral_convs.0.conv.weight': torch.ones(2, 2, 1, 1)}
+    whole_model |= {'roi_head.mask_head.0.conv_logits.bias': torch.ones(3)}
+    torch.save({'state_dict': whole_model, 'meta': {'epoch': 36}}, tmp_path / 'a.pth')
+    model = ConvNeXt('atto')
+    report = load_pretrained(model, str(tmp_path / 'a.pth'))
+    assert report.complete
+    assert not report.fresh
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
 def broken_missing(state):
     del state['stages.1.0.pwconv1.weight']
     return '1 missing: stages.1.0.pwconv1.weight'
@@ -259,7 +275,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_table_rows_are_complete():
     table = weights_table()
-    assert len(table) == 58
+    assert len(table) == 65
     for name, row in table.items():
         assert set(row) == {'url', 'layout', 'licence', 'resolution', 'top1'}, name
         family, size = name.split('_')[0].split('-')
