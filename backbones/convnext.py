@@ -248,7 +248,7 @@ class ConvNeXt(BaseModule):
         if self._is_init:
             return
         if self.init_cfg:
-            cfg = dict(self.init_cfg)
+            cfg = dict(self.init_cfg) if isinstance(self.init_cfg, Mapping) else {}
             if cfg.pop('type', None) != 'Pretrained' or not cfg.get('checkpoint'):
                 raise ConfigError(
                     f'{type(self).__name__}: init_cfg={self.init_cfg!r} is not supported; give '

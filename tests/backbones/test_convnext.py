@@ -281,6 +281,9 @@ def test_bad_arguments_list_what_is_allowed(arguments, allowed):
     assert allowed in str(error.value)
 
 
-def test_unknown_init_cfg_is_refused():
+@pytest.mark.parametrize(
+    'init_cfg', [{'type': 'Kaiming'}, {'type': 'Pretrained'}, [{'type': 'TruncNormal'}]]
+)
+def test_unknown_init_cfg_is_refused(init_cfg):
     with pytest.raises(ConfigError, match='Pretrained'):
-        ConvNeXt('atto', init_cfg={'type': 'Kaiming'}).init_weights()
+        ConvNeXt('atto', init_cfg=init_cfg).init_weights()
