@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import shutil
 import sys
 
 import torch
@@ -82,8 +83,16 @@ class ProgressHook(Hook):
     def _open(self, name: str, total: int, done: int = 0) -> None:
         self._close()
         if self._handlers:
+            # Some terminals do not say how wide they are; tqdm would then show nothing.
+            knows_width = shutil.get_terminal_size((0, 0)).columns > 0
             self._bar = tqdm(
-                desc=name, total=total, initial=done, unit='it', dynamic_ncols=True, file=sys.stdout
+                desc=name,
+                total=total,
+                initial=done,
+                unit='it',
+                dynamic_ncols=knows_width,
+                ncols=None if knows_width else 100,
+                file=sys.stdout,
             )
 
     def _step(self) -> None:
