@@ -83,15 +83,16 @@ class ProgressHook(Hook):
     def _open(self, name: str, total: int, done: int = 0) -> None:
         self._close()
         if self._handlers:
-            # Some terminals do not say how wide they are; tqdm would then show nothing.
-            knows_width = shutil.get_terminal_size((0, 0)).columns > 0
+            # Some terminals do not say how large they are; tqdm would then show nothing.
+            knows_size = shutil.get_terminal_size((0, 0)).columns > 0
             self._bar = tqdm(
                 desc=name,
                 total=total,
                 initial=done,
                 unit='it',
-                dynamic_ncols=knows_width,
-                ncols=None if knows_width else 100,
+                dynamic_ncols=knows_size,
+                ncols=None if knows_size else 100,
+                nrows=None if knows_size else 24,
                 file=sys.stdout,
             )
 
