@@ -54,7 +54,7 @@ _MMPRETRAIN_BLOCK = (
     (r'\.pointwise_conv([12])\.', r'.pwconv\1.'),
 )
 LAYOUTS = (
-    # DINOv3's own files hold the final norm twice; MoCo-like wrappers and counters mean nothing.
+    # DINOv3's own files hold the final norm twice.
     Layout('official', drop=r'norms\.\d\.'),
     Layout(
         'sparse FCMAE (MinkowskiEngine)',
