@@ -2,7 +2,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-TEST = ['pytest>=8', 'pytest-timeout>=2.3', 'timm>=1.0.20', 'transformers>=5']
+TEST = ['pytest>=8', 'pytest-timeout>=2.3', 'transformers>=5']
 
 setup(
     name='convnext-dense',
@@ -35,6 +35,7 @@ setup(
         'rich',
         'tqdm',
         'safetensors',
+        'timm>=1.0.31',
     ],
     extras_require={'test': TEST, 'dev': [*TEST, 'ruff>=0.12']},
 )

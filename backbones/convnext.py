@@ -7,27 +7,24 @@ that official checkpoints load as they are.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .base import Backbone
 from .errors import ConfigError
-from .pretrained import load_pretrained
+from .layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
+from .norm import LayerNorm2d
+from .weight_layouts import Translation, translate
 
 NORM_EPS = 1e-6
 STRIDES = (4, 8, 16, 32)
-# A parameter of a downsampling layer (the stem is number 0) or of a block.
-_BODY_PARAM = re.compile(
-    r'(?:downsample_layers\.(?P<downsample>\d)|stages\.(?P<stage>\d)\.(?P<block>\d+))\..+'
-)
 
 
 @dataclass(frozen=True)
@@ -55,13 +52,6 @@ _SMALL_ARCHS = {
 # V1: Table 9 of the paper; atto to nano are timm's. V2: section 4 of the paper; small is timm's.
 CONVNEXT_ARCHS = {**_SMALL_ARCHS, 'xlarge': _doubling((3, 3, 27, 3), 256)}
 CONVNEXTV2_ARCHS = {**_SMALL_ARCHS, 'huge': _doubling((3, 3, 27, 3), 352)}
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of ``(N, C, H, W)``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class GRN(nn.Module):
@@ -133,7 +123,7 @@ class Block(nn.Module):
 
 
 @MODELS.register_module()
-class ConvNeXt(BaseModule):
+class ConvNeXt(Backbone):
     """ConvNeXt (V1) with a LayerNorm on every output, as in the official detection code.
 
     Args:
@@ -239,61 +229,16 @@ class ConvNeXt(BaseModule):
                 maps[i] = getattr(self, f'norm{i}')(x)
         return tuple(maps[i] for i in self.out_indices)
 
-    def init_weights(self) -> None:
-        """Load the pretrained weights that ``init_cfg`` names; without one, keep the random ones.
+    def translate(self, state: Mapping[str, Tensor]) -> Translation:
+        return translate(state)
 
-        Raises:
-            WeightsError: The weights cannot be found or do not fit this model.
-        """
-        if self._is_init:
-            return
-        if self.init_cfg:
-            cfg = dict(self.init_cfg) if isinstance(self.init_cfg, Mapping) else {}
-            if cfg.pop('type', None) != 'Pretrained' or not cfg.get('checkpoint'):
-                raise ConfigError(
-                    f'{type(self).__name__}: init_cfg={self.init_cfg!r} is not supported; give '
-                    "dict(type='Pretrained', checkpoint=NAME, PATH or URL), or None to start from "
-                    'random weights (truncated normal, std 0.02).'
-                )
-            load_pretrained(self, **cfg)
-        self._is_init = True
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Depth:
+        """Official layer ids; see :func:`backbones.layer_depth.convnext_layer_depth`."""
+        return convnext_layer_depth(param_name.removeprefix(prefix), self.arch.depths[2])
 
-    def train(self, mode: bool = True) -> ConvNeXt:
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning-rate decay (layer ids of the official code).
-
-        Blocks of the third stage are taken in threes, so that deep models have 12 and shallow ones
-        6 ids between the stem (0) and the output norms and heads (last).
-
-        Returns:
-            ``(depth, number_of_layers)``: mmpretrain's convention, in which the rate is multiplied
-            by ``decay ** (number_of_layers - depth - 1)``.
-        """
-        last_id = 12 if self.arch.depths[2] > 9 else 6
-        total = last_id + 2
-        found = _BODY_PARAM.fullmatch(param_name.removeprefix(prefix))
-        if found is None:
-            return total - 1, total
-        if found['downsample'] == '0':
-            return 0, total
-        stage = int(found['downsample'] or found['stage'])
-        if stage == 2:
-            return min(3 + int(found['block'] or 0) // 3, last_id), total
-        return {0: 1, 1: 2, 3: last_id}[stage], total
-
-    def get_stage_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Like :meth:`get_layer_depth` for stage-wise decay: every downsampling layer has depth 0,
-        stage ``s`` has ``s + 1``, output norms and heads the last."""
-        total = self.get_layer_depth(param_name, prefix)[1]
-        found = _BODY_PARAM.fullmatch(param_name.removeprefix(prefix))
-        if found is None:
-            return total - 1, total
-        return (int(found['stage']) + 1 if found['stage'] else 0), total
+    def get_stage_depth(self, param_name: str, prefix: str = '') -> Depth:
+        """Official ids by stage; see :func:`backbones.layer_depth.convnext_stage_depth`."""
+        return convnext_stage_depth(param_name.removeprefix(prefix), self.arch.depths[2])
 
     def no_weight_decay(self) -> set[str]:
         """Parameters with several dimensions that weight decay must spare: GRN's."""
@@ -304,12 +249,12 @@ class ConvNeXt(BaseModule):
             for param in ('gamma', 'beta')
         }
 
-    def _frozen_modules(self) -> list[nn.Module]:
+    def frozen_modules(self) -> list[nn.Module]:
         count = max(self.frozen_stages, 0)
         return [*self.downsample_layers[:count], *self.stages[:count]]
 
     def _freeze(self) -> None:
-        for module in self._frozen_modules():
+        for module in self.frozen_modules():
             module.eval().requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from torch import nn
 
 from .errors import ConfigError
+from .layer_depth import Depth, generic_depths
 
 _DEPTH_METHOD = {'layer_wise': 'get_layer_depth', 'stage_wise': 'get_stage_depth'}
 _OPTIONS = ('decay_rate', 'decay_type', 'num_layers')
@@ -28,8 +29,9 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     - ``num_layers``: ids between stem and head. Usually left to the backbone; a number that
       contradicts it is an error.
 
-    The backbone answers ``get_layer_depth(name, prefix) -> (depth, number_of_layers)`` (for stage-wise
-    decay ``get_stage_depth``) and may name, in ``no_weight_decay()``, parameters to spare. Everything
+    The backbone may answer ``get_layer_depth(name, prefix) -> (depth, number_of_layers)`` (for
+    stage-wise decay ``get_stage_depth``); otherwise the order of its blocks decides. It may name, in
+    ``no_weight_decay()``, parameters to spare. Everything
     outside the backbone has scale 1. Weight decay is 0 for 1-D parameters, biases and spared ones.
     Frozen parameters are in no group, each other one is in exactly one. The groups come in order of
     falling rate, so that the first one, which logs show, has the base rate.
@@ -67,8 +69,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """The parameter groups of ``model``, highest learning rate first.
 
         Raises:
-            ConfigError: ``model`` has no backbone, it does not know its depths, or ``num_layers``
-                contradicts it.
+            ConfigError: ``model`` has no backbone, its depths are none, or ``num_layers`` contradicts
+                it.
         """
         depth_of, spared = self._ask_backbone(model)
         decay_rate = self.paramwise_cfg['decay_rate']
@@ -99,14 +101,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         backbone = getattr(model, 'backbone', None)
         if backbone is None:
             raise ConfigError(f'{type(self).__name__}: {type(model).__name__} has no backbone.')
-        decay_type = self.paramwise_cfg.get('decay_type', 'layer_wise')
-        method = getattr(backbone, _DEPTH_METHOD[decay_type], None)
-        if method is None:
-            raise ConfigError(
-                f'{type(backbone).__name__} has no {_DEPTH_METHOD[decay_type]}(), which {decay_type} '
-                'learning-rate decay asks; add it, or take another optim_wrapper.constructor.'
-            )
-        total = method('', '')[1]
+        depths = depths_of(backbone, self.paramwise_cfg.get('decay_type', 'layer_wise'))
+        total = max((total for _, total in depths.values()), default=1)
         num_layers = self.paramwise_cfg.get('num_layers')
         if num_layers is not None and num_layers + 2 != total:
             raise ConfigError(
@@ -114,13 +110,44 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'which has {total - 2}; leave num_layers out to take the backbone at its word.'
             )
 
-        def depth_of(name: str) -> tuple[int, int]:
-            if not name.startswith('backbone.'):
-                return total - 1, total
-            return method(name, 'backbone.')
+        def depth_of(name: str) -> Depth:
+            return depths.get(name.removeprefix('backbone.'), (total - 1, total))
 
         spared = getattr(backbone, 'no_weight_decay', set)()
         return depth_of, {f'backbone.{name}' for name in spared}
+
+
+def depths_of(backbone: nn.Module, decay_type: str = 'layer_wise') -> dict[str, Depth]:
+    """The depth of every parameter of ``backbone``, ``(depth, number_of_layers)``.
+
+    A backbone that does not answer ``get_layer_depth`` (``get_stage_depth``) goes by the order of its
+    blocks: :func:`backbones.layer_depth.generic_depths`.
+
+    Raises:
+        ConfigError: Its answer is no depth.
+    """
+    names = [name for name, _ in backbone.named_parameters()]
+    method = getattr(backbone, _DEPTH_METHOD[decay_type], None)
+    if method is None:
+        return generic_depths(names)
+    depths = {name: method(name, '') for name in names}
+    for name, answer in depths.items():
+        if not (
+            isinstance(answer, tuple)
+            and len(answer) == 2
+            and all(isinstance(n, int) for n in answer)
+            and 0 <= answer[0] < answer[1]
+        ):
+            raise ConfigError(
+                f'{type(backbone).__name__}.{_DEPTH_METHOD[decay_type]}({name!r}) gives {answer!r}; '
+                'it must give (depth, number_of_layers) with 0 <= depth < number_of_layers.'
+            )
+    if len({total for _, total in depths.values()}) > 1:
+        raise ConfigError(
+            f'{type(backbone).__name__}.{_DEPTH_METHOD[decay_type]} gives several numbers of layers: '
+            f'{sorted({total for _, total in depths.values()})}.'
+        )
+    return depths
 
 
 def _log_groups(groups: list[dict]) -> None:

@@ -7,7 +7,7 @@ values.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +21,20 @@ from .weight_layouts import Translation, translate
 __all__ = ['Report', 'describe', 'load_pretrained', 'load_state', 'weights_table']
 
 # Files of classifiers know no norm per output, which starts at weight 1 and bias 0 (official
-# detection code); dense prediction has no use for the classifier's norm and head.
+# detection code), and no pyramid; dense prediction has no use for the classifier's norm and head.
 _OUTPUT_NORM = re.compile(r'norm[0-3]\.(weight|bias)')
+_ADDED = re.compile(r'(norm[0-3]|pyramid)\..+')
 _CLASSIFIER = re.compile(r'(norm|head)\.(weight|bias)')
 _SHOWN = 4
+
+
+def _some(names: Sequence[str]) -> str:
+    return ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')
+
+
+def is_non_commercial(licence: str) -> bool:
+    """Whether ``licence`` forbids commercial use, by its name."""
+    return re.search(r'\bNC\b|non-?commercial', licence, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class Report:
         licence: Of the weights.
         matched: Loaded.
         reshaped: Those of them that the file stores in another shape.
-        fresh: Output norms, which classifiers' files do not have.
+        fresh: Output norms and pyramids, which classifiers' files do not have.
         missing: In the model, not in the file.
         unused: In the file, not in the model.
         misshapen: In both, of different size.
@@ -62,16 +72,15 @@ class Report:
         lines = [
             f'Weights {self.source} ({self.layout} layout)',
             f'  licence: {self.licence}'
-            + (' - NON-COMMERCIAL use only' if 'NC' in self.licence else ''),
+            + (' - NON-COMMERCIAL use only' if is_non_commercial(self.licence) else ''),
             f'  {len(self.matched)} tensors loaded'
             + (f', {len(self.reshaped)} of them reshaped' if self.reshaped else '')
-            + (f'; {len(self.fresh)} of output norms start at 1 and 0' if self.fresh else ''),
+            + (f'; {len(self.fresh)} are new here: {_some(self.fresh)}' if self.fresh else ''),
         ]
         for what in ('missing', 'unused', 'misshapen'):
             names = getattr(self, what)
             if names:
-                more = ', ...' if len(names) > _SHOWN else ''
-                lines.append(f'  {len(names)} {what}: {", ".join(names[:_SHOWN])}{more}')
+                lines.append(f'  {len(names)} {what}: {_some(names)}')
         return '\n'.join(lines)
 
 
@@ -83,10 +92,11 @@ def load_pretrained(
     trust: bool = False,
     map_location: str | None = None,
 ) -> Report:
-    """Load ``checkpoint`` into a backbone with official names, completely or not at all.
+    """Load ``checkpoint`` into a backbone, completely or not at all.
 
     Args:
-        model: A ConvNeXt, or another network with the official parameter names.
+        model: Its method ``translate`` says what the file's tensors are called in it; without one it
+            must have the official names of ConvNeXt.
         checkpoint: A name of the table, a path, a URL, ``timm:<model.tag>`` or ``hf:<repo>``.
         prefix: Take the keys that start so, and no others. Usually found by itself.
         strict: Whether a tensor too few or too many is an error.
@@ -119,7 +129,7 @@ def load_state(
     strict: bool = True,
 ) -> Report:
     """Load a state dict of any known layout into ``model``; see :func:`load_pretrained`."""
-    found = translate(state)
+    found = getattr(model, 'translate', translate)(state)
     report, fitting = _compare(model.state_dict(), found, source, licence)
     if not report.matched or (strict and not report.complete):
         raise WeightsError(_refusal(model, found, report))
@@ -134,8 +144,10 @@ def _compare(
     tensors = dict(found.tensors)
     for name, expected in target.items():
         value = tensors.pop(name, None)
+        if value is None and name.endswith('.num_batches_tracked'):
+            continue  # a counter that old files do not have, and that nothing here reads
         if value is None:
-            (fresh if _OUTPUT_NORM.fullmatch(name) else missing).append(name)
+            (fresh if _ADDED.fullmatch(name) else missing).append(name)
         elif value.shape == expected.shape:
             fitting[name] = value
         elif _same_but_for_ones(value, expected):
@@ -188,10 +200,14 @@ def _describe(found: Translation) -> str:
 
 
 def _refusal(model: nn.Module, found: Translation, report: Report) -> str:
+    own = model.state_dict()
+    if 'downsample_layers.0.0.weight' not in own:
+        return (
+            f'{report.source} does not fit this {type(model).__name__}:\n{report}\n'
+            'strict=False loads what there is.'
+        )
     what = _describe(found)
-    wanted = describe(
-        {k: torch.empty(v.shape, device='meta') for k, v in model.state_dict().items()}
-    )
+    wanted = describe({k: torch.empty(v.shape, device='meta') for k, v in own.items()})
     if what == 'no ConvNeXt':
         known = (
             f'{len(found.tensors)} tensors have known names' if found.tensors else 'no known name'

@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlparse
@@ -70,19 +71,41 @@ def find(name: str) -> Source:
     if name.startswith(('http://', 'https://')):
         return Source(name, _licence_of(name), urls=(name,))
     kind, _, repo = name.partition(':')
-    if kind in ('timm', 'hf') and repo:
-        full = f'timm/{repo}' if kind == 'timm' else repo
-        files = ('model.safetensors', 'pytorch_model.bin')
-        urls = tuple(HUB.format(repo=full, file=file) for file in files)
-        return Source(name, _licence_of(full), urls=urls)
+    if kind == 'timm' and repo:
+        return _of_timm(name, repo)
+    if kind == 'hf' and repo:
+        return Source(name, _licence_of(repo), urls=_hub_urls(repo))
     if Path(name).is_file():
         return Source(name, _licence_of(Path(name).name), path=Path(name))
     if Path(name).is_dir():
         raise WeightsError(f'{name} is a folder; name the file in it.')
+    near = get_close_matches(name, weights_table(), 3, 0.6)
     raise WeightsError(
-        f'{name!r} is no file and no name of the table of weights. Names: '
-        f'{", ".join(weights_table())}. Paths, URLs, timm:<model.tag> and hf:<repo> are taken too.'
+        f'{name!r} is no file and no name of the table of weights.'
+        + (f' Did you mean {" or ".join(near)}?' if near else '')
+        + f' Names: {", ".join(weights_table())}. Paths, URLs, timm:<model.tag> and hf:<repo> are '
+        'taken too.'
     )
+
+
+def _hub_urls(repo: str) -> tuple[str, ...]:
+    return tuple(HUB.format(repo=repo, file=f) for f in ('model.safetensors', 'pytorch_model.bin'))
+
+
+def _of_timm(name: str, model_and_tag: str) -> Source:
+    """timm's own description of where its weights lie; of their licence where no other is known."""
+    from .timm_models import pretrained_cfg
+
+    cfg = pretrained_cfg(model_and_tag)
+    licence = _licence_of(f'timm/{model_and_tag}')
+    if licence == _UNKNOWN_LICENCE and cfg.license:
+        licence = f'{cfg.license} (according to timm)'
+    urls = _hub_urls(cfg.hf_hub_id) if cfg.hf_hub_id else ()
+    if not urls and cfg.url and not cfg.custom_load:
+        urls = (cfg.url,)
+    if not urls:
+        raise WeightsError(f'{name}: timm names no file that can be downloaded and read.')
+    return Source(name, licence, urls=urls)
 
 
 def _licence_of(text: str) -> str:

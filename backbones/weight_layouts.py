@@ -7,7 +7,7 @@ here), timm, torchvision, transformers, mmpretrain, and DINOv3's own and transfo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -23,6 +23,9 @@ _PREFIXES = (
     'module.', 'model.', 'student.', 'teacher.', 'backbone.', 'encoder.', 'convnext.',
     'convnextv2.', 'trunk.',
 )  # fmt: skip
+
+# A classifier's last layer in other networks.
+_HEAD = re.compile(r'(head|fc|classifier)\.')
 
 Rename = tuple[str, str | Callable[[re.Match], str]]
 
@@ -153,6 +156,20 @@ def translate(state: Mapping[str, Tensor]) -> Translation:
             if f'norm3.{part}' in best.tensors:
                 best.tensors[f'norm.{part}'] = best.tensors.pop(f'norm3.{part}')
     return best
+
+
+def by_own_names(state: Mapping[str, Tensor], own: Collection[str]) -> Translation:
+    """``state`` for a model whose parameters are called ``own``; a classifier's head is dropped."""
+    matches = {
+        prefix: sum(f'{prefix}{name}' in state for name in own) for prefix in _prefixes_of(state)
+    }
+    prefix = max(matches, key=matches.get)
+    inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    tensors = {name: value for name, value in inside.items() if name in own}
+    dropped = [k for k in state if not k.startswith(prefix)]
+    dropped += [k for k in inside if k not in own and _HEAD.match(k)]
+    foreign = [prefix + k for k in inside if k not in own and not _HEAD.match(k)]
+    return Translation('own', prefix, tensors, tuple(dropped), tuple(foreign))
 
 
 def _prefixes_of(state: Mapping[str, Tensor]) -> list[str]:

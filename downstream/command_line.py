@@ -12,6 +12,12 @@ from collections.abc import Callable
 
 def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with the arguments that training and testing have in common."""
+    parser.add_argument(
+        '--backbone',
+        metavar='NAME',
+        help='another backbone in the same model: convnext-tiny_in1k, swin-base_in22k, '
+        'resnet-50_in1k, timm:MODEL[.TAG], my_module:MyClass',
+    )
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options',
@@ -28,6 +34,19 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def run_options(args: argparse.Namespace) -> dict:
+    """The arguments of :func:`parse_run_arguments` as those of ``RunOptions``."""
+    from downstream.running.config import parse_cfg_options
+
+    return {
+        'config': args.config,
+        'work_dir': args.work_dir,
+        'cfg_options': parse_cfg_options(args.cfg_options),
+        'launcher': args.launcher,
+        'backbone': args.backbone,
+    }
+
+
 def run(command: Callable[[], object]) -> None:
     """Run ``command``; what a user can mend is one line on stderr and exit code 2, no traceback."""
     # Heavy imports wait until the command line has been understood.
@@ -37,7 +56,7 @@ def run(command: Callable[[], object]) -> None:
         command()
     except UserError as error:
         # All processes meet a bad config alike; one of them says it.
-        if int(os.environ.get('RANK', 0)) == 0:
+        if is_first_process():
             print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
     except AssertionError as error:
@@ -50,6 +69,11 @@ def run(command: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     _leave_process_group()
+
+
+def is_first_process() -> bool:
+    """Whether this is rank 0, also before the processes have met."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 
 def _leave_process_group() -> None:

@@ -41,7 +41,7 @@ def show(name: str) -> None:
         find(name)  # says which names there are
         raise ConfigError(f'{name} is no name of the table; `inspect` tells what a file holds.')
     for key, value in row.items():
-        print(f'{key:>10}: {"not published" if value is None else value}')
+        print(f'{key:>10}: {"not known here" if value is None else value}')
 
 
 def fetch(name: str) -> Path:

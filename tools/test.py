@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
-from downstream.command_line import parse_run_arguments, run
+from downstream.command_line import parse_run_arguments, run, run_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,14 +28,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from downstream.running.config import TestOptions, parse_cfg_options
+    from downstream.running.config import TestOptions
 
     def command() -> None:
         options = TestOptions(
-            config=args.config,
-            work_dir=args.work_dir,
-            cfg_options=parse_cfg_options(args.cfg_options),
-            launcher=args.launcher,
+            **run_options(args),
             checkpoint=args.checkpoint,
             out=args.out,
             show=args.show,

@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
-from downstream.command_line import parse_run_arguments, run
+from downstream.command_line import parse_run_arguments, run, run_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,14 +40,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from downstream.running.config import TrainOptions, parse_cfg_options
+    from downstream.running.config import TrainOptions
 
     def command() -> None:
         options = TrainOptions(
-            config=args.config,
-            work_dir=args.work_dir,
-            cfg_options=parse_cfg_options(args.cfg_options),
-            launcher=args.launcher,
+            **run_options(args),
             amp=args.amp,
             resume=args.resume,
             auto_scale_lr=args.auto_scale_lr,

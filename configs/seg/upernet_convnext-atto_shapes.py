@@ -8,7 +8,7 @@ _base_ = [
 from downstream.drop_in import num_classes, segmentor
 
 model = num_classes(_base_.model, 4, segmentor('convnext-atto'))
-model['data_preprocessor'] = dict(size=_base_.crop_size)
+model['data_preprocessor'].update(size=_base_.crop_size)
 model['decode_head'].update(channels=64)
 model['auxiliary_head'].update(channels=64)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
+from mmengine.utils import import_modules_from_strings
 
 from backbones.errors import ConfigError
+from backbones.weight_files import weights_table
+from downstream.command_line import is_first_process
 
 from . import checkpoints
 from .precision import set_precision
@@ -35,6 +41,7 @@ class RunOptions:
     work_dir: str | None = None
     cfg_options: dict = field(default_factory=dict)
     launcher: str = 'none'
+    backbone: str | None = None
 
 
 @dataclass
@@ -59,11 +66,12 @@ class TestOptions(RunOptions):
 
 
 def read_config(options: RunOptions) -> Config:
-    """The config file with the command line's changes and its work dir.
+    """The config file with the command line's changes, its backbone and its work dir.
 
     Raises:
-        ConfigError: There is no such file, it cannot be read, or it is neither detection nor
-            segmentation.
+        ConfigError: There is no such file, it cannot be read, it is neither detection nor
+            segmentation, or its backbone cannot be dropped in.
+        WeightsError: There are no such weights of the backbone.
     """
     path = Path(options.config)
     if not path.is_file():
@@ -74,6 +82,12 @@ def read_config(options: RunOptions) -> Config:
         raise ConfigError(
             f'config {path} cannot be read: {type(error).__name__}: {error}'
         ) from error
+    # A type by its full path, `my_module.MyBackbone`, is looked for where the user stands.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    stem = path.stem
+    if options.backbone:
+        stem = _put_backbone(cfg, options, stem)
     cfg.merge_from_dict(options.cfg_options)
     if cfg.get('default_scope') not in _SCOPES:
         raise ConfigError(
@@ -85,8 +99,43 @@ def read_config(options: RunOptions) -> Config:
             # torch refuses workers that persist where there are none.
             cfg[loader].persistent_workers = False
     cfg.launcher = options.launcher
-    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{path.stem}'
+    cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{stem}'
     return cfg
+
+
+def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
+    """Drop ``options.backbone`` into ``cfg``, say what came of it, and name the run after it."""
+    from downstream.drop_in import drop_in
+
+    # What the user sets of the backbone decides how many channels it has.
+    start = 'model.backbone.'
+    own = {k.removeprefix(start): v for k, v in options.cfg_options.items() if k.startswith(start)}
+    arguments = ConfigDict()
+    if own:
+        arguments = Config({'backbone': {}})
+        arguments.merge_from_dict({f'backbone.{key}': value for key, value in own.items()})
+        arguments = arguments.backbone
+    former = _name_of_backbone(cfg.model.get('backbone') or {})
+    import_modules_from_strings(**(cfg.get('custom_imports') or {'imports': []}))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        report = drop_in(cfg, options.backbone, **arguments)
+    # A work dir that a config names is for the config's own backbone.
+    cfg.pop('work_dir', None)
+    name = re.sub(r'[^\w.-]+', '-', options.backbone)
+    stem = stem.replace(former, name) if former and former in stem else f'{stem}_{name}'
+    if is_first_process():
+        print(f'{report}\n{"work dir":>12}  {options.work_dir or f"work_dirs/{stem}"}')
+    return stem
+
+
+def _name_of_backbone(backbone: dict) -> str | None:
+    """What the file of a config calls the backbone in it."""
+    checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint') or ''
+    if checkpoint in weights_table():
+        return checkpoint
+    families = {'ConvNeXt': 'convnext', 'ConvNeXtV2': 'convnextv2'}
+    family, arch = families.get(backbone.get('type')), backbone.get('arch')
+    return f'{family}-{arch}' if family and isinstance(arch, str) else None
 
 
 def task_of(cfg: Config) -> str:

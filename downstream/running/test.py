@@ -11,10 +11,11 @@ from mmengine.evaluator import DumpResults
 from rich.console import Console
 from rich.table import Table
 
+from downstream.command_line import is_first_process
 from downstream.data.checks import check_datasets
 
 from .config import TestOptions, task_of, testing_config
-from .train import build_runner, is_first_process
+from .train import build_runner
 
 
 def evaluate(options: TestOptions, show_report: bool = True) -> dict:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
+from downstream.command_line import is_first_process
 from downstream.data.checks import check_datasets
 
 from .config import TrainOptions, training_config
@@ -37,8 +36,3 @@ def train(options: TrainOptions, check_data: str = 'quick') -> SuiteRunner:
 def build_runner(cfg: Config) -> SuiteRunner:
     """The runner of ``cfg``; its own ``runner_type`` wins."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else SuiteRunner.from_cfg(cfg)
-
-
-def is_first_process() -> bool:
-    """Whether this is rank 0, also before the processes have met."""
-    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0

@@ -133,8 +133,42 @@ def test_any_backbone_that_knows_its_depths_will_do():
     assert found['backbone.first.weight'] == pytest.approx(2e-6)
     assert found['backbone.second.weight'] == pytest.approx(2e-5)
     assert found['neck.weight'] == 2e-4
-    with pytest.raises(ConfigError, match='get_stage_depth'):
-        constructor('stage_wise', 0.1).param_groups(Detector(Mine()))
+
+
+class Plain(nn.Module):
+    """A backbone that knows nothing of depths."""
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.blocks = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2)) for _ in range(blocks)))
+
+
+@pytest.mark.parametrize('decay_type', ['layer_wise', 'stage_wise'])
+def test_without_an_answer_the_order_of_blocks_decides(decay_type):
+    found = rates(constructor(decay_type, 0.1).param_groups(Detector(Plain())))
+    assert found['backbone.stem.weight'] == pytest.approx(2e-4 * 0.1**5)
+    for i in range(4):
+        assert found[f'backbone.blocks.{i}.0.bias'] == pytest.approx(2e-4 * 0.1 ** (4 - i))
+    assert found['neck.weight'] == 2e-4
+
+
+def test_many_blocks_share_twelve_groups():
+    groups = constructor('layer_wise', 0.5).param_groups(Detector(Plain(blocks=30)))
+    assert sorted({group['layer_id'] for group in groups}) == list(range(14))
+    sizes = [sum(len(g['params']) for g in groups if g['layer_id'] == i) for i in range(1, 13)]
+    assert set(sizes) <= {4, 6}
+
+
+@pytest.mark.parametrize(
+    ('answer', 'message'),
+    [(3, 'must give'), ((5, 3), 'must give'), ((-1, 3), 'must give'), (None, 'must give')],
+)
+def test_an_answer_that_is_no_depth_is_an_error(answer, message):
+    backbone = Plain()
+    backbone.get_layer_depth = lambda name, prefix='': answer
+    with pytest.raises(ConfigError, match=message):
+        constructor('layer_wise', 0.5).param_groups(Detector(backbone))
 
 
 def test_group_table_is_logged_once_in_few_lines(capsys):

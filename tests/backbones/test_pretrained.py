@@ -8,7 +8,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backbones import ConvNeXt, ConvNeXtV2, WeightsError, load_pretrained, weights_table
+from backbones import (
+    ConfigError,
+    ConvNeXt,
+    ConvNeXtV2,
+    WeightsError,
+    load_pretrained,
+    weights_table,
+)
+from backbones.names import TIMM_FAMILIES
 from backbones.weight_files import find
 
 
@@ -57,7 +65,7 @@ def test_the_report_says_what_happened(tmp_path):
     text = str(report)
     assert 'official layout' in text
     assert 'CC-BY-NC-4.0 - NON-COMMERCIAL use only' in text
-    assert '136 tensors loaded, 24 of them reshaped; 8 of output norms' in text
+    assert '136 tensors loaded, 24 of them reshaped; 8 are new here: norm0.weight' in text
     assert len(text.splitlines()) <= 6
 
 
@@ -275,11 +283,12 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_table_rows_are_complete():
     table = weights_table()
-    assert len(table) == 65
+    assert len(table) == 77
+    families = {'convnext': ConvNeXt.archs, 'convnextv2': ConvNeXtV2.archs} | TIMM_FAMILIES
     for name, row in table.items():
         assert set(row) == {'url', 'layout', 'licence', 'resolution', 'top1'}, name
         family, size = name.split('_')[0].split('-')
-        assert size in {'convnext': ConvNeXt, 'convnextv2': ConvNeXtV2}[family].archs
+        assert size in families[family]
         if family == 'convnextv2':
             assert row['licence'] == 'CC-BY-NC-4.0'
         elif row['layout'] == 'official':
@@ -294,6 +303,7 @@ def test_table_rows_are_complete():
     [
         ('timm:convnextv2_tiny.fcmae', 'CC-BY-NC-4.0'),
         ('timm:convnext_tiny.dinov3_lvd1689m', 'DINOv3 License'),
+        ('timm:resnet50.tv_in1k', 'bsd-3-clause (according to timm)'),
         ('hf:facebook/convnextv2-base-22k-224', 'CC-BY-NC-4.0'),
         ('https://somewhere.org/convnext_tiny_1k_224.pth', 'MIT'),
         ('https://somewhere.org/mine.pth', 'not known here; see where the weights come from'),
@@ -301,6 +311,20 @@ def test_table_rows_are_complete():
 )
 def test_licences_are_told_from_names(name, licence):
     assert find(name).licence == licence
+
+
+@pytest.mark.parametrize(
+    ('name', 'error', 'message'),
+    [
+        ('timm:resnet50.nothing', WeightsError, 'known: a1_in1k'),
+        ('timm:resnet5.a1_in1k', ConfigError, 'Did you mean resnet50'),
+        ('timm:resnet50', WeightsError, 'known: a1_in1k'),
+        ('convnext-tiny_in2k', WeightsError, 'Did you mean convnext-tiny_in22k'),
+    ],
+)
+def test_unknown_weights_suggest_known_ones(name, error, message):
+    with pytest.raises(error, match=message):
+        find(name)
 
 
 def test_hub_names_become_addresses():

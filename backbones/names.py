@@ -1,0 +1,136 @@
+"""From the name of a backbone to the config that builds it.
+
+A name is
+
+- ``<family>-<size>[_<weights>]``, a built-in: ``convnext-tiny_in1k``, ``swin-base_in22k``,
+  ``resnet-50_in1k``, ``resnext101-64x4d``;
+- ``timm:<model>[.<tag>]``, with the weights of that tag;
+- ``module.path:ClassName`` of anybody's class that can be imported;
+- a type that is registered in ``MODELS``.
+
+Without weights in the name a backbone starts from random values.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+
+from mmengine.registry import MODELS
+
+from .convnext import ConvNeXt, ConvNeXtV2
+from .errors import ConfigError, WeightsError
+from .timm_models import check_model_name, model_names, pretrained_cfg
+from .weight_files import weights_table
+
+_CONVNEXTS = {cls.family: cls for cls in (ConvNeXt, ConvNeXtV2)}
+_SWIN = 'swin_{}_patch4_window7_224'
+# Built-in names of what timm builds: family -> size -> timm's name.
+TIMM_FAMILIES = {
+    'swin': {size: _SWIN.format(size) for size in ('tiny', 'small', 'base', 'large')},
+    'resnet': {depth: f'resnet{depth}' for depth in ('18', '34', '50', '101', '152')},
+    'resnext101': {groups: f'resnext101_{groups}' for groups in ('32x4d', '64x4d')},
+}
+
+
+def built_in_names() -> list[str]:
+    """``<family>-<size>`` of every built-in."""
+    names = [f'{family}-{size}' for family, cls in _CONVNEXTS.items() for size in cls.archs]
+    return names + [f'{f}-{size}' for f, sizes in TIMM_FAMILIES.items() for size in sizes]
+
+
+def backbone_config(name: str, **backbone_args) -> dict:
+    """The config of a backbone by its name; see the module.
+
+    Args:
+        name: Of a backbone.
+        backbone_args: Further arguments of the backbone's class.
+
+    Raises:
+        ConfigError: There is no such backbone; the message names the nearest.
+        WeightsError: There are no such weights of it.
+    """
+    if name.startswith('timm:'):
+        return _of_timm(name, backbone_args)
+    if ':' in name:
+        return {'type': _import_class(name), **backbone_args}
+    architecture, _, weights = name.partition('_')
+    family, _, size = architecture.partition('-')
+    if family in _CONVNEXTS and size in _CONVNEXTS[family].archs:
+        config = {'type': _CONVNEXTS[family].__name__, 'arch': size, **backbone_args}
+    elif size in TIMM_FAMILIES.get(family, ()):
+        config = {'type': 'TimmBackbone', 'model': TIMM_FAMILIES[family][size], **backbone_args}
+    elif _is_registered(name):
+        return {'type': name, **backbone_args}
+    else:
+        raise ConfigError(f'backbone {name!r}: there is none of this name.{_nearest(name)}')
+    if weights:
+        known = known_weights(architecture)
+        if name not in known:
+            raise WeightsError(
+                f'backbone {name!r}: no such weights; '
+                + (f'known: {", ".join(known)}.' if known else f'none of {architecture} are known.')
+            )
+        config['init_cfg'] = {'type': 'Pretrained', 'checkpoint': name}
+    return config
+
+
+def known_weights(architecture: str) -> list[str]:
+    """The names with weights that begin with ``<family>-<size>``."""
+    return [key for key in weights_table() if key.startswith(f'{architecture}_')]
+
+
+def _of_timm(name: str, backbone_args: dict) -> dict:
+    model, _, tag = name.removeprefix('timm:').partition('.')
+    check_model_name(model)
+    config = {'type': 'TimmBackbone', 'model': model, **backbone_args}
+    if tag:
+        pretrained_cfg(f'{model}.{tag}')
+        config['init_cfg'] = {'type': 'Pretrained', 'checkpoint': name}
+    return config
+
+
+def _import_class(name: str) -> str:
+    """The full path of a class, ``module.path.ClassName``, under which mmengine builds it."""
+    module_name, _, class_name = name.partition(':')
+    if str(Path.cwd()) not in sys.path and '' not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or '\0'):
+            raise ConfigError(
+                f'backbone {name!r}: there is no module {error.name!r} in {Path.cwd()} or on '
+                'PYTHONPATH. Start from the folder that it lies in, or name that in PYTHONPATH.'
+            ) from error
+        raise ConfigError(f'backbone {name!r}: importing {module_name} failed: {error}') from error
+    classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+    if class_name not in classes:
+        own = [key for key in classes if vars(module)[key].__module__ == module_name]
+        near = get_close_matches(class_name, own, 3, 0.4) or own
+        raise ConfigError(
+            f'backbone {name!r}: {module_name} has no class {class_name!r}'
+            + (f'; it has {", ".join(near)}.' if near else ', and no class of its own at all.')
+        )
+    return f'{module_name}.{class_name}'
+
+
+def _is_registered(name: str) -> bool:
+    try:
+        return isinstance(MODELS.get(name), type)
+    except (RuntimeError, ImportError):
+        return False
+
+
+def _nearest(name: str) -> str:
+    candidates = built_in_names() + list(weights_table())
+    near = get_close_matches(name, candidates, 3, 0.6)
+    near += [f'timm:{n}' for n in get_close_matches(name, model_names(), 2, 0.7)]
+    if near:
+        return f' Did you mean {" or ".join(near)}?'
+    return (
+        f' Built-in: {", ".join(built_in_names())}. Or timm:<model>, module.path:ClassName, or a '
+        'registered type.'
+    )

@@ -1,0 +1,37 @@
+"""timm's Swin Transformers made equal to the official detection code on maps of any size.
+
+Where a map is no multiple of the window, timm shifts it and then pads; the mask of shifted windows then
+covers the padding, and opposite borders of the image see each other. The official code pads first.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer_v2 import SwinTransformerV2Block
+from torch import Tensor, nn
+
+
+class _PadBeforeShift:
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        down, right = -height % self.window_size[0], -width % self.window_size[1]
+        return super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))[:, :height, :width]
+
+
+class PaddedSwinBlock(_PadBeforeShift, SwinTransformerBlock):
+    """Pads its normalised input, ``(N, H, W, C)``, to whole windows before it shifts them."""
+
+
+class PaddedSwinV2Block(_PadBeforeShift, SwinTransformerV2Block):
+    """Like :class:`PaddedSwinBlock`, for Swin V2."""
+
+
+_PADDED = {SwinTransformerBlock: PaddedSwinBlock, SwinTransformerV2Block: PaddedSwinV2Block}
+
+
+def pad_before_shift(model: nn.Module) -> None:
+    """Turn the blocks of timm's Swin Transformers into padded ones; leave other models alone."""
+    for module in model.modules():
+        if type(module) in _PADDED:
+            module.__class__ = _PADDED[type(module)]
