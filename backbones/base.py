@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
 
 from mmengine.model import BaseModule
@@ -12,6 +13,19 @@ from .errors import ConfigError
 from .layer_depth import Depth, generic_depths
 from .pretrained import load_pretrained
 from .weight_layouts import Translation, by_own_names
+
+
+def accepted_arguments(cls: type) -> set[str]:
+    """The names of the arguments that a class takes, those it hands on to its bases included."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if '__init__' not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {'self'}
 
 
 class Backbone(BaseModule):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .errors import WeightsError
 from .weight_files import find, local_file, read, weights_table
-from .weight_layouts import Translation, translate
+from .weight_layouts import Translation, by_own_names, translate
 
 __all__ = ['Report', 'describe', 'load_pretrained', 'load_state', 'weights_table']
 
@@ -95,8 +95,8 @@ def load_pretrained(
     """Load ``checkpoint`` into a backbone, completely or not at all.
 
     Args:
-        model: Its method ``translate`` says what the file's tensors are called in it; without one it
-            must have the official names of ConvNeXt.
+        model: Its method ``translate`` says what the file's tensors are called in it; without one they
+            are called the same, or it is a ConvNeXt with the official names.
         checkpoint: A name of the table, a path, a URL, ``timm:<model.tag>`` or ``hf:<repo>``.
         prefix: Take the keys that start so, and no others. Usually found by itself.
         strict: Whether a tensor too few or too many is an error.
@@ -129,12 +129,23 @@ def load_state(
     strict: bool = True,
 ) -> Report:
     """Load a state dict of any known layout into ``model``; see :func:`load_pretrained`."""
-    found = getattr(model, 'translate', translate)(state)
+    found = _translation(model, state)
     report, fitting = _compare(model.state_dict(), found, source, licence)
     if not report.matched or (strict and not report.complete):
         raise WeightsError(_refusal(model, found, report))
     model.load_state_dict(fitting, strict=False)
     return report
+
+
+def _translation(model: nn.Module, state: Mapping[str, Tensor]) -> Translation:
+    if hasattr(model, 'translate'):
+        return model.translate(state)
+    own = model.state_dict()
+    return translate(state) if _has_official_names(own) else by_own_names(state, own)
+
+
+def _has_official_names(state: Mapping[str, Tensor]) -> bool:
+    return 'downsample_layers.0.0.weight' in state
 
 
 def _compare(
@@ -201,7 +212,7 @@ def _describe(found: Translation) -> str:
 
 def _refusal(model: nn.Module, found: Translation, report: Report) -> str:
     own = model.state_dict()
-    if 'downsample_layers.0.0.weight' not in own:
+    if not _has_official_names(own):
         return (
             f'{report.source} does not fit this {type(model).__name__}:\n{report}\n'
             'strict=False loads what there is.'

@@ -7,7 +7,6 @@ the outputs, strides that a model does not have, images of any size.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from unittest import mock
@@ -18,7 +17,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .base import Backbone
+from .base import Backbone, accepted_arguments
 from .errors import ConfigError
 from .layer_depth import (
     Depth,
@@ -41,6 +40,9 @@ _ANY_SIZE = {
     'strict_img_size': False,
     'always_partition': True,
 }
+_OTHER_NORMS = ('LayerNorm', 'GroupNorm', 'RmsNorm', 'SimpleNorm')
+# Position tables of one size, read by indices that a meta device does not check.
+_ONE_SIZE = ('MultiScaleVit',)
 _TIMM_LAYOUT = next(layout for layout in LAYOUTS if layout.name == 'timm')
 
 
@@ -111,7 +113,7 @@ class TimmBackbone(Backbone):
 
         self.pyramid = nn.ModuleDict()
         channels = []
-        norms = _has_other_norm_than_batch_norm(self.model) if output_norm is None else output_norm
+        norms = _leaves_outputs_unnormalised(self.model) if output_norm is None else output_norm
         eps = next((m.eps for m in self.model.modules() if isinstance(m, nn.LayerNorm)), NORM_EPS)
         for i in self.out_indices:
             source = self._sources[i]
@@ -253,7 +255,7 @@ def _model_args(name: str, drop_path_rate: float, given: dict) -> dict:
     """The arguments that make timm's model fit for dense prediction, below those ``given``."""
     with torch.device('meta'):
         model = _create(name, given)
-    accepted = inspect.signature(type(model).__init__).parameters
+    accepted = accepted_arguments(type(model))
     args = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
     strides = {info['reduction'] for info in model.feature_info}
     if 14 in strides and 'patch_size' in accepted:
@@ -264,13 +266,6 @@ def _model_args(name: str, drop_path_rate: float, given: dict) -> dict:
             raise ConfigError(f'timm:{name} knows no drop path; set drop_path_rate=0.')
         args['drop_path_rate'] = drop_path_rate
     return args | given
-
-
-def takes_drop_path(name: str) -> bool:
-    """Whether a timm model has stochastic depth."""
-    with torch.device('meta'):
-        model = _create(name, {})
-    return 'drop_path_rate' in inspect.signature(type(model).__init__).parameters
 
 
 def _create(name: str, args: Mapping, **pretrained) -> nn.Module:
@@ -322,15 +317,18 @@ def _find_size_divisor(
     """
     with torch.device('meta'):
         model = _create(name, args).eval()
-        side = model.pretrained_cfg['input_size'][-1]
-        for divisor in (1, 4, 16, 32, 64, side):
-            # odd multiples: what halves them would show
-            height, width = (_odd_multiple(160, divisor), _odd_multiple(224, divisor))
-            if _fits(model, indices, strides, height, width):
-                return divisor
+    side = model.pretrained_cfg['input_size'][-1]
+    why = ''
+    for divisor in (1, 4, 16, 32, 64, side):
+        # odd multiples: what halves them would show
+        height, width = (_odd_multiple(160, divisor), _odd_multiple(224, divisor))
+        why = _what_does_not_fit(model, indices, strides, height, width)
+        if not why and type(model).__name__ not in _ONE_SIZE:
+            return divisor
     raise ConfigError(
-        f'timm:{name} takes images of {side} x {side} alone; detectors and segmenters see images of '
-        'any size. Take a model of convolutions, windows or dynamic positions.'
+        f'timm:{name} cannot be a backbone: it was made for images of {side} x {side}, and with others '
+        + (why or 'its position tables do not fit')
+        + '. Take a model of convolutions, of windows or with dynamic positions.'
     )
 
 
@@ -340,31 +338,33 @@ def _odd_multiple(size: int, divisor: int) -> int:
 
 
 @torch.no_grad()
-def _fits(
+def _what_does_not_fit(
     model: nn.Module, indices: Sequence[int], strides: Sequence[int], height: int, width: int
-) -> bool:
-    """Whether images of that size give maps of the sizes that their strides promise."""
+) -> str:
+    """What goes wrong with images of that size, '' if they give the maps that the strides promise."""
     try:
         maps = model.forward_intermediates(
-            torch.zeros(2, 3, height, width),
+            torch.zeros(2, 3, height, width, device='meta'),
             indices=list(indices),
             output_fmt='NCHW',
             intermediates_only=True,
         )
-    except (RuntimeError, AssertionError, ValueError, IndexError):
-        return False
-    return all(
-        size in (image // stride, -(-image // stride))
-        for m, stride in zip(maps, strides)
-        for size, image in zip(m.shape[-2:], (height, width))
-    )
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        return f'it fails ({first_line(error)})'
+    for m, stride in zip(maps, strides):
+        for size, image in zip(m.shape[-2:], (height, width)):
+            if size not in (image // stride, -(-image // stride)):
+                return f'a map of stride {stride} is {size} wide for an image of {image}'
+    return ''
 
 
-def _has_other_norm_than_batch_norm(model: nn.Module) -> bool:
-    return any(
-        'Norm' in type(module).__name__ and not isinstance(module, _BatchNorm)
-        for module in model.modules()
-    )
+def _leaves_outputs_unnormalised(model: nn.Module) -> bool:
+    """Whether anything but BatchNorm normalises: such models do so within the branches of residual
+    blocks, and the stream that comes out is not normalised."""
+    kinds = {type(module) for module in model.modules()}
+    if not any(issubclass(kind, _BatchNorm) for kind in kinds):
+        return True
+    return any(word in kind.__name__ for kind in kinds for word in _OTHER_NORMS)
 
 
 def _groups(model: nn.Module, coarse: bool) -> dict[str, int]:

@@ -7,7 +7,6 @@ in :mod:`backbones.names`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from backbones.base import accepted_arguments
 from backbones.errors import ConfigError
 from backbones.layer_decay import depths_of
 from backbones.names import backbone_config, known_weights
@@ -136,7 +136,7 @@ def fit(name: str, task: str, recipe_drop_path: float | None = None, **backbone_
     """
     config = backbone_config(name, **backbone_args)
     built = _build(name, config)
-    accepted = _arguments(built)
+    accepted = accepted_arguments(type(built))
     if recipe_drop_path and 'drop_path_rate' not in config and _has_drop_path(built):
         config['drop_path_rate'] = recipe_drop_path
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
@@ -172,16 +172,19 @@ def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
 
 
 def _build(name: str, config: dict) -> nn.Module:
-    """The backbone without its weights; on the meta device, where its class can be built there."""
+    """The backbone without its weights; on the meta device, where it can be built and run there."""
     config = {key: value for key, value in config.items() if key != 'init_cfg'}
     try:
-        try:
-            with torch.device('meta'):
-                built = MODELS.build(config)
-        except (NotImplementedError, RuntimeError):
+        with torch.device('meta'):
             built = MODELS.build(config)
+        _maps(built, _EVEN)
+        return built
     except ConfigError:
         raise
+    except Exception:  # what no meta device can do, or a mistake, which will show again
+        pass
+    try:
+        built = MODELS.build(config)
     except Exception as error:
         raise ConfigError(
             f'backbone {name!r} cannot be built with {_own_arguments(config)}: '
@@ -196,13 +199,9 @@ def _own_arguments(config: Mapping) -> dict:
     return {k: v for k, v in config.items() if k not in ('type', 'init_cfg', 'model', 'arch')}
 
 
-def _arguments(built: nn.Module) -> set[str]:
-    return set(inspect.signature(type(built).__init__).parameters)
-
-
 def _has_drop_path(built: nn.Module) -> bool:
     inner = getattr(built, 'model', built) if hasattr(built, 'input_divisor') else built
-    return 'drop_path_rate' in _arguments(inner) and not isinstance(inner, ResNet)
+    return 'drop_path_rate' in accepted_arguments(type(inner)) and not isinstance(inner, ResNet)
 
 
 def _batch_norm_policy(
@@ -228,8 +227,9 @@ def _batch_norm_policy(
 def _maps(built: nn.Module, size: tuple[int, int]) -> object:
     training = built.training
     device = next((p.device for p in built.parameters()), torch.device('cpu'))
+    built.eval()  # not chained: OpenMMLab's backbones return nothing
     try:
-        return built.eval()(torch.zeros(1, 3, *size, device=device))
+        return built(torch.zeros(1, 3, *size, device=device))
     finally:
         built.train(training)
 

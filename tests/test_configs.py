@@ -182,3 +182,102 @@ def test_examples_for_own_data_are_complete_configs(index, tmp_path):
     else:
         assert heads.decode_head.num_classes == heads.auxiliary_head.num_classes == classes
         assert cfg.train_dataloader.dataset.pipeline[0].type == 'LoadImageFromFile'
+
+
+def test_mask_rcnn_is_that_of_the_papers():
+    model = read('configs/det/mask-rcnn_swin-tiny_in1k_3x_coco.py').model
+    assert model.type == 'MaskRCNN'
+    assert model.rpn_head.loss_bbox == {'type': 'L1Loss', 'loss_weight': 1.0}
+    head = model.roi_head.bbox_head
+    assert (head.type, head.fc_out_channels) == ('Shared2FCBBoxHead', 1024)
+    assert head.loss_bbox == {'type': 'L1Loss', 'loss_weight': 1.0}
+    assert not head.reg_class_agnostic
+    proposals = model.train_cfg.rpn_proposal
+    assert (proposals.nms_pre, proposals.max_per_img) == (2000, 1000)
+    assert model.train_cfg.rcnn.sampler.num == 512
+    assert 'loss_bbox' in read(CASCADE).model.rpn_head
+    assert read(CASCADE).model.rpn_head.loss_bbox.type == 'SmoothL1Loss'
+
+
+# Millions of parameters as the papers' tables print them.
+COMPARISONS = {
+    'det/mask-rcnn_swin-tiny_in1k_3x_coco.py': 48,
+    'det/cascade-mask-rcnn_resnet-50_in1k_3x_coco.py': 82,
+    'det/cascade-mask-rcnn_resnext101-32x4d_in1k_3x_coco.py': 101,
+    'det/cascade-mask-rcnn_resnext101-64x4d_in1k_3x_coco.py': 140,
+    'det/cascade-mask-rcnn_swin-tiny_in1k_3x_coco.py': 86,
+    'det/cascade-mask-rcnn_swin-small_in1k_3x_coco.py': 107,
+    'det/cascade-mask-rcnn_swin-base_in1k_3x_coco.py': 145,
+    'det/cascade-mask-rcnn_swin-base_in22k_3x_coco.py': 145,
+    'seg/upernet_swin-tiny_in1k_160k_ade20k-512x512.py': 60,
+    'seg/upernet_swin-small_in1k_160k_ade20k-512x512.py': 81,
+    'seg/upernet_swin-base_in1k_160k_ade20k-512x512.py': 121,
+    'seg/upernet_swin-base_in22k_160k_ade20k-640x640.py': 121,
+    'seg/upernet_swin-large_in22k_160k_ade20k-640x640.py': 234,
+}
+
+
+@pytest.mark.parametrize(('path', 'millions'), COMPARISONS.items())
+def test_comparison_rows_have_the_published_parameters(path, millions):
+    count = sum(p.numel() for p in build(read(f'configs/{path}')).parameters())
+    assert round(count / 1e6) == millions
+
+
+def decays(cfg: Config) -> dict[str, tuple[float, float]]:
+    """Learning rate and weight decay of every parameter that trains."""
+    from mmengine.optim import build_optim_wrapper
+
+    model = build(cfg)
+    wrapper = dict(cfg.optim_wrapper, type='OptimWrapper')
+    groups = build_optim_wrapper(model, wrapper).optimizer.param_groups
+    of = {id(p): (g['lr'], g['weight_decay']) for g in groups for p in g['params']}
+    return {n: of[id(p)] for n, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    ('path', 'rate', 'decay'),
+    [
+        ('det/cascade-mask-rcnn_swin-tiny_in1k_3x_coco.py', 1e-4, 0.05),
+        ('seg/upernet_swin-tiny_in1k_160k_ade20k-512x512.py', 6e-5, 0.01),
+    ],
+)
+def test_swin_has_its_own_rule_of_weight_decay(path, rate, decay):
+    cfg = read(f'configs/{path}')
+    found = decays(cfg)
+    spared = {n for n, (_, wd) in found.items() if wd == 0}
+    assert {lr for lr, _ in found.values()} == {rate}
+    assert {wd for _, wd in found.values()} == {0, decay}
+    table = 'backbone.model.layers.0.blocks.0.attn.relative_position_bias_table'
+    assert table in spared
+    assert {'backbone.norm3.bias', 'backbone.model.layers.1.downsample.norm.weight'} <= spared
+    # biases decay, and so do the BatchNorms of heads
+    assert 'backbone.model.layers.0.blocks.0.mlp.fc1.bias' not in spared
+    assert not [n for n in spared if 'norm' not in n and 'position' not in n]
+    assert [n for n in found if '.bn.weight' in n]
+    assert cfg.model.backbone.drop_path_rate == {'det': 0.2, 'seg': 0.3}[path[:3]]
+
+
+def test_resnets_have_one_rate_a_frozen_stage_and_frozen_statistics():
+    cfg = read('configs/det/cascade-mask-rcnn_resnet-50_in1k_3x_coco.py')
+    found = decays(cfg)
+    assert {lr for lr, _ in found.values()} == {1e-4}
+    assert found['backbone.model.layer2.0.bn1.weight'][1] == 0
+    assert found['backbone.model.layer2.0.conv1.weight'][1] == 0.05
+    assert not [n for n in found if n.startswith(('backbone.model.conv1', 'backbone.model.layer1'))]
+    backbone = build(cfg).train().backbone
+    assert not backbone.model.layer4[0].bn1.training
+
+
+def test_crops_of_640_pixels():
+    cfg = read('configs/seg/upernet_swin-base_in22k_160k_ade20k-640x640.py')
+    assert cfg.crop_size == (640, 640)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    assert [step.scale for step in pipeline if step.type == 'RandomResize'] == [(2560, 640)]
+    assert [step.crop_size for step in pipeline if step.type == 'RandomCrop'] == [(640, 640)]
+    assert cfg.test_dataloader.dataset.pipeline[1].scale == (2560, 640)
+    assert cfg.val_dataloader == cfg.test_dataloader
+    assert cfg.model.data_preprocessor['size'] == (640, 640)
+    scales = [step.scale for step in cfg.tta_pipeline[1].transforms[0]]
+    assert scales == [(int(2560 * r), int(640 * r)) for r in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)]
+    assert cfg.model.test_cfg == {'mode': 'whole'}  # as Swin's own recipe tests
+    assert len(cfg.tta_pipeline[1].transforms) == 4

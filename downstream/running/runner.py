@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os.path as osp
 import sys
+from collections.abc import Mapping
 from unittest import mock
 
 import torch
@@ -16,6 +17,7 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from backbones.errors import ConfigError
+from backbones.pretrained import load_pretrained
 
 from . import checkpoints
 
@@ -29,11 +31,30 @@ _FILE_ONLY = (
 )
 
 
+def load_backbone_whole(backbone: nn.Module | None) -> None:
+    """Load the pretrained weights of somebody's own class completely, or raise WeightsError.
+
+    mmengine's ``Pretrained`` loads what happens to fit. The classes of this suite load whole by
+    themselves, those of OpenMMLab know the names of their own files.
+    """
+    init_cfg = getattr(backbone, 'init_cfg', None)
+    if (
+        not isinstance(init_cfg, Mapping)
+        or init_cfg.get('type') != 'Pretrained'
+        or type(backbone).init_weights is not BaseModule.init_weights
+        or type(backbone).__module__.split('.')[0] in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+    ):
+        return
+    load_pretrained(backbone, **{k: v for k, v in init_cfg.items() if k != 'type'})
+    backbone.init_cfg = None
+
+
 @RUNNERS.register_module()
 class SuiteRunner(Runner):
     """A Runner whose differences from mmengine's are these:
 
     - Without CUDA, several processes talk through gloo and SyncBN is BN.
+    - A backbone's pretrained weights load whole, whoever wrote its class.
     - A checkpoint to test or to resume from must fit the model, and nothing in it is executed.
     - The terminal shows neither the whole config nor a line per parameter; the log file does not
       lack the former.
@@ -69,6 +90,8 @@ class SuiteRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _init_model_weights(self) -> None:
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        load_backbone_whole(getattr(model, 'backbone', None))
         # Two lines per parameter say how it was initialised: thousands that nobody reads.
         with mock.patch.object(BaseModule, '_dump_init_info'):
             super()._init_model_weights()

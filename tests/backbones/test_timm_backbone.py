@@ -128,6 +128,8 @@ def test_outputs_get_a_norm_unless_batch_norm_is_the_only_one():
     assert TimmBackbone('swin_tiny_patch4_window7_224').output_norm
     assert TimmBackbone('vit_tiny_patch16_224').output_norm
     assert not TimmBackbone('resnet18').output_norm
+    assert not TimmBackbone('hrnet_w18_small').output_norm
+    assert TimmBackbone('test_nfnet').output_norm
     assert not TimmBackbone('resnet18', output_norm=False).output_norm
 
 
@@ -143,8 +145,10 @@ def test_output_indices_choose_maps():
     ('args', 'message'),
     [
         ({'model': 'resnet5'}, 'Did you mean resnet50'),
-        ({'model': 'coatnet_0_rw_224'}, '224 x 224 alone'),
-        ({'model': 'beit_base_patch16_224'}, 'any size'),
+        ({'model': 'coatnet_0_rw_224'}, 'made for images of 224 x 224'),
+        ({'model': 'beit_base_patch16_224'}, 'with others it fails'),
+        ({'model': 'mvitv2_tiny'}, 'position tables do not fit'),
+        ({'model': 'inception_v3'}, 'a map of stride 4 is'),
         ({'model': 'convmixer_768_32'}, 'feature maps have stride 7'),
         ({'model': 'sequencer2d_s'}, 'feature maps have stride 7, 14'),
         ({'model': 'dla34', 'drop_path_rate': 0.1}, 'knows no drop path'),

@@ -219,7 +219,7 @@ def test_a_class_says_what_sides_it_needs():
         (f'{ME}:WrongStrides', r'strides \(2, 4, 8, 16\); the anchors'),
         (f'{ME}:Broken', "fails on images of 128 x 192: AttributeError: .*'nothing'"),
         (f'{ME}:NeedsArguments', "cannot be built with {}: TypeError: .*'depth'"),
-        ('timm:coatnet_0_rw_224', '224 x 224 alone'),
+        ('timm:coatnet_0_rw_224', 'made for images of 224 x 224'),
         ('timm:sequencer2d_s', 'feature maps have stride 7, 14'),
         ('mmdet.RPNHead', 'cannot be built'),
     ],

@@ -61,7 +61,6 @@ MORE = (
     'poolformerv2_s12',
     'edgenext_xx_small',
     'efficientvit_b0',
-    'mvitv2_tiny',
     'xcit_nano_12_p8_224',
     'deit3_small_patch16_224',
     'mobilenetv4_hybrid_medium',
