@@ -76,6 +76,12 @@ def is_first_process() -> bool:
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
 
 
+def process_count(launcher: str) -> int:
+    """How many processes ``launcher`` has started, also before they have met."""
+    variables = {'pytorch': 'WORLD_SIZE', 'slurm': 'SLURM_NTASKS', 'mpi': 'OMPI_COMM_WORLD_SIZE'}
+    return int(os.environ.get(variables.get(launcher, ''), 1))
+
+
 def _leave_process_group() -> None:
     """End a process of several cleanly, all work being done."""
     import torch.distributed as dist

@@ -20,6 +20,7 @@ from timm.models.resnet import ResNet
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from backbones import ConvNeXt, TimmBackbone
 from backbones.base import accepted_arguments
 from backbones.errors import ConfigError
 from backbones.layer_decay import depths_of
@@ -28,6 +29,8 @@ from backbones.pretrained import is_non_commercial
 from backbones.timm_models import pretrained_cfg, tags
 from backbones.weight_files import find
 
+# Classes whose word is tested here; they take images of any size.
+_OWN = (ConvNeXt, TimmBackbone)
 # What is tried: sides that are multiples of every stride, and sides that are not.
 _EVEN, _ODD = (128, 192), (165, 227)
 
@@ -96,6 +99,24 @@ def segmentor(name: str, aux_index: int = 2, **backbone_args) -> dict:
     }
 
 
+def linear_segmentor(name: str, **backbone_args) -> dict:
+    """The ``model`` fields of a segmenter with one head, which reads the last feature map as it is.
+
+    Arguments and errors as in :func:`detector`.
+    """
+    fitting = fit(name, 'segmentation', **backbone_args)
+    last = fitting.channels[-1]
+    return {
+        'backbone': fitting.config,
+        'decode_head': {
+            'in_channels': last,
+            'channels': last,  # no convolution stands before the classifier
+            'in_index': len(fitting.channels) - 1,
+        },
+        'data_preprocessor': _preprocessor(fitting, 'segmentation'),
+    }
+
+
 def drop_in(cfg: Config, name: str, **backbone_args) -> str:
     """Change ``cfg``, the config of a detector or a segmenter, to one on the backbone ``name``.
 
@@ -140,11 +161,15 @@ def fit(name: str, task: str, recipe_drop_path: float | None = None, **backbone_
     if recipe_drop_path and 'drop_path_rate' not in config and _has_drop_path(built):
         config['drop_path_rate'] = recipe_drop_path
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
-    if config['type'] == 'TimmBackbone' and 'size_divisor' not in config:
+    if isinstance(built, TimmBackbone) and 'size_divisor' not in config:
         config['size_divisor'] = built.input_divisor
-    channels, strides = _outputs(name, built)
+    if isinstance(built, _OWN):
+        channels, strides, divisor = built.out_channels, built.out_strides, 1
+    else:
+        channels, strides = _outputs(name, built)
+        divisor = _divisor(built, strides)
     mean, std = _normalisation(config, built)
-    return Fitting(name, config, built, channels, strides, _divisor(built, strides), mean, std)
+    return Fitting(name, config, built, channels, strides, divisor, mean, std)
 
 
 def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
@@ -177,7 +202,8 @@ def _build(name: str, config: dict) -> nn.Module:
     try:
         with torch.device('meta'):
             built = MODELS.build(config)
-        _maps(built, _EVEN)
+        if not isinstance(built, _OWN):
+            _maps(built, _EVEN)
         return built
     except ConfigError:
         raise
@@ -200,7 +226,7 @@ def _own_arguments(config: Mapping) -> dict:
 
 
 def _has_drop_path(built: nn.Module) -> bool:
-    inner = getattr(built, 'model', built) if hasattr(built, 'input_divisor') else built
+    inner = built.model if isinstance(built, TimmBackbone) else built
     return 'drop_path_rate' in accepted_arguments(type(inner)) and not isinstance(inner, ResNet)
 
 
@@ -297,7 +323,7 @@ def _divisor(built: nn.Module, strides: tuple[int, ...]) -> int:
 
 def _normalisation(config: Mapping, built: nn.Module):
     """Mean and standard deviation of the input that the weights were trained with."""
-    if config['type'] in ('ConvNeXt', 'ConvNeXtV2', 'TimmBackbone'):
+    if isinstance(built, _OWN):
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
         checkpoint = (config.get('init_cfg') or {}).get('checkpoint', '')
         if checkpoint.startswith('timm:'):

@@ -30,6 +30,11 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate to the real batch size',
     )
     parser.add_argument(
+        '--keep-batch',
+        action='store_true',
+        help="accumulate gradients up to the recipe's batch, on fewer or smaller GPUs",
+    )
+    parser.add_argument(
         '--check-data',
         choices=['quick', 'full', 'no'],
         default='quick',
@@ -48,6 +53,7 @@ def main() -> None:
             amp=args.amp,
             resume=args.resume,
             auto_scale_lr=args.auto_scale_lr,
+            keep_batch=args.keep_batch,
         )
         from downstream.running.train import train
 

@@ -15,9 +15,10 @@ from mmengine.utils import import_modules_from_strings
 
 from backbones.errors import ConfigError
 from backbones.weight_files import weights_table
-from downstream.command_line import is_first_process
+from downstream.command_line import is_first_process, process_count
 
 from . import checkpoints
+from .batch import keep_batch, recipe_batch
 from .precision import set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.
@@ -46,11 +47,13 @@ class RunOptions:
 
 @dataclass
 class TrainOptions(RunOptions):
-    """``amp``: None, 'auto', 'fp16' or 'bf16'. ``resume``: None, 'auto' or a path."""
+    """``amp``: None, 'auto', 'fp16' or 'bf16'. ``resume``: None, 'auto' or a path. At most one of
+    ``auto_scale_lr`` and ``keep_batch``, for batches other than the recipe's."""
 
     amp: str | None = None
     resume: str | None = None
     auto_scale_lr: bool = False
+    keep_batch: bool = False
 
 
 @dataclass
@@ -158,12 +161,14 @@ def training_config(options: TrainOptions) -> Config:
             checkpoints.read(options.resume)
             cfg.load_from = options.resume
     if options.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise ConfigError(
-                f'--auto-scale-lr: {options.config} has no auto_scale_lr.base_batch_size, the batch '
-                'that its learning rate is meant for.'
-            )
+        recipe_batch(cfg, '--auto-scale-lr')
         cfg.auto_scale_lr.enable = True
+    if options.keep_batch:
+        if options.auto_scale_lr:
+            raise ConfigError(
+                '--keep-batch keeps the batch and with it the learning rate; leave --auto-scale-lr out.'
+            )
+        keep_batch(cfg, process_count(options.launcher))
     return cfg
 
 

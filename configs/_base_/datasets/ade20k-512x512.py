@@ -1,4 +1,7 @@
 # ADE20K (SceneParse150) in data/ade/ADEChallengeData2016, crops of 512 x 512.
+_base_ = []  # mmengine tells by it that what follows is no lazy import
+from downstream.data.views import segmentation_views
+
 data_root = 'data/ade/ADEChallengeData2016/'
 crop_size = (512, 512)
 image_scale = (2048, 512)
@@ -49,22 +52,4 @@ test_evaluator = val_evaluator
 
 # tools/test.py --tta: the official multi-scale protocol, whole images at six scales, each flipped.
 tta_model = dict(type='SegTTAModel', module=dict(test_cfg=dict(_delete_=True, mode='whole')))
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(
-                    type='Resize',
-                    scale=(int(image_scale[0] * ratio), int(image_scale[1] * ratio)),
-                    keep_ratio=True,
-                )
-                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-            ],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations')],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
-]
+tta_pipeline = segmentation_views(image_scale, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))

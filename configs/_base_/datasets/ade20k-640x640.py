@@ -1,5 +1,7 @@
 # ADE20K with crops of 640 x 640, as the models pretrained on ImageNet-22K are trained.
 _base_ = 'ade20k-512x512.py'
+from downstream.data.views import segmentation_views
+
 crop_size = (640, 640)
 image_scale = (2560, 640)
 
@@ -18,20 +20,4 @@ test_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-tta_pipeline = [
-    _base_.tta_pipeline[0],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(
-                    type='Resize',
-                    scale=(int(image_scale[0] * ratio), int(image_scale[1] * ratio)),
-                    keep_ratio=True,
-                )
-                for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
-            ],
-            *_base_.tta_pipeline[1].transforms[1:],
-        ],
-    ),
-]
+tta_pipeline = segmentation_views(image_scale, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))

@@ -1,0 +1,72 @@
+"""A recipe's batch on fewer GPUs: gradients are accumulated, and everything counted in steps follows."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+
+from backbones.errors import ConfigError
+
+
+def recipe_batch(cfg: Config, option: str) -> int:
+    """The batch that the learning rate of ``cfg`` is meant for.
+
+    Raises:
+        ConfigError: The config does not say.
+    """
+    batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    if not batch:
+        raise ConfigError(
+            f'{option}: the config has no auto_scale_lr.base_batch_size, the batch that its learning '
+            'rate is meant for.'
+        )
+    return batch
+
+
+def keep_batch(cfg: Config, processes: int) -> int:
+    """Let the optimizer of ``cfg`` see the recipe's batch, whatever fits on one GPU.
+
+    Every ``n`` forward passes make one step of the optimizer. What counts iterations (schedules,
+    length, validation and checkpoints where they go by iterations) takes ``n`` times as many, such
+    that the optimizer's step ``i`` has the recipe's learning rate of step ``i``.
+
+    Args:
+        cfg: A config to train; changed in place.
+        processes: How many take part, each with ``train_dataloader.batch_size`` images.
+
+    Returns:
+        ``n``.
+
+    Raises:
+        ConfigError: The recipe's batch is no multiple of what one pass sees.
+    """
+    wanted, own = recipe_batch(cfg, '--keep-batch'), cfg.train_dataloader.batch_size
+    count, rest = divmod(wanted, own * processes)
+    if rest or not count:
+        raise ConfigError(
+            f'--keep-batch: the recipe has {wanted} images a step, which is no multiple of {own} images '
+            f'in each of {processes} processes; change train_dataloader.batch_size, or take '
+            '--auto-scale-lr.'
+        )
+    if count > 1:
+        cfg.optim_wrapper.accumulative_counts = count
+        _stretch(cfg, count)
+    return count
+
+
+def _stretch(cfg: Config, count: int) -> None:
+    if 'max_iters' in cfg.train_cfg:
+        cfg.train_cfg.max_iters *= count
+        if 'val_interval' in cfg.train_cfg:
+            cfg.train_cfg.val_interval *= count
+    checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
+    if checkpoint and not checkpoint.get('by_epoch', True):
+        checkpoint.interval *= count
+    for scheduler in cfg.param_scheduler:
+        if scheduler.get('by_epoch', True):
+            continue
+        # The optimizer's step i comes after pass (i + 1) * count - 1: that pass must have its rate.
+        scheduler.begin = scheduler.get('begin', 0) * count + count - 1
+        if 'end' in scheduler:
+            scheduler.end *= count
+        if 'milestones' in scheduler:  # counted from `begin` on
+            scheduler.milestones = [step * count for step in scheduler.milestones]

@@ -1,0 +1,163 @@
+"""Parameters and multiply-adds of whole models, counted as the papers counted them.
+
+The papers used mmcv's old counter of operations. Its rule, with 1 multiply-add = 1 FLOP and one image:
+convolutions with their bias; matrix products of ``Linear`` without it; transposed convolutions; one
+operation per element of ReLU, two per element of BatchNorm and LayerNorm modules, one per element that
+enters a pooling module. Everything else (SyncBN, functional LayerNorm, GELU, GRN, layer scale,
+interpolation, RoIAlign) is free, but for the two products of Swin's windowed attention, which its authors
+added. Source: the FLOPs columns of both papers' tables, which this reproduces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import prod
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+from timm.models.swin_transformer import WindowAttention
+from torch import Tensor, nn
+
+from backbones import ConvNeXt
+from backbones.norm import LayerNorm2d
+
+# RoIs that the counter sends through each box head and each mask head.
+BOX_ROIS, MASK_ROIS = 1000, 100
+# Height and width of the image at which detectors are counted.
+DETECTOR_SIZE = (1280, 800)
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """The model of ``cfg``, without memory for its parameters."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+        return MODELS.build(cfg.model).eval()
+
+
+def parameters(model: nn.Module) -> int:
+    """How many parameters a model has."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def counted_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of the image at which the papers count the model of ``cfg``: 1280 x 800 for
+    detectors, the crop's side times four of it for segmenters."""
+    if 'decode_head' not in cfg.model:
+        return DETECTOR_SIZE
+    side = cfg.crop_size[0]
+    return side, 4 * side
+
+
+def gmacs(model: nn.Module, size: Sequence[int]) -> float:
+    """Billions of multiply-adds of a detector (with RoI heads) or a segmenter (without auxiliary head).
+
+    Args:
+        model: On the meta device.
+        size: Height and width of the image.
+    """
+    with torch.no_grad(), _counted(model) as total:
+        run_parts(model, torch.zeros(1, 3, *size, device='meta'))
+    return sum(total) / 1e9
+
+
+def run_parts(
+    model: nn.Module, image: Tensor, rois: tuple[int, int] = (BOX_ROIS, MASK_ROIS)
+) -> None:
+    """Send an image through everything that has a fixed amount of work, on the meta device."""
+    if hasattr(model, 'decode_head'):
+        model.decode_head(model.backbone(image))
+        return
+    maps = model.neck(model.backbone(image))
+    model.rpn_head(maps)
+    head = model.roi_head
+    width = maps[0].shape[1]
+    for count, kind in zip(rois, ('bbox', 'mask')):
+        extractors = _as_list(getattr(head, f'{kind}_roi_extractor'))
+        for extractor, part in zip(extractors, _as_list(getattr(head, f'{kind}_head'))):
+            side = extractor.roi_layers[0].output_size
+            part(torch.zeros(count, width, *side, device='meta', requires_grad=image.requires_grad))
+
+
+def _as_list(modules: nn.Module) -> list[nn.Module]:
+    return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
+
+
+@contextmanager
+def _counted(model: nn.Module) -> Iterator[list[int]]:
+    """Collect the operations of every leaf module of ``model`` while it runs."""
+    total: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        total.append(_operations(module, inputs[0], output))
+
+    # ConvNeXt's official code calls LayerNorm as a function, which the counter does not see.
+    functional = set()
+    if isinstance(model.backbone, ConvNeXt):
+        functional = {m for m in model.backbone.modules() if isinstance(m, nn.LayerNorm)}
+    handles = [
+        module.register_forward_hook(count)
+        for module in model.modules()
+        if isinstance(module, tuple(_RULES)) and module not in functional
+    ]
+    try:
+        yield total
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _operations(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    return next(rule for kind, rule in _RULES.items() if isinstance(module, kind))(module, x, y)
+
+
+def _convolution(module: nn.Conv2d, x: Tensor, y: Tensor) -> int:
+    positions = y.shape[0] * prod(y.shape[2:])
+    per_position = prod(module.kernel_size) * module.in_channels * module.out_channels
+    bias = module.out_channels if module.bias is not None else 0
+    return positions * (per_position // module.groups + bias)
+
+
+def _transposed(module: nn.ConvTranspose2d, x: Tensor, y: Tensor) -> int:
+    per_position = prod(module.kernel_size) * module.in_channels * module.out_channels
+    count = x.shape[0] * prod(x.shape[2:]) * per_position // module.groups
+    if module.bias is not None:
+        count += y.numel()
+    return count
+
+
+def _linear(module: nn.Linear, x: Tensor, y: Tensor) -> int:
+    return x.numel() * module.out_features
+
+
+def _window_attention(module: WindowAttention, x: Tensor, y: Tensor) -> int:
+    """Queries times keys, and weights times values; x is (windows, positions of a window, channels)."""
+    return 2 * x.numel() * x.shape[1]
+
+
+def _norm(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    return 2 * x.numel()
+
+
+def _nothing(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    return 0
+
+
+def _elements_in(module: nn.Module, x: Tensor, y: Tensor) -> int:
+    return x.numel()
+
+
+# The first rule that fits a module counts.
+_RULES = {
+    nn.SyncBatchNorm: _nothing,
+    LayerNorm2d: _nothing,
+    nn.LayerNorm: _norm,
+    WindowAttention: _window_attention,
+    nn.Conv2d: _convolution,
+    nn.ConvTranspose2d: _transposed,
+    nn.Linear: _linear,
+    nn.BatchNorm2d: _norm,
+    nn.ReLU: _elements_in,
+    nn.AdaptiveAvgPool2d: _elements_in,
+    nn.MaxPool2d: _elements_in,
+}

@@ -1,0 +1,125 @@
+"""Pages made from the table: ``docs/model_zoo.md`` and the table in the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .table import Row, rows
+
+_ROOT = Path(__file__).resolve().parents[2]
+PAGE, README = _ROOT / 'docs' / 'model_zoo.md', _ROOT / 'README.md'
+BEGIN, END = '<!-- begin: made by tools/zoo.py pages -->', '<!-- end -->'
+_METHODS = {
+    'cascade-mask-rcnn': 'Cascade Mask R-CNN',
+    'mask-rcnn': 'Mask R-CNN',
+    'upernet': 'UperNet',
+    'linear': 'linear head',
+}
+_INTRO = f"""# Model zoo
+
+Every row is a recipe, `configs/det/<row>.py` or `configs/seg/<row>.py`. **The figures are the papers';
+nothing here was trained by this project yet.** What is proven of each row, by `tools/zoo.py check` and in
+every test run, is that its parameters, its multiply-adds under the papers' rule, the learning rate and
+weight decay of each parameter, its schedule and the shapes of its weights are the published ones.
+
+    python tools/zoo.py list --family convnextv2 --task det
+    python tools/zoo.py check
+    python tools/zoo.py plan ROW --gpus 4 --memory 24
+    python tools/zoo.py compare work_dirs/.../metrics.json ROW
+
+AP is box / mask AP on COCO val2017; mIoU is single-scale / multi-scale on ADE20K's validation set. GMACs
+are for 1280 x 800 (COCO) and for the crop's side times four of it (ADE20K), as in the papers.
+
+{BEGIN}
+"""
+
+
+def page() -> str:
+    """``docs/model_zoo.md``, whole."""
+    parts = [_INTRO]
+    for task, title in (('detection', 'COCO'), ('segmentation', 'ADE20K')):
+        parts.append(f'## {title}\n')
+        figure = 'AP box / mask' if task == 'detection' else 'mIoU'
+        for paper in ('ConvNeXt', 'ConvNeXt V2', 'DINOv3', None):
+            chosen = [row for row in rows() if (row.task, row.paper) == (task, paper)]
+            if not chosen:
+                continue
+            title = f'{paper}, {chosen[0].table}' if paper else 'Beyond the papers'
+            parts.append(f'### {title}\n')
+            head = ('row', 'method', figure, 'M params', 'GMACs', 'licence of the weights', 'note')
+            parts.append(_table(head, (_cells(row) for row in chosen)))
+    parts.append(f'{END}\n')
+    return '\n'.join(parts)
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f'`{row.name}`',
+        _METHODS[row.method],
+        figures(row),
+        f'{row.params / 1e6:.1f}',
+        f'{row.gmacs:.0f}',
+        row.licence,
+        row.note or ('values out of a sweep' if row.sweep and row.sweep.endswith('v2') else ''),
+    ]
+
+
+def figures(row: Row) -> str:
+    """The published figures in short: ``50.4 / 43.7``."""
+    published = row.published
+    if 'box' in published:
+        return f'{published["box"][0]} / {published["mask"][0]}'
+    if not published:
+        return '-'
+    return f'{published.get("mIoU", "-")} / {published.get("mIoU multi-scale", "-")}'
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows_ = [head, ['---'] * len(head), *lines]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in rows_) + '\n'
+
+
+def readme_table() -> str:
+    """The README's table: per family, sizes and the range of published figures."""
+    head = ('backbone', 'sizes', 'recipes', 'published COCO AP box / mask', 'published ADE20K mIoU')
+    lines = []
+    for family in dict.fromkeys(row.family for row in rows()):
+        own = [row for row in rows() if row.family == family]
+        lines.append(
+            [
+                family,
+                ', '.join(dict.fromkeys(row.size for row in own)),
+                str(len(own)),
+                _best(own, 'detection'),
+                _best(own, 'segmentation'),
+            ]
+        )
+    return _table(head, lines)
+
+
+def _best(own: Sequence[Row], task: str) -> str:
+    published = [row for row in own if row.task == task and row.published]
+    if not published:
+        return '-'
+    key = 'box' if task == 'detection' else 'mIoU'
+
+    def value(row: Row) -> float:
+        figure = row.published.get(key) or row.published['mIoU multi-scale']
+        return figure[0] if isinstance(figure, list) else figure
+
+    best = max(published, key=value)
+    return f'up to {figures(best)} ({best.size})'
+
+
+def readme() -> str:
+    """The README with its table anew."""
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + '\n\n' + readme_table() + '\n' + END + rest.split(END, 1)[1]
+
+
+def write() -> None:
+    """Write both pages."""
+    PAGE.write_text(page())
+    README.write_text(readme())

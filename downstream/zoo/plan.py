@@ -1,0 +1,165 @@
+"""What a row takes on other hardware than the papers': batch, accumulation, steps and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from backbones.errors import ConfigError
+
+from .checks import GPUS, iterations
+from .complexity import build_on_meta, run_parts
+from .table import Row
+
+# Height and width of the largest image that training sees, by the kind of data.
+_TRAINED_SIZE = {'coco': (800, 1344), 'lsj': (1024, 1024)}
+# RoIs per image that box heads learn from, and the quarter of them that mask heads do.
+_ROIS = (512, 128)
+# Bytes per trained parameter: value, gradient and Adam's two moments in float32.
+_STATE_BYTES = 16
+# Four figures were fitted to the memory that mmdetection's and mmsegmentation's model zoos log, so that
+# every one of their ConvNeXt rows comes out within a third (tests/zoo/test_plan.py). What mixed precision
+# leaves of the activations: norms and losses stay in float32, and casts are kept beside what they cast.
+_MIXED = 0.7
+# Proposals, anchors and masks of an image, which no layer's output shows, and what a process needs, GiB.
+_DETECTION, _CONSTANT = 0.8, 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train a row on some GPUs.
+
+    Attributes:
+        batch_per_gpu: Images per GPU and step.
+        accumulation: Steps whose gradients are added before the optimizer's.
+        gpus: How many.
+        batch: Images that the optimizer sees at a time.
+        published_batch: The paper's.
+        steps: Of the optimizer.
+        memory: Estimate per GPU, GiB.
+    """
+
+    batch_per_gpu: int
+    accumulation: int
+    gpus: int
+    batch: int
+    published_batch: int
+    steps: int
+    memory: float
+
+
+def plan(row: Row, gpus: int, memory: float | None = None) -> Plan:
+    """The plan that keeps the published batch, with as many images per GPU as fit.
+
+    Args:
+        row: A row.
+        gpus: Number of GPUs.
+        memory: GiB of each; None: as much as it takes.
+
+    Raises:
+        ConfigError: Not even one image fits, or the GPUs cannot share the published batch evenly.
+    """
+    if gpus < 1:
+        raise ConfigError(f'--gpus {gpus}: give at least 1.')
+    published = row.cfg.train_dataloader.batch_size * GPUS
+    estimate = MemoryEstimate(row.cfg)
+    shares = [b for b in range(1, published // gpus + 1) if published % (b * gpus) == 0]
+    if not shares:
+        raise ConfigError(
+            f'{gpus} GPUs cannot share the published batch of {published} evenly; take a number that '
+            'divides it, or another batch with --auto-scale-lr.'
+        )
+    fitting = [b for b in shares if memory is None or estimate(b) <= memory]
+    if not fitting:
+        raise ConfigError(
+            f'{row.name} takes about {estimate(1):.1f} GiB for one image per GPU, more than {memory:g}. '
+            'model.backbone.with_cp=True trades time for memory.'
+        )
+    batch = fitting[-1]
+    return Plan(
+        batch,
+        published // (batch * gpus),
+        gpus,
+        published,
+        published,
+        iterations(row, published),
+        estimate(batch),
+    )
+
+
+def in_words(row: Row, found: Plan) -> str:
+    """``found`` as lines to read, the last one a command."""
+    command = f'tools/dist_train.sh configs/{row.config} {found.gpus}'
+    options = [f'train_dataloader.batch_size={found.batch_per_gpu}']
+    command += f' --cfg-options {" ".join(options)}'
+    if found.accumulation > 1:
+        command += ' --keep-batch'
+    return '\n'.join(
+        [
+            f'{row.name}',
+            f'  batch         {found.batch_per_gpu} per GPU x {found.gpus} GPUs x {found.accumulation} '
+            f'accumulated = {found.batch}, as published',
+            f'  steps         {found.steps:,} of the optimizer',
+            f'  memory        about {found.memory:.1f} GiB per GPU (an estimate: within a third)',
+            f'  {command}',
+        ]
+    )
+
+
+class MemoryEstimate:
+    """GiB that training takes, as a function of the images per GPU."""
+
+    def __init__(self, cfg: Config) -> None:
+        model = build_on_meta(cfg).train()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        frozen = sum(p.numel() for p in model.parameters()) - trained
+        self.fixed = trained * _STATE_BYTES + frozen * 4
+        self.mixed = cfg.optim_wrapper.type == 'AmpOptimWrapper'
+        self.per_image = activation_bytes(model, trained_size(cfg))
+        if self.mixed:
+            self.fixed += 2 * (trained + frozen)
+            self.per_image *= _MIXED
+        if 'decode_head' in cfg.model:
+            # logits at full size and their gradient, of two heads, for the losses
+            height, width = trained_size(cfg)
+            self.per_image += 4 * 4 * cfg.model.decode_head.num_classes * height * width
+        else:
+            self.per_image += _DETECTION * 2**30
+
+    def __call__(self, batch: int) -> float:
+        return _CONSTANT + (self.fixed + batch * self.per_image) / 2**30
+
+
+def trained_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of the largest image that training sees."""
+    if 'decode_head' in cfg.model:
+        return tuple(cfg.crop_size)
+    return _TRAINED_SIZE['lsj' if 'image_size' in cfg else 'coco']
+
+
+def activation_bytes(model: nn.Module, size: Sequence[int]) -> int:
+    """What the backward pass of one image keeps, in float32, without the parameters."""
+    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    outputs: list = []
+    handle = nn.modules.module.register_module_forward_hook(lambda *args: outputs.append(args[2]))
+    # two images, because a BatchNorm cannot learn from one that was pooled to a point
+    images = torch.zeros(2, 3, *size, device='meta')
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # every output stays alive, so that no storage takes the place of another
+            run_parts(model, images, rois=tuple(2 * count for count in _ROIS))
+    finally:
+        handle.remove()
+    return sum(kept.values()) // 2

@@ -1,0 +1,88 @@
+"""The papers' rules of learning rates and weight decay, written down a second time from their sources.
+
+Recipes use :mod:`backbones.layer_depth` and mmengine; this states what must come of it, parameter by
+parameter, in the words of the official repositories, so that the two can be compared.
+"""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from torch import nn
+
+# facebookresearch/ConvNeXt, object_detection: layer ids of a stage's first block and of the downsampling
+# layer before it. Of the third stage three blocks share an id.
+_LAYER_WISE = {0: 1, 1: 2, 2: 3}
+Expected = dict[str, tuple[float, float]]
+
+
+def expected_rates(cfg: Config, model: nn.Module) -> Expected:
+    """Learning rate and weight decay that every trained parameter must have, by name."""
+    wrapper = cfg.optim_wrapper
+    rate, decay = wrapper.optimizer.lr, wrapper.optimizer.weight_decay
+    paramwise = wrapper.paramwise_cfg
+    if wrapper.constructor == 'DefaultOptimWrapperConstructor':
+        spared = _spared_by_swin if 'custom_keys' in paramwise else _spared_norms(model)
+        return {
+            name: (rate, 0.0 if spared(name) else decay)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+    exponent = {'layer_wise': _layer_exponent, 'stage_wise': _stage_exponent}[paramwise.decay_type]
+    blocks = len(model.backbone.stages[2])
+    return {
+        name: (
+            rate * paramwise.decay_rate ** exponent(name, blocks),
+            0.0 if _spared_by_convnext(name, parameter) else decay,
+        )
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _layers(blocks: int) -> int:
+    return 12 if blocks > 9 else 6
+
+
+def _layer_exponent(name: str, blocks: int) -> int:
+    last = _layers(blocks)
+    part, *numbers = name.removeprefix('backbone.').split('.')
+    if not name.startswith('backbone.') or part not in ('downsample_layers', 'stages'):
+        return 0
+    stage = int(numbers[0])
+    if part == 'downsample_layers' and stage == 0:
+        layer = 0
+    elif stage == 3:
+        layer = last
+    elif part == 'stages' and stage == 2:
+        layer = min(3 + int(numbers[1]) // 3, last)
+    else:
+        layer = _LAYER_WISE[stage]
+    return last + 1 - layer
+
+
+def _stage_exponent(name: str, blocks: int) -> int:
+    last = _layers(blocks)
+    part, *numbers = name.removeprefix('backbone.').split('.')
+    if not name.startswith('backbone.') or part not in ('downsample_layers', 'stages'):
+        return 0
+    return last + 1 - (0 if part == 'downsample_layers' else int(numbers[0]) + 1)
+
+
+def _spared_by_convnext(name: str, parameter: nn.Parameter) -> bool:
+    """Vectors and biases; and GRN's, which ConvNeXt V2's code spares by name."""
+    return parameter.ndim == 1 or name.endswith(('.bias', '.gamma', '.beta'))
+
+
+def _spared_by_swin(name: str) -> bool:
+    words = ('norm', 'relative_position_bias_table', 'absolute_pos_embed')
+    return any(word in name for word in words)
+
+
+def _spared_norms(model: nn.Module):
+    norms = {
+        f'{module_name}.{name}'
+        for module_name, module in model.named_modules()
+        if 'Norm' in type(module).__name__
+        for name, _ in module.named_parameters(recurse=False)
+    }
+    return norms.__contains__

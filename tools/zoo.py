@@ -1,0 +1,55 @@
+#!/usr/bin/env python
+"""The papers' rows: python tools/zoo.py list | show | check | compare | plan | sweep | pages."""
+
+import argparse
+
+import downstream  # noqa: F401  before mmdet and mmseg
+from downstream.command_line import run
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True)
+    listing = commands.add_parser('list', help='rows and their published figures')
+    listing.add_argument('pattern', nargs='?', default='*', help='of names, e.g. "*lsj*"')
+    listing.add_argument('--task', choices=['det', 'seg'])
+    listing.add_argument('--family', help='convnext, convnextv2, swin, resnet, resnext101')
+    listing.add_argument('--size', help='tiny, base, 50, ...')
+    listing.add_argument('--licence', help='a part of it, e.g. MIT')
+    commands.add_parser('show', help='all that is known of a row').add_argument('row')
+    checking = commands.add_parser('check', help='prove rows; all of them without names')
+    checking.add_argument('rows', nargs='*')
+    comparing = commands.add_parser('compare', help='your figures beside the published ones')
+    comparing.add_argument('result', help='a metrics.json of tools/test.py')
+    comparing.add_argument('row')
+    planning = commands.add_parser('plan', help='batch, accumulation, steps and memory')
+    planning.add_argument('row')
+    planning.add_argument('--gpus', type=int, required=True)
+    planning.add_argument('--memory', type=float, help='GiB of each GPU')
+    commands.add_parser('sweep', help="the commands of a paper's sweep").add_argument('row')
+    commands.add_parser('pages', help="write docs/model_zoo.md and the README's table anew")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+
+    def command() -> None:
+        from downstream.zoo import commands, pages
+
+        words = {key: value for key, value in vars(args).items() if key != 'command'}
+        {
+            'list': lambda: commands.list_rows(**words),
+            'show': lambda: commands.show(args.row),
+            'check': lambda: commands.check(args.rows),
+            'compare': lambda: commands.compare(args.result, args.row),
+            'plan': lambda: commands.plan(args.row, args.gpus, args.memory),
+            'sweep': lambda: commands.sweep(args.row),
+            'pages': pages.write,
+        }[args.command]()
+
+    run(command)
+
+
+if __name__ == '__main__':
+    main()
