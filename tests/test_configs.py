@@ -26,7 +26,7 @@ def build(cfg: Config) -> nn.Module:
 
 
 @pytest.mark.parametrize('path', LEAVES, ids=lambda p: p.stem)
-def test_is_complete_and_builds(path, tmp_path):
+def test_is_complete_and_states_no_channels_of_its_backbone(path, tmp_path):
     cfg = Config.fromfile(path)
     for key in (
         'model',
@@ -44,13 +44,15 @@ def test_is_complete_and_builds(path, tmp_path):
     # what is dumped into the work dir is the same config, without this repository's base files
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
-    assert build(cfg)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        channels = MODELS.build(cfg.model.backbone).out_channels
+    assert not set(map(str, channels)) & set(path.read_text().replace('=', ' ').split())
 
 
-@pytest.mark.parametrize('path', LEAVES, ids=lambda p: p.stem)
-def test_leaf_states_no_channels_of_its_backbone(path):
-    channels = [str(c) for c in build(Config.fromfile(path)).backbone.out_channels]
-    assert not [c for c in channels if c in path.read_text().replace('=', ' ').split()]
+@pytest.mark.parametrize('path', [p for p in LEAVES if 'shapes' in p.stem], ids=lambda p: p.stem)
+def test_the_embedded_examples_build(path):
+    assert build(Config.fromfile(path))
 
 
 def test_whole_models_have_the_published_parameters():
@@ -197,30 +199,6 @@ def test_mask_rcnn_is_that_of_the_papers():
     assert model.train_cfg.rcnn.sampler.num == 512
     assert 'loss_bbox' in read(CASCADE).model.rpn_head
     assert read(CASCADE).model.rpn_head.loss_bbox.type == 'SmoothL1Loss'
-
-
-# Millions of parameters as the papers' tables print them.
-COMPARISONS = {
-    'det/mask-rcnn_swin-tiny_in1k_3x_coco.py': 48,
-    'det/cascade-mask-rcnn_resnet-50_in1k_3x_coco.py': 82,
-    'det/cascade-mask-rcnn_resnext101-32x4d_in1k_3x_coco.py': 101,
-    'det/cascade-mask-rcnn_resnext101-64x4d_in1k_3x_coco.py': 140,
-    'det/cascade-mask-rcnn_swin-tiny_in1k_3x_coco.py': 86,
-    'det/cascade-mask-rcnn_swin-small_in1k_3x_coco.py': 107,
-    'det/cascade-mask-rcnn_swin-base_in1k_3x_coco.py': 145,
-    'det/cascade-mask-rcnn_swin-base_in22k_3x_coco.py': 145,
-    'seg/upernet_swin-tiny_in1k_160k_ade20k-512x512.py': 60,
-    'seg/upernet_swin-small_in1k_160k_ade20k-512x512.py': 81,
-    'seg/upernet_swin-base_in1k_160k_ade20k-512x512.py': 121,
-    'seg/upernet_swin-base_in22k_160k_ade20k-640x640.py': 121,
-    'seg/upernet_swin-large_in22k_160k_ade20k-640x640.py': 234,
-}
-
-
-@pytest.mark.parametrize(('path', 'millions'), COMPARISONS.items())
-def test_comparison_rows_have_the_published_parameters(path, millions):
-    count = sum(p.numel() for p in build(read(f'configs/{path}')).parameters())
-    assert round(count / 1e6) == millions
 
 
 def decays(cfg: Config) -> dict[str, tuple[float, float]]:

@@ -75,9 +75,9 @@ def _gmacs(row: Row, cfg: Config, model: nn.Module) -> str:
 
 
 def _rates(row: Row, cfg: Config, model: nn.Module) -> str:
-    expected = expected_rates(cfg, model)
     with DefaultScope.overwrite_default_scope(cfg.default_scope), _quiet():
         wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper'))
+    expected = expected_rates(cfg, model)
     of = {
         id(parameter): (group['lr'], group['weight_decay'])
         for group in wrapper.optimizer.param_groups

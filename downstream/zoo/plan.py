@@ -68,6 +68,8 @@ def plan(row: Row, gpus: int, memory: float | None = None) -> Plan:
     published = row.cfg.train_dataloader.batch_size * GPUS
     estimate = MemoryEstimate(row.cfg)
     shares = [b for b in range(1, published // gpus + 1) if published % (b * gpus) == 0]
+    if row.task == 'segmentation' and gpus == 1:
+        shares = shares[1:]  # BatchNorm cannot learn from one image that was pooled to a point
     if not shares:
         raise ConfigError(
             f'{gpus} GPUs cannot share the published batch of {published} evenly; take a number that '
@@ -76,7 +78,8 @@ def plan(row: Row, gpus: int, memory: float | None = None) -> Plan:
     fitting = [b for b in shares if memory is None or estimate(b) <= memory]
     if not fitting:
         raise ConfigError(
-            f'{row.name} takes about {estimate(1):.1f} GiB for one image per GPU, more than {memory:g}. '
+            f'{row.name} takes about {estimate(shares[0]):.1f} GiB for a batch of {shares[0]} per GPU, '
+            f'more than {memory:g}. '
             'model.backbone.with_cp=True trades time for memory.'
         )
     batch = fitting[-1]
