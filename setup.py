@@ -19,8 +19,9 @@ setup(
         'downstream.detection',
         'downstream.running',
         'downstream.segmentation',
+        'downstream.zoo',
     ],
-    package_data={'backbones': ['weights.json']},
+    package_data={'backbones': ['weights.json'], 'downstream.zoo': ['zoo.json']},
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',

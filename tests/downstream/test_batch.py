@@ -9,6 +9,7 @@ from torch import nn
 
 from backbones import ConfigError
 from downstream.running.batch import keep_batch
+from downstream.running.checkpoints import read
 from tests.conftest import ROOT, write_tiny_config
 
 RECIPES = {
@@ -90,3 +91,19 @@ def test_the_command_line_accumulates(tool, shapes, tmp_path):
     result = tool('train', config, '--keep-batch', '--auto-scale-lr')
     assert result.code == 2
     assert 'leave --auto-scale-lr out' in result.err
+
+
+def test_scaling_the_rate_keeps_the_ratios_of_layer_decay(tool, shapes, tmp_path):
+    config = write_tiny_config('detection', shapes, tmp_path)
+    with open(config, 'a') as file:
+        file.write('optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.5))\n')
+    result = tool('train', config, '--work-dir', tmp_path / 'run', '--auto-scale-lr')
+    assert result.code == 0, result.err
+    cfg = Config.fromfile(tmp_path / 'run' / 'detection.py')
+    factor = cfg.train_dataloader.batch_size / cfg.auto_scale_lr.base_batch_size
+    assert factor == 1 / 8
+    groups = read(tmp_path / 'run' / 'epoch_1.pth')['optimizer']['param_groups']
+    assert len({group['lr_scale'] for group in groups}) == 7
+    for group in groups:
+        expected = cfg.optim_wrapper.optimizer.lr * factor * group['lr_scale']
+        assert group['initial_lr'] == pytest.approx(expected)
