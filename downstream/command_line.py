@@ -68,6 +68,15 @@ def run(command: Callable[[], object]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        from downstream.running.preemption import EXIT_CODE, PreemptedError
+
+        if not isinstance(error, PreemptedError):
+            raise
+        if is_first_process():
+            print(error, file=sys.stderr)
+        _leave_process_group(EXIT_CODE)
+        sys.exit(EXIT_CODE)
     _leave_process_group()
 
 
@@ -82,7 +91,7 @@ def process_count(launcher: str) -> int:
     return int(os.environ.get(variables.get(launcher, ''), 1))
 
 
-def _leave_process_group() -> None:
+def _leave_process_group(code: int = 0) -> None:
     """End a process of several cleanly, all work being done."""
     import torch.distributed as dist
 
@@ -97,4 +106,4 @@ def _leave_process_group() -> None:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(code)

@@ -1,7 +1,15 @@
-"""Running a config: complete it, train it, test it. Importing it registers runner, hook, wrapper."""
+"""Running a config: complete it, train it, test it. Importing it registers runner, hooks, wrapper."""
 
 from .precision import BFloat16OptimWrapper
+from .preemption import PreemptionHook
 from .progress import ProgressHook
 from .runner import SuiteRunner
+from .saving import SafeCheckpointHook
 
-__all__ = ['BFloat16OptimWrapper', 'ProgressHook', 'SuiteRunner']
+__all__ = [
+    'BFloat16OptimWrapper',
+    'PreemptionHook',
+    'ProgressHook',
+    'SafeCheckpointHook',
+    'SuiteRunner',
+]

@@ -17,7 +17,7 @@ from backbones.errors import ConfigError
 from backbones.weight_files import weights_table
 from downstream.command_line import is_first_process, process_count
 
-from . import checkpoints
+from . import checkpoints, saving
 from .batch import keep_batch, recipe_batch
 from .precision import set_precision
 
@@ -156,10 +156,7 @@ def training_config(options: TrainOptions) -> Config:
     cfg = read_config(options)
     set_precision(cfg, options.amp)
     if options.resume:
-        cfg.resume = True
-        if options.resume != 'auto':
-            checkpoints.read(options.resume)
-            cfg.load_from = options.resume
+        _resume(cfg, options.resume)
     if options.auto_scale_lr:
         recipe_batch(cfg, '--auto-scale-lr')
         cfg.auto_scale_lr.enable = True
@@ -170,6 +167,22 @@ def training_config(options: TrainOptions) -> Config:
             )
         keep_batch(cfg, process_count(options.launcher))
     return cfg
+
+
+def _resume(cfg: Config, source: str) -> None:
+    """Let ``cfg`` go on from a checkpoint, with its seed, which data loaders are built with."""
+    cfg.resume = True
+    if source == 'auto':
+        found = saving.newest_whole(cfg.work_dir)
+        if found is None:
+            return
+        source, content = str(found[0]), found[1]
+    else:
+        content = saving.verified(source)
+    cfg.load_from = source
+    seed = content.get('meta', {}).get('seed')
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
 
 
 def testing_config(options: TestOptions) -> Config:

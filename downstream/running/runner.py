@@ -6,10 +6,12 @@ import logging
 import os.path as osp
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from unittest import mock
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
@@ -19,7 +21,9 @@ from torch import nn
 from backbones.errors import ConfigError
 from backbones.pretrained import load_pretrained
 
-from . import checkpoints
+from . import checkpoints, saving
+from .exact import exact_dataloader
+from .loops import EXACT_LOOPS, ExactEpochLoop
 
 # mmengine logs these at the start of every run; they are in the log file and in the dumped config.
 _FILE_ONLY = (
@@ -55,10 +59,67 @@ class SuiteRunner(Runner):
 
     - Without CUDA, several processes talk through gloo and SyncBN is BN.
     - A backbone's pretrained weights load whole, whoever wrote its class.
+    - A resumed run repeats what an undisturbed one does, to the last bit on a CPU.
+    - Checkpoints are whole or not there.
     - A checkpoint to test or to resume from must fit the model, and nothing in it is executed.
     - The terminal shows neither the whole config nor a line per parameter; the log file does not
       lack the former.
     """
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """A loop whose order and random numbers are those of the seed and the iteration alone."""
+        cfg = self._train_dataloader
+        exact = isinstance(loop, dict) and loop.get('type') in EXACT_LOOPS
+        if exact and isinstance(cfg, dict) and 'num_batch_per_epoch' not in cfg:
+            loop = {**loop, 'type': EXACT_LOOPS[loop['type']].__name__}
+            self._train_dataloader = self.build_dataloader(
+                exact_dataloader(cfg, self.seed), seed=self.seed
+            )
+        return super().build_train_loop(loop)
+
+    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
+        """Save a checkpoint whole or not at all, with what an exact resume needs."""
+        if not is_main_process():
+            return
+        loop, meta = self._train_loop, kwargs.setdefault('meta', {})
+        begin = getattr(loop, 'epoch_begin', 0)
+        in_epoch = isinstance(loop, ExactEpochLoop) and meta.get('epoch') == self.epoch
+        meta['batches_done'] = meta.get('iter', self.iter + 1) - begin if in_epoch else 0
+        meta['processes'] = self.world_size
+        try:
+            super().save_checkpoint(out_dir, saving.partial(filename), *args, **kwargs)
+            saving.publish(Path(out_dir), filename)
+        except OSError as error:
+            Path(out_dir, saving.partial(filename)).unlink(missing_ok=True)
+            raise saving.SavingError(
+                f'{out_dir}/{filename} cannot be written ({error.strerror or error}); earlier '
+                'checkpoints are untouched. Make room and start again with --resume.'
+            ) from error
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        super().resume(filename, *args, **kwargs)
+        meta, loop = self._resumed_meta, self.train_loop
+        processes = meta.get('processes', self.world_size)
+        if isinstance(loop, ExactEpochLoop):
+            loop.batches_done = meta.get('batches_done', 0) * processes // self.world_size
+        if processes != self.world_size:
+            self.logger.warning(
+                f'The checkpoint is of {processes} processes, this run has {self.world_size}: batch, '
+                'order of the data and random numbers are not what they would have been.'
+            )
+        former = meta.get('cfg')
+        if former:
+            self._tell_changes(former)
+
+    def _tell_changes(self, former: str) -> None:
+        """Log in which lines the config differs from the one in the checkpoint."""
+        old, new = (set(text.splitlines()) for text in (former, self.cfg.pretty_text))
+        own = ('resume', 'load_from', 'work_dir', 'launcher', 'randomness')
+        lines = [f'- {line}' for line in sorted(old - new) if not line.startswith(own)]
+        lines += [f'+ {line}' for line in sorted(new - old) if not line.startswith(own)]
+        if lines:
+            shown = '\n'.join(lines[:20])
+            self.logger.warning(f'The config has changed since the checkpoint:\n{shown}')
 
     def setup_env(self, env_cfg: dict) -> None:
         if self.distributed and not torch.cuda.is_available() and not dist.is_initialized():
@@ -115,6 +176,7 @@ class SuiteRunner(Runner):
         model.load_state_dict(state, strict=not fine_tuning)
         self._has_loaded = True
         self.logger.info(f'Checkpoint {filename}: {len(state)} tensors loaded')
+        self._resumed_meta = checkpoint.get('meta', {})
         # Runner.resume would execute this text as Python.
         checkpoint.get('meta', {}).pop('config', None)
         return checkpoint

@@ -1,0 +1,140 @@
+"""Checkpoints that are whole or not there: written aside, flushed, renamed, with a digest beside each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+
+from backbones.errors import UserError, WeightsError
+from backbones.weight_files import sha256
+
+from . import checkpoints
+
+# What a run that is told to stop saves; the next regular checkpoint takes its place.
+INTERRUPTED = 'interrupted.pth'
+_PARTIAL = '.partial'
+
+
+class SavingError(UserError, OSError):
+    """A checkpoint cannot be written."""
+
+
+def partial(name: str) -> str:
+    """The name under which the checkpoint ``name`` is written before it is whole."""
+    return f'.{name}{_PARTIAL}'
+
+
+def publish(folder: Path, name: str) -> None:
+    """Give a checkpoint that has been written aside its name, and write its digest beside it.
+
+    A kill at any moment leaves either the old file or the new one under the name; a file without digest
+    is whole, because it was renamed.
+    """
+    aside, target = folder / partial(name), folder / name
+    _flush(aside)
+    digest = sha256(aside)
+    record = _record(target)
+    record.unlink(missing_ok=True)
+    aside.replace(target)
+    write_text(record, f'{digest}  {name}\n')
+    _flush(folder)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole."""
+    aside = path.with_name(partial(path.name))
+    aside.write_text(text)
+    _flush(aside)
+    aside.replace(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint and its digest."""
+    path.unlink(missing_ok=True)
+    _record(path).unlink(missing_ok=True)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f'{path.name}.sha256')
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or the entries of a folder onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def newest_whole(work_dir: str | Path) -> tuple[Path, dict] | None:
+    """The newest checkpoint of a work dir that is whole, and its content; None if there is none.
+
+    Damaged ones are skipped with a warning.
+    """
+    found = Path(work_dir).glob('*.pth')
+    candidates = [p for p in found if p.name.startswith(('epoch_', 'iter_', INTERRUPTED))]
+    for path in sorted(candidates, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        try:
+            return path, verified(path)
+        except WeightsError as error:
+            print_log(f'Skipping a damaged checkpoint: {error}', 'current', level=30)
+    return None
+
+
+def verified(path: str | Path) -> dict:
+    """The content of a checkpoint whose digest, if there is one, is right.
+
+    Raises:
+        WeightsError: It is damaged.
+    """
+    path = Path(path)
+    record = _record(path)
+    if path.is_file() and record.is_file():
+        words = record.read_text().split()
+        digest = sha256(path)
+        if not words or words[0] != digest:
+            raise WeightsError(
+                f'{path} is damaged: its SHA-256 is {digest[:12]}..., {record.name} says '
+                f'{words[0][:12] if words else "nothing"}...'
+            )
+    return checkpoints.read(path)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """mmengine's hook, in an order that always leaves a whole checkpoint: save, point at it, and only
+    then remove old ones."""
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = str(Path(self.out_dir) / name)
+        outdated = []
+        if self.max_keep_ckpts > 0:
+            if not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step:
+                self.keep_ckpt_ids.append(step)
+            while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
+                outdated.append(self.keep_ckpt_ids.popleft())
+            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if not is_main_process():
+            return
+        write_text(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
+        for old in outdated:
+            remove(Path(self.out_dir) / self.filename_tmpl.format(old))
+        remove(Path(self.out_dir) / INTERRUPTED)
