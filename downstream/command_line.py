@@ -91,6 +91,12 @@ def process_count(launcher: str) -> int:
     return int(os.environ.get(variables.get(launcher, ''), 1))
 
 
+def was_restarted() -> bool:
+    """Whether torchrun or Slurm has started this very run before."""
+    counts = (os.environ.get(f'{who}_RESTART_COUNT', 0) for who in ('TORCHELASTIC', 'SLURM'))
+    return any(int(count) > 0 for count in counts)
+
+
 def _leave_process_group(code: int = 0) -> None:
     """End a process of several cleanly, all work being done."""
     import torch.distributed as dist

@@ -23,5 +23,5 @@ else
     )
 fi
 exec "${PYTHON:-python}" -m torch.distributed.run "${meeting[@]}" \
-    --nproc_per_node="$processes" \
+    --nproc_per_node="$processes" --max-restarts="${MAX_RESTARTS:-0}" \
     "$tools/$tool.py" "${@:1:words}" --launcher pytorch "${@:words+2}"

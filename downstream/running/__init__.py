@@ -1,5 +1,6 @@
 """Running a config: complete it, train it, test it. Importing it registers runner, hooks, wrapper."""
 
+from .guard import FiniteGuardHook
 from .precision import BFloat16OptimWrapper
 from .preemption import PreemptionHook
 from .progress import ProgressHook
@@ -8,6 +9,7 @@ from .saving import SafeCheckpointHook
 
 __all__ = [
     'BFloat16OptimWrapper',
+    'FiniteGuardHook',
     'PreemptionHook',
     'ProgressHook',
     'SafeCheckpointHook',

@@ -15,7 +15,7 @@ from mmengine.utils import import_modules_from_strings
 
 from backbones.errors import ConfigError
 from backbones.weight_files import weights_table
-from downstream.command_line import is_first_process, process_count
+from downstream.command_line import is_first_process, process_count, was_restarted
 
 from . import checkpoints, saving
 from .batch import keep_batch, recipe_batch
@@ -155,8 +155,9 @@ def training_config(options: TrainOptions) -> Config:
     """
     cfg = read_config(options)
     set_precision(cfg, options.amp)
-    if options.resume:
-        _resume(cfg, options.resume)
+    resume = options.resume or ('auto' if was_restarted() else None)
+    if resume:
+        _resume(cfg, resume)
     if options.auto_scale_lr:
         recipe_batch(cfg, '--auto-scale-lr')
         cfg.auto_scale_lr.enable = True

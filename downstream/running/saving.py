@@ -117,9 +117,9 @@ class SafeCheckpointHook(CheckpointHook):
         outdated = []
         if self.max_keep_ckpts > 0:
             if not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step:
+                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                    outdated.append(self.keep_ckpt_ids.popleft())
                 self.keep_ckpt_ids.append(step)
-            while len(self.keep_ckpt_ids) > self.max_keep_ckpts:
-                outdated.append(self.keep_ckpt_ids.popleft())
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(

@@ -7,7 +7,11 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = [dict(type='ProgressHook'), dict(type='PreemptionHook')]
+custom_hooks = [
+    dict(type='ProgressHook'),
+    dict(type='FiniteGuardHook'),
+    dict(type='PreemptionHook'),
+]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

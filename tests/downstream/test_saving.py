@@ -1,0 +1,281 @@
+"""Whole checkpoints or none: kills at any moment, full disks, damaged files; bad numbers stop a run."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, MODELS
+
+from backbones import WeightsError
+from downstream.running import saving
+from downstream.running.guard import NotFiniteError
+from downstream.running.runner import SuiteRunner
+from tests.conftest import ROOT, write_tiny_config
+
+
+@MODELS.register_module()
+class TinyRegressor(BaseModel):
+    """A model with random numbers of its own, small enough to be killed often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(8, 32), torch.nn.BatchNorm1d(32), torch.nn.Dropout(0.3),
+            torch.nn.Linear(32, 1),
+        )  # fmt: skip
+
+    def forward(self, inputs, mode='loss'):
+        return {'loss': (self.net(torch.stack(inputs)) ** 2).mean()}
+
+
+@DATASETS.register_module()
+class NoiseDataset(torch.utils.data.Dataset):
+    metainfo: dict = {}
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index):
+        return {'inputs': torch.from_numpy(np.random.rand(8).astype('float32')) + index}
+
+
+@HOOKS.register_module()
+class SlowHook(Hook):
+    """Stretches steps, so that kills come in all parts of a run."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        time.sleep(0.02)
+
+
+def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> SuiteRunner:
+    found = saving.newest_whole(work_dir) if resume else None
+    runner = SuiteRunner(
+        model=dict(type='TinyRegressor'),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            dataset=dict(type='NoiseDataset'),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_size=4,
+            num_workers=0,
+        ),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='SafeCheckpointHook', interval=1, by_epoch=False, max_keep_ckpts=1
+            ),
+            logger=dict(type='LoggerHook', interval=1000),
+        ),
+        custom_hooks=changes.pop('custom_hooks', [dict(type='SlowHook')]),
+        randomness=dict(seed=11),
+        load_from=str(found[0]) if found else None,
+        resume=bool(found),
+        cfg=dict(max_epochs=epochs),
+        experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',
+        **changes,
+    )
+    runner.train()
+    return runner
+
+
+LAST = 'iter_15.pth'
+
+
+def kill_until_done(work_dir: Path, kills: int, rng: random.Random) -> tuple[dict, int]:
+    """Start again and again, killed at random moments; the last state, and how many were killed."""
+    code = (
+        'import downstream; from tests.downstream.test_saving import tiny_run; '
+        f'tiny_run({str(work_dir)!r}, True)'
+    )
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    killed = 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, '-c', code], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT
+        )
+        if killed < kills:
+            # wait for the first sign of training, then for a random moment of it
+            before = newest_change(work_dir)
+            deadline = time.time() + 60
+            while newest_change(work_dir) == before and process.poll() is None:
+                assert time.time() < deadline
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.15))
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                killed += 1
+        code_of_end = process.wait()
+        assert code_of_end in (0, -signal.SIGKILL)
+        if list(work_dir.glob('*.pth')):
+            assert saving.newest_whole(work_dir) is not None
+        if code_of_end == 0:
+            return saving.verified(work_dir / LAST), killed
+
+
+def newest_change(work_dir: Path) -> int:
+    times = (p.stat().st_mtime_ns for p in work_dir.glob('*.pth') if p.exists())
+    return max(times, default=0)
+
+
+def kill_test(tmp_path, kills: int) -> None:
+    expected = saving.verified(Path(tiny_run(tmp_path / 'whole').work_dir) / LAST)
+    rng, done, round_ = random.Random(0), 0, 0
+    while done < kills:
+        round_ += 1
+        (tmp_path / f'killed{round_}').mkdir()
+        found, killed = kill_until_done(tmp_path / f'killed{round_}', kills - done, rng)
+        done += killed
+        for key, value in expected['state_dict'].items():
+            assert torch.equal(found['state_dict'][key], value), key
+        assert killed
+    assert done == kills
+
+
+def test_kills_at_any_moment(tmp_path):
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 6)))
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path):
+    kill_test(tmp_path, 20)
+
+
+def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
+    seen = []
+    remove = saving.remove
+
+    def spying(path):
+        if path.is_file():
+            named = Path((tmp_path / 'last_checkpoint').read_text())
+            assert named != path
+            assert named.is_file()
+            saving.verified(named)
+            seen.append(path.name)
+        remove(path)
+
+    monkeypatch.setattr(saving, 'remove', spying)
+    tiny_run(tmp_path, custom_hooks=[])
+    assert len(seen) == 14
+    assert sorted(p.name for p in tmp_path.glob('*.pth*')) == [LAST, f'{LAST}.sha256']
+
+
+def test_a_full_disk_leaves_the_former_one(tmp_path, monkeypatch):
+    from mmengine.fileio.backends import LocalBackend
+
+    put = LocalBackend.put
+
+    def full(self, obj, filepath):
+        if 'iter_9' in str(filepath):
+            with open(filepath, 'wb') as file:
+                file.write(obj[: len(obj) // 2])
+            raise OSError(28, 'No space left on device')
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(LocalBackend, 'put', full)
+    with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
+        tiny_run(tmp_path, custom_hooks=[])
+    assert {p.name for p in tmp_path.glob('*iter*')} == {'iter_8.pth', 'iter_8.pth.sha256'}
+    path, content = saving.newest_whole(tmp_path)
+    assert path.name == 'iter_8.pth'
+    assert content['meta']['iter'] == 8
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'emptied', 'garbled digest'])
+def test_a_damaged_file_is_skipped_for_the_one_before(damage, tmp_path):
+    content = {'state_dict': {'weight': torch.zeros(1000)}, 'meta': {'iter': 1}}
+    for name in ('iter_1.pth', 'iter_2.pth'):
+        torch.save(content, tmp_path / saving.partial(name))
+        saving.publish(tmp_path, name)
+        time.sleep(0.01)
+    newest = tmp_path / 'iter_2.pth'
+    data = bytearray(newest.read_bytes())
+    if damage == 'cut':
+        newest.write_bytes(data[:-100])
+    elif damage == 'flipped':
+        data[len(data) // 2] ^= 1
+        newest.write_bytes(data)
+    elif damage == 'emptied':
+        newest.write_bytes(b'')
+    else:
+        (tmp_path / 'iter_2.pth.sha256').write_text('')
+    os.utime(newest)
+    path, _ = saving.newest_whole(tmp_path)
+    assert path.name == 'iter_1.pth'
+    with pytest.raises(WeightsError):
+        saving.verified(newest)
+
+
+def test_nothing_to_resume_from_is_a_fresh_start(tmp_path):
+    assert saving.newest_whole(tmp_path) is None
+    (tmp_path / saving.partial('iter_3.pth')).write_bytes(b'half')
+    (tmp_path / 'best_mIoU_iter_3.pth').write_bytes(b'not for resuming')
+    assert saving.newest_whole(tmp_path) is None
+
+
+def test_another_config_says_what_has_changed(tmp_path, capsys):
+    tiny_run(tmp_path, custom_hooks=[], epochs=1)
+    tiny_run(tmp_path, resume=True, custom_hooks=[], epochs=2)
+    shown = capsys.readouterr().out
+    assert 'The config has changed since the checkpoint' in shown
+    assert '- max_epochs = 1' in shown
+    assert '+ max_epochs = 2' in shown
+
+
+@HOOKS.register_module()
+class PoisonHook(Hook):
+    """Makes the loss or a gradient infinite in one step."""
+
+    def __init__(self, what: str, step: int = 4) -> None:
+        self.what, self.step = what, step
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter != self.step:
+            return
+        if self.what == 'loss':
+            data_batch['inputs'][0][0] = float('inf')
+        else:
+            runner.model.net[3].bias.register_hook(lambda grad: grad * float('nan'))
+
+
+@pytest.mark.parametrize('what', ['loss', 'gradient'])
+def test_numbers_that_are_none_stop_before_the_weights(what, tmp_path):
+    hooks = [dict(type='FiniteGuardHook'), dict(type='PoisonHook', what=what)]
+    with pytest.raises(NotFiniteError, match='iteration 4: .*not finite') as caught:
+        tiny_run(tmp_path, custom_hooks=hooks)
+    if what == 'gradient':
+        assert 'net.3.bias' in str(caught.value)
+    content = torch.load(tmp_path / 'not_finite_iter4_rank0.pth')
+    assert len(content['inputs']) == 4
+    assert saving.newest_whole(tmp_path)[1]['meta']['iter'] == 4
+    state = saving.newest_whole(tmp_path)[1]['state_dict']
+    assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
+
+
+def test_a_few_such_steps_may_be_left_out(tmp_path, capsys):
+    hooks = [
+        dict(type='FiniteGuardHook', skips=1),
+        dict(type='PoisonHook', what='gradient', step=14),
+    ]
+    runner = tiny_run(tmp_path, custom_hooks=hooks)
+    assert all(torch.isfinite(p).all() for p in runner.model.parameters())
+    assert 'left out, 0 more may be' in capsys.readouterr().out
+
+
+def test_the_images_of_a_bad_step_are_named(tool, shapes, tmp_path):
+    config = write_tiny_config('detection', shapes, tmp_path)
+    with open(config, 'a') as file:
+        file.write("optim_wrapper = dict(optimizer=dict(lr=float('inf')))\n")
+    result = tool('train', config, '--work-dir', tmp_path / 'run')
+    assert result.code == 2, result.out[-2000:]
+    assert 'not finite' in result.err
+    assert 'images [' in result.err
+    assert len(result.err.strip().splitlines()) == 1
