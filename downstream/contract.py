@@ -21,6 +21,7 @@ from backbones import ConvNeXt
 from backbones.errors import ConfigError, UserError
 from backbones.layer_decay import depths_of
 
+from .activations import kept_bytes
 from .drop_in import Fitting, fit
 
 # Heights and widths of the images that are tried; the first size serves the checks that need one.
@@ -422,7 +423,7 @@ class Examination:
             mode: statistics.median(mine[mode][1:]) / statistics.median(theirs[mode][1:])
             for mode in mine
         }
-        kept = [activation_bytes(model, image) for model in (self.model, reference)]
+        kept = [kept_bytes(m.train(), lambda m=m: m(image)) for m in (self.model, reference)]
         words = ', '.join(f'{mode} {ratio:.2f} x its time' for mode, ratio in ratios.items())
         return Finding(
             'beside ConvNeXt-T',
@@ -458,25 +459,6 @@ def _seconds(model: nn.Module, image: Tensor, mode: str, device: torch.device) -
 def _wait(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
-
-
-def activation_bytes(model: nn.Module, image: Tensor) -> int:
-    """What a training step keeps for the backward pass, without the parameters."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        maps = model(image)
-    total = sum(kept.values())
-    del maps
-    return total
 
 
 def require_all_passed(findings: Sequence[Finding], name: str) -> None:

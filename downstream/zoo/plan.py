@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.errors import ConfigError
+from downstream.activations import kept_bytes
 
 from .checks import GPUS, iterations
 from .complexity import build_on_meta, run_parts
@@ -146,23 +147,14 @@ def trained_size(cfg: Config) -> tuple[int, int]:
 
 def activation_bytes(model: nn.Module, size: Sequence[int]) -> int:
     """What the backward pass of one image keeps, in float32, without the parameters."""
-    parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
+    def run() -> None:
+        # two images, because a BatchNorm cannot learn from one that was pooled to a point
+        images = torch.zeros(2, 3, *size, device='meta')
+        run_parts(model, images, rois=tuple(2 * count for count in _ROIS))
+        if getattr(model, 'with_auxiliary_head', False):
+            with torch.no_grad():
+                maps = model.backbone(images)
+            model.auxiliary_head(maps)
 
-    outputs: list = []
-    handle = nn.modules.module.register_module_forward_hook(lambda *args: outputs.append(args[2]))
-    # two images, because a BatchNorm cannot learn from one that was pooled to a point
-    images = torch.zeros(2, 3, *size, device='meta')
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            # every output stays alive, so that no storage takes the place of another
-            run_parts(model, images, rois=tuple(2 * count for count in _ROIS))
-    finally:
-        handle.remove()
-    return sum(kept.values()) // 2
+    return kept_bytes(model, run) // 2

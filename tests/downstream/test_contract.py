@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from downstream.contract import activation_bytes, check_backbone, gmacs
+from downstream.activations import kept_bytes
+from downstream.contract import check_backbone, gmacs
 from tests.conftest import ROOT
 
 pytest_plugins = ['downstream.pytest_plugin']
@@ -205,4 +206,6 @@ def test_costs_are_those_of_the_paper():
 def test_activations_are_counted_once():
     layer = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
     image = torch.zeros(4, 8)
-    assert activation_bytes(layer, image) == 2 * 4 * 8 * 4
+    assert kept_bytes(layer, lambda: layer(image)) == 2 * 4 * 8 * 4
+    meta = layer.to('meta')
+    assert kept_bytes(meta, lambda: meta(image.to('meta'))) == 2 * 4 * 8 * 4

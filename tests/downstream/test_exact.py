@@ -138,7 +138,7 @@ def test_the_number_of_workers_changes_nothing(shapes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('task', LONGER)
 def test_two_processes_resume_exactly(task, shapes, tmp_path):
-    config = config_of(task, shapes, tmp_path, 'train_dataloader.update(batch_size=1)\n')
+    config = config_of(task, shapes, tmp_path)
 
     def launch(work_dir, *options) -> int:
         command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
@@ -147,8 +147,12 @@ def test_two_processes_resume_exactly(task, shapes, tmp_path):
         environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
         return subprocess.run(command, env=environment, check=False, capture_output=True).returncode
 
+    # four images: with two each, an epoch of detection is one step
+    step = {'detection': 0, 'segmentation': 1}[task]
     last = {'detection': 'epoch_2.pth', 'segmentation': 'iter_4.pth'}[task]
-    hook = 'custom_hooks.append(dict(type="tests.downstream.test_exact.SignalHook", step=1))\n'
+    hook = (
+        f'custom_hooks.append(dict(type="tests.downstream.test_exact.SignalHook", step={step}))\n'
+    )
     text = config.read_text().replace('interval=9)', 'interval=2)')
     config.write_text(text)
     assert launch(tmp_path / 'whole') == 0
@@ -174,7 +178,7 @@ class DyingHook(Hook):
 @pytest.mark.slow
 def test_a_worker_that_dies_is_started_again(shapes, tmp_path):
     """MAX_RESTARTS=1 tools/dist_train.sh goes on from the newest whole checkpoint, exactly."""
-    config = config_of('segmentation', shapes, tmp_path, 'train_dataloader.update(batch_size=1)\n')
+    config = config_of('segmentation', shapes, tmp_path)
     text = config.read_text().replace('checkpoint=dict(interval=9)', 'checkpoint=dict(interval=2)')
     hook = 'custom_hooks.append(dict(type="tests.downstream.test_exact.DyingHook"))\n'
     states = []
