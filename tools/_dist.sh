@@ -22,6 +22,9 @@ else
         --master_port="${PORT:-29500}"
     )
 fi
+# Workers that are started again meet through a store of their own: in a shared one they would find the
+# addresses of the dead.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec "${PYTHON:-python}" -m torch.distributed.run "${meeting[@]}" \
     --nproc_per_node="$processes" --max-restarts="${MAX_RESTARTS:-0}" \
     "$tools/$tool.py" "${@:1:words}" --launcher pytorch "${@:words+2}"
