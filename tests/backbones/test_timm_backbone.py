@@ -332,6 +332,15 @@ def test_weights_of_another_model_are_refused(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    'name', ['swin_tiny_patch4_window7_224', 'vit_tiny_patch16_224', 'pvt_v2_b0']
+)
+def test_weights_of_quite_another_network_are_refused(name, tmp_path):
+    _, path = weights_file(tmp_path, 'resnet18')
+    with pytest.raises(WeightsError, match='does not fit this TimmBackbone'):
+        load_pretrained(TimmBackbone(name), str(path))
+
+
 def test_a_missing_file_is_one_clear_error():
     backbone = TimmBackbone(
         'resnet18', init_cfg={'type': 'Pretrained', 'checkpoint': 'nowhere/resnet18.pth'}
