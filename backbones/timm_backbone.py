@@ -139,6 +139,11 @@ class TimmBackbone(Backbone):
         self._freeze(frozen_stages)
 
     @property
+    def stages(self) -> int:
+        """How many stages ``frozen_stages`` counts; as many leave only norms and pyramid to train."""
+        return max(_groups(self.model, coarse=True).values())
+
+    @property
     def size_divisor(self) -> int:
         return max(self.input_divisor, *self.out_strides)
 
@@ -221,11 +226,9 @@ class TimmBackbone(Backbone):
     def _freeze(self, stages: int) -> None:
         if stages < 0:
             return
+        if stages > self.stages:
+            raise ConfigError(f'frozen_stages={stages}: timm:{self.model_name} has {self.stages}.')
         groups = _groups(self.model, coarse=True)
-        if stages >= max(groups.values(), default=0) + 1:
-            raise ConfigError(
-                f'frozen_stages={stages}: timm:{self.model_name} has {max(groups.values())}.'
-            )
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(groups[name] > stages)
         self.train(self.training)

@@ -22,7 +22,7 @@ from backbones.errors import ConfigError, UserError
 from backbones.layer_decay import depths_of
 
 from .activations import kept_bytes
-from .drop_in import Fitting, fit
+from .fitting import Fitting, fit
 
 # Heights and widths of the images that are tried; the first size serves the checks that need one.
 EVEN_SIZES = ((64, 96), (128, 128), (160, 64))

@@ -13,6 +13,7 @@ from tests.conftest import EXAMPLES, ROOT
 from tests.downstream.test_timm_families import batch
 
 CASCADE = 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
+FROZEN = 'configs/seg/linear_convnext-tiny_dinov3-lvd1689m_40k-frozen_ade20k-512x512.py'
 UPERNET = 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
 
 
@@ -230,6 +231,19 @@ def test_what_breaks_the_contract_is_one_clear_error(name, message):
     with pytest.raises(ConfigError, match=message):
         drop_in(cfg, name)
     assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize('name', ['convnextv2-atto', 'timm:vit_tiny_patch16_224', 'timm:resnet18'])
+def test_a_recipe_for_frozen_features_stays_one(name):
+    cfg = read(FROZEN)
+    drop_in(cfg, name)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    own = {n.split('.')[0] for n, p in model.backbone.named_parameters() if p.requires_grad}
+    assert own <= {'norm0', 'norm1', 'norm2', 'norm3', 'pyramid'}
+    assert model.decode_head.in_channels == model.decode_head.channels
+    with pytest.raises(ConfigError, match='takes no frozen_stages'):
+        drop_in(read(FROZEN), f'{ME}:Small')
 
 
 def test_three_maps_do_not_fit_anchors_of_four():

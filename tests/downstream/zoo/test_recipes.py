@@ -51,10 +51,6 @@ def step_and_infer(row: Row) -> None:
     init_default_scope(cfg.default_scope)
     frozen = cfg.model.backbone.get('frozen_stages', -1)
     name, args = SMALLEST[row.family]
-    if frozen >= 0:
-        args = {**args, 'frozen_stages': frozen}
-    if 'decode_head' in cfg.model and cfg.model.decode_head.type == 'FCNHead':
-        cfg.model.decode_head.channels = 320
     drop_in(cfg, name, **args)
     narrow(cfg)
     torch.manual_seed(0)
