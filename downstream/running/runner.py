@@ -70,12 +70,13 @@ class SuiteRunner(Runner):
         """A loop whose order and random numbers are those of the seed and the iteration alone."""
         cfg = self._train_dataloader
         exact = isinstance(loop, dict) and loop.get('type') in EXACT_LOOPS
-        if exact and isinstance(cfg, dict) and 'num_batch_per_epoch' not in cfg:
-            loop = {**loop, 'type': EXACT_LOOPS[loop['type']].__name__}
-            self._train_dataloader = self.build_dataloader(
-                exact_dataloader(cfg, self.seed), seed=self.seed
-            )
-        return super().build_train_loop(loop)
+        if not exact or not isinstance(cfg, dict) or 'num_batch_per_epoch' in cfg:
+            return super().build_train_loop(loop)
+        self._train_dataloader = exact_dataloader(cfg, self.seed)
+        try:
+            return super().build_train_loop({**loop, 'type': EXACT_LOOPS[loop['type']].__name__})
+        finally:
+            self._train_dataloader = cfg  # whose batch size scale_lr reads
 
     def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
         """Save a checkpoint whole or not at all, with what an exact resume needs."""
