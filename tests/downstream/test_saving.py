@@ -1,5 +1,6 @@
 """Whole checkpoints or none: kills at any moment, full disks, damaged files; bad numbers stop a run."""
 
+import contextlib
 import os
 import random
 import signal
@@ -122,8 +123,12 @@ def kill_until_done(work_dir: Path, kills: int, rng: random.Random) -> tuple[dic
 
 
 def newest_change(work_dir: Path) -> int:
-    times = (p.stat().st_mtime_ns for p in work_dir.glob('*.pth') if p.exists())
-    return max(times, default=0)
+    """When a checkpoint came last; the run replaces them while this looks."""
+    times = [0]
+    for path in work_dir.glob('*.pth'):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
 
 
 def kill_test(tmp_path, kills: int) -> None:
