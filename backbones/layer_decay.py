@@ -111,7 +111,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             )
 
         def depth_of(name: str) -> Depth:
-            return depths.get(name.removeprefix('backbone.'), (total - 1, total))
+            behind = total - 1, total
+            start = 'backbone.'
+            return (
+                depths.get(name.removeprefix(start), behind) if name.startswith(start) else behind
+            )
 
         spared = getattr(backbone, 'no_weight_decay', set)()
         return depth_of, {f'backbone.{name}' for name in spared}

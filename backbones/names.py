@@ -92,11 +92,16 @@ def _of_timm(name: str, backbone_args: dict) -> dict:
     return config
 
 
+def import_from_here() -> None:
+    """Let modules be imported from the folder that the user stands in."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
 def _import_class(name: str) -> str:
     """The full path of a class, ``module.path.ClassName``, under which mmengine builds it."""
     module_name, _, class_name = name.partition(':')
-    if str(Path.cwd()) not in sys.path and '' not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    import_from_here()
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +12,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.utils import import_modules_from_strings
 
+from backbones import ConvNeXt, ConvNeXtV2
 from backbones.errors import ConfigError
+from backbones.names import import_from_here
 from backbones.weight_files import weights_table
 from downstream.command_line import is_first_process, process_count, was_restarted
 
@@ -85,9 +86,7 @@ def read_config(options: RunOptions) -> Config:
         raise ConfigError(
             f'config {path} cannot be read: {type(error).__name__}: {error}'
         ) from error
-    # A type by its full path, `my_module.MyBackbone`, is looked for where the user stands.
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    import_from_here()  # a type may stand there by its full path, `my_module.MyBackbone`
     stem = path.stem
     if options.backbone:
         stem = _put_backbone(cfg, options, stem)
@@ -113,15 +112,12 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     # What the user sets of the backbone decides how many channels it has.
     start = 'model.backbone.'
     own = {k.removeprefix(start): v for k, v in options.cfg_options.items() if k.startswith(start)}
-    arguments = ConfigDict()
-    if own:
-        arguments = Config({'backbone': {}})
-        arguments.merge_from_dict({f'backbone.{key}': value for key, value in own.items()})
-        arguments = arguments.backbone
+    arguments = Config()
+    arguments.merge_from_dict(own)
     former = _name_of_backbone(cfg.model.get('backbone') or {})
     import_modules_from_strings(**(cfg.get('custom_imports') or {'imports': []}))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        report = drop_in(cfg, options.backbone, **arguments)
+        report = drop_in(cfg, options.backbone, **arguments.to_dict())
     # A work dir that a config names is for the config's own backbone.
     cfg.pop('work_dir', None)
     name = re.sub(r'[^\w.-]+', '-', options.backbone)
@@ -136,7 +132,7 @@ def _name_of_backbone(backbone: dict) -> str | None:
     checkpoint = (backbone.get('init_cfg') or {}).get('checkpoint') or ''
     if checkpoint in weights_table():
         return checkpoint
-    families = {'ConvNeXt': 'convnext', 'ConvNeXtV2': 'convnextv2'}
+    families = {cls.__name__: cls.family for cls in (ConvNeXt, ConvNeXtV2)}
     family, arch = families.get(backbone.get('type')), backbone.get('arch')
     return f'{family}-{arch}' if family and isinstance(arch, str) else None
 

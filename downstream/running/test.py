@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -15,6 +14,7 @@ from downstream.command_line import is_first_process
 from downstream.data.checks import check_datasets
 
 from .config import TestOptions, task_of, testing_config
+from .saving import write_text
 from .train import build_runner
 
 
@@ -54,10 +54,8 @@ def evaluate(options: TestOptions, show_report: bool = True) -> dict:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write aside and rename, so that no reader sees half a file."""
-    aside = path.with_name(f'.{path.name}.{os.getpid()}')
-    aside.write_text(json.dumps(content, indent=2) + '\n')
-    aside.replace(path)
+    """Write ``content`` such that no reader sees half a file."""
+    write_text(path, json.dumps(content, indent=2) + '\n')
 
 
 def print_report(report: dict) -> None:

@@ -205,3 +205,11 @@ def test_bad_options_are_errors(paramwise, message):
 def test_a_model_without_backbone_is_an_error():
     with pytest.raises(ConfigError, match='has no backbone'):
         constructor('layer_wise', 0.9).param_groups(nn.Linear(1, 1))
+
+
+def test_a_name_that_only_looks_like_the_backbones_is_behind_it():
+    model = Detector(Plain())
+    model.stem = nn.Conv2d(3, 8, 3)
+    found = rates(constructor('layer_wise', 0.5).param_groups(model))
+    assert found['stem.weight'] == 2e-4
+    assert found['backbone.stem.weight'] < 2e-4
