@@ -56,15 +56,10 @@ def run(command: Callable[[], object]) -> None:
         command()
     except UserError as error:
         # All processes meet a bad config alike; one of them says it.
-        if is_first_process():
-            print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-    except AssertionError as error:
-        # mmcv's message, at the end of the traceback that a worker of a data loader sends along.
-        unreadable = re.findall(r'failed to load image: (.+)', str(error))
-        if not unreadable:
-            raise
-        print(f'error: {unreadable[-1]} cannot be read as an image.', file=sys.stderr)
+        if is_first_process() or getattr(error, 'of_one_process', False):
+            # A worker of a data loader sends its whole traceback along.
+            text = re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1]
+            print(f'error: {text}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from backbones.errors import ConfigError, DataError
 
+from .reading import is_cut_off, require_within
+
 # Above these sizes a set is checked in parts, so that a run on COCO or ADE20K starts in seconds.
 _FULL_JSON_BYTES = 64 * 2**20
 _FULL_FILES = 500
@@ -189,13 +191,14 @@ def _check_coco_content(ann_file: Path, content: dict, image_dir: Path, full: bo
                 f'{ann_file}: annotation {annotation.get("id")} has category '
                 f'{annotation["category_id"]}, which the file does not list.'
             )
-    flat = sum(min(a['bbox'][2:]) < 1 or a['area'] <= 0 for a in content['annotations'])
-    if flat:
-        print_log(f'{ann_file}: {flat} boxes are thinner than 1 px and are left out.', 'current')
     paths = {image_dir / image['file_name']: image for image in images.values()}
+    for path in paths:
+        require_within(path, [os.path.abspath(image_dir)])
     _require_files(ann_file, list(paths))
     for path in _some(list(paths), full, 'images'):
         width, height = open_image(path).size
+        if is_cut_off(path):
+            raise DataError(f'{path} is cut off.')
         stated = paths[path]
         if (width, height) != (stated['width'], stated['height']):
             raise DataError(
@@ -259,6 +262,8 @@ def _check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]
         images = [folders['img_path'] / f'{n.strip()}{image_suffix}' for n in listed if n.strip()]
     if not images:
         raise DataError(f'{where}: no *{image_suffix} in {folders["img_path"]}.')
+    for path in images:
+        require_within(path, [os.path.abspath(folders['img_path'])])
     masks = {
         folders['seg_map_path']
         / path.relative_to(folders['img_path']).as_posix().replace(image_suffix, mask_suffix): path
@@ -267,6 +272,9 @@ def _check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]
     _require_files(folders['seg_map_path'], list(masks))
     for mask_path in _some(list(masks), full, 'masks'):
         mask = open_image(mask_path)
+        for path in (mask_path, masks[mask_path]):
+            if is_cut_off(path):
+                raise DataError(f'{path} is cut off.')
         if mask.size != open_image(masks[mask_path]).size:
             raise DataError(f'{mask_path} and {masks[mask_path]} differ in size.')
         check_mask_values(mask_path, np.asarray(mask), len(classes), reduces)

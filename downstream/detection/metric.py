@@ -14,6 +14,8 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
+from downstream.exchange import DataOnlyMetric
+
 # Position in COCOeval.stats, which is in COCO's order.
 _STATS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5, 'AR': 8}
 # The keys under which mmdet reports them (for hooks such as save_best).
@@ -28,7 +30,7 @@ _MMDET_KEYS = {
 
 
 @METRICS.register_module()
-class CocoInstanceMetric(CocoMetric):
+class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
     """mmdet's ``CocoMetric`` without its rounding to three digits.
 
     After an evaluation :attr:`report` holds, for ``bbox`` and ``segm``, AP, AP50, AP75, APs, APm,

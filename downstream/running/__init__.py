@@ -6,6 +6,7 @@ from .preemption import PreemptionHook
 from .progress import ProgressHook
 from .runner import SuiteRunner
 from .saving import SafeCheckpointHook
+from .unreadable import UnreadableImagesHook
 
 __all__ = [
     'BFloat16OptimWrapper',
@@ -14,4 +15,5 @@ __all__ = [
     'ProgressHook',
     'SafeCheckpointHook',
     'SuiteRunner',
+    'UnreadableImagesHook',
 ]

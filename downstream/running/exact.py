@@ -18,7 +18,12 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS, DATASETS
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from downstream.data.reading import UnreadableError
+
+from .unreadable import STANDS_IN_FOR
+
 _DATA, _MODEL = 0, 1
+_UNREADABLE_IN_A_ROW = 10
 
 
 def seed_all(*numbers: int) -> None:
@@ -98,14 +103,39 @@ class SkippingBatchSampler(_Shared, Sampler):
 
 
 class SeededDataset(_Shared, Dataset):
-    """A data set whose samples are augmented with the seed of their draw."""
+    """A data set whose samples are augmented with the seed of their draw.
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
-        self.__dict__.update(dataset=dataset, seed=seed, rank=get_rank())
+    Args:
+        dataset: Of samples.
+        seed: Of the run.
+        stand_in: Whether another sample may stand in for one that cannot be read.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int, stand_in: bool = False) -> None:
+        self.__dict__.update(dataset=dataset, seed=seed, rank=get_rank(), stand_in=stand_in)
 
     def __getitem__(self, draw: Draw) -> object:
         seed_all(self.seed, self.rank, _DATA, getattr(draw, 'number', int(draw)))
-        return self.dataset[int(draw)]
+        try:
+            return self.dataset[int(draw)]
+        except UnreadableError as error:
+            if not self.stand_in:
+                raise
+            return self._another([str(error)])
+
+    def _another(self, unreadable: list[str]) -> dict:
+        """A sample at random that says for which unreadable ones it stands in."""
+        while len(unreadable) < _UNREADABLE_IN_A_ROW:
+            try:
+                sample = self.dataset[np.random.randint(len(self))]
+            except UnreadableError as error:
+                unreadable.append(str(error))
+                continue
+            sample['data_samples'].set_metainfo({STANDS_IN_FOR: tuple(unreadable)})
+            return sample
+        raise UnreadableError(
+            f'{len(unreadable)} files in a row cannot be read, the last: {unreadable[-1]}'
+        )
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -120,12 +150,13 @@ class SeededDataset(_Shared, Dataset):
         return self.__dict__
 
 
-def exact_dataloader(cfg: Mapping, seed: int) -> dict:
+def exact_dataloader(cfg: Mapping, seed: int, stand_in: bool = False) -> dict:
     """``cfg`` of a training data loader with data set and samplers built, so that it repeats itself.
 
     Args:
         cfg: As ``train_dataloader`` in a config.
         seed: Of the run.
+        stand_in: Whether another sample may stand in for one that cannot be read.
     """
     cfg = dict(cfg)
     dataset = cfg.pop('dataset')
@@ -147,7 +178,7 @@ def exact_dataloader(cfg: Mapping, seed: int) -> dict:
         )
     return {
         **cfg,
-        'dataset': SeededDataset(dataset, seed),
+        'dataset': SeededDataset(dataset, seed, stand_in),
         'sampler': sampler,
         'batch_sampler': SkippingBatchSampler(batches),
     }

@@ -27,6 +27,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
             self.run_iter(index, batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+        self.epoch_begin = self._iter
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         seed_step(self.runner.seed, self._iter)

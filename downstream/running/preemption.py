@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -71,10 +70,15 @@ class PreemptionHook(Hook):
             return
         self._restore()
         meta = {'epoch': runner.epoch, 'iter': runner.iter + 1}
-        runner.save_checkpoint(runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False)
         path = Path(runner.work_dir) / INTERRUPTED
-        if is_main_process():
-            write_text(Path(runner.work_dir) / 'last_checkpoint', str(path))
+        runner.save_checkpoint(
+            runner.work_dir,
+            INTERRUPTED,
+            meta=meta,
+            by_epoch=False,
+            then=lambda: write_text(path.with_name('last_checkpoint'), str(path)),
+            wait=True,
+        )
         raise PreemptedError(signal.Signals(received).name, path)
 
     def _anywhere(self) -> int:

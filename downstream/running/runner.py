@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os.path as osp
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from unittest import mock
 
@@ -17,13 +19,17 @@ from mmengine.model import BaseModule, is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
+from torch.utils.data import DataLoader
 
 from backbones.errors import ConfigError
 from backbones.pretrained import load_pretrained
+from downstream.data.boxes import reported_boxes
+from downstream.data.reading import guard
 
-from . import checkpoints, saving
+from . import checkpoints, saving, writing
 from .exact import exact_dataloader
 from .loops import EXACT_LOOPS, ExactEpochLoop
+from .unreadable import UnreadableImagesHook
 
 # mmengine logs these at the start of every run; they are in the log file and in the dumped config.
 _FILE_ONLY = (
@@ -61,6 +67,7 @@ class SuiteRunner(Runner):
     - A backbone's pretrained weights load whole, whoever wrote its class.
     - A resumed run repeats what an undisturbed one does, to the last bit on a CPU.
     - Checkpoints are whole or not there.
+    - Files of the data set that cannot be read are named, and so is what of the boxes is left out.
     - A checkpoint to test or to resume from must fit the model, and nothing in it is executed.
     - The terminal shows neither the whole config nor a line per parameter; the log file does not
       lack the former.
@@ -72,14 +79,54 @@ class SuiteRunner(Runner):
         exact = isinstance(loop, dict) and loop.get('type') in EXACT_LOOPS
         if not exact or not isinstance(cfg, dict) or 'num_batch_per_epoch' in cfg:
             return super().build_train_loop(loop)
-        self._train_dataloader = exact_dataloader(cfg, self.seed)
+        stand_in = any(isinstance(hook, UnreadableImagesHook) and hook.skips for hook in self.hooks)
+        with reported_boxes():
+            self._train_dataloader = exact_dataloader(cfg, self.seed, stand_in)
         try:
             return super().build_train_loop({**loop, 'type': EXACT_LOOPS[loop['type']].__name__})
         finally:
             self._train_dataloader = cfg  # whose batch size scale_lr reads
 
-    def save_checkpoint(self, out_dir: str, filename: str, *args, **kwargs) -> None:
-        """Save a checkpoint whole or not at all, with what an exact resume needs."""
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
+        """A loader that names the files it cannot read, and opens none outside of its data set."""
+        with reported_boxes():
+            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        guard(loader.dataset)
+        return loader
+
+    def train(self) -> nn.Module:
+        try:
+            model = super().train()
+        except BaseException:
+            # what is being written is worth finishing, and the first error is the one to tell
+            with suppress(saving.SavingError):
+                self.writer.wait()
+            raise
+        self.writer.wait()
+        return model
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        *args,
+        then: Callable[[], None] = lambda: None,
+        wait: bool = False,
+        **kwargs,
+    ) -> None:
+        """Save a checkpoint whole or not at all, with what an exact resume needs.
+
+        It is written beside the training, from a copy in host memory, where that has room.
+
+        Args:
+            out_dir: A folder.
+            filename: Of the checkpoint.
+            args: Those of mmengine's.
+            then: Called when it is whole.
+            wait: Return after that.
+            kwargs: Those of mmengine's.
+        """
         if not is_main_process():
             return
         loop, meta = self._train_loop, kwargs.setdefault('meta', {})
@@ -87,15 +134,34 @@ class SuiteRunner(Runner):
         in_epoch = isinstance(loop, ExactEpochLoop) and meta.get('epoch') == self.epoch
         meta['batches_done'] = meta.get('iter', self.iter + 1) - begin if in_epoch else 0
         meta['processes'] = self.world_size
+        with mock.patch('mmengine.runner.runner.save_checkpoint') as save:
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
+            collected = save.call_args.args[0]
+        self.writer.wait()
+        copied = None if wait else writing.snapshot(collected)
+        job = partial(self._write, copied or collected, Path(out_dir), filename, then)
+        if copied is None:
+            job()
+        else:
+            self.writer.submit(job)
+
+    @staticmethod
+    def _write(content: dict, folder: Path, filename: str, then: Callable[[], None]) -> None:
         try:
-            super().save_checkpoint(out_dir, saving.partial(filename), *args, **kwargs)
-            saving.publish(Path(out_dir), filename)
+            writing.write(content, folder / saving.unfinished(filename))
+            saving.publish(folder, filename)
+            then()
         except OSError as error:
-            Path(out_dir, saving.partial(filename)).unlink(missing_ok=True)
+            (folder / saving.unfinished(filename)).unlink(missing_ok=True)
             raise saving.SavingError(
-                f'{out_dir}/{filename} cannot be written ({error.strerror or error}); earlier '
+                f'{folder / filename} cannot be written ({error.strerror or error}); earlier '
                 'checkpoints are untouched. Make room and start again with --resume.'
             ) from error
+
+    @cached_property
+    def writer(self) -> writing.Writer:
+        """What writes the checkpoints of this run."""
+        return writing.Writer()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
         super().resume(filename, *args, **kwargs)

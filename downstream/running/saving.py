@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from mmengine.dist import is_main_process
@@ -10,7 +11,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
-from backbones.errors import UserError, WeightsError
+from backbones.errors import ConfigError, UserError, WeightsError
 from backbones.weight_files import sha256
 
 from . import checkpoints
@@ -24,7 +25,7 @@ class SavingError(UserError, OSError):
     """A checkpoint cannot be written."""
 
 
-def partial(name: str) -> str:
+def unfinished(name: str) -> str:
     """The name under which the checkpoint ``name`` is written before it is whole."""
     return f'.{name}{_PARTIAL}'
 
@@ -35,7 +36,7 @@ def publish(folder: Path, name: str) -> None:
     A kill at any moment leaves either the old file or the new one under the name; a file without digest
     is whole, because it was renamed.
     """
-    aside, target = folder / partial(name), folder / name
+    aside, target = folder / unfinished(name), folder / name
     _flush(aside)
     digest = sha256(aside)
     record = _record(target)
@@ -47,7 +48,7 @@ def publish(folder: Path, name: str) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole."""
-    aside = path.with_name(partial(path.name))
+    aside = path.with_name(unfinished(path.name))
     aside.write_text(text)
     _flush(aside)
     aside.replace(path)
@@ -130,11 +131,77 @@ class SafeCheckpointHook(CheckpointHook):
             meta=meta,
             by_epoch=self.by_epoch,
             backend_args=self.backend_args,
+            then=partial(self._point_and_remove, Path(runner.work_dir), name, outdated),
             **self.args,
         )
-        if not is_main_process():
-            return
-        write_text(Path(runner.work_dir) / 'last_checkpoint', self.last_ckpt)
+
+    def _point_and_remove(self, work_dir: Path, name: str, outdated: list[int]) -> None:
+        write_text(work_dir / 'last_checkpoint', str(Path(self.out_dir) / name))
         for old in outdated:
             remove(Path(self.out_dir) / self.filename_tmpl.format(old))
         remove(Path(self.out_dir) / INTERRUPTED)
+
+    def after_train_iter(self, runner, *args, **kwargs) -> None:
+        if is_main_process():
+            runner.writer.check()
+        super().after_train_iter(runner, *args, **kwargs)
+
+    def after_train(self, runner) -> None:
+        if is_main_process():
+            runner.writer.wait()
+        super().after_train(runner)
+
+    def _save_best_checkpoint(self, runner, metrics: dict[str, float]) -> None:
+        """Save the best one under its name, and only then remove the one that was best before."""
+        if not self.save_best:
+            return
+        if 'auto' in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
+        step = runner.epoch if self.by_epoch else runner.iter
+        improved = [
+            self._save_best_of(runner, metrics, key, rule, step)
+            for key, rule in zip(self.key_indicators, self.rules)
+        ]
+        if any(improved) and self.last_ckpt is not None:
+            # once more, so that a resumed run knows the best figure
+            self._save_checkpoint_with_step(runner, step, _position(runner))
+
+    def _save_best_of(self, runner, metrics: dict, key: str, rule: str, step: int) -> bool:
+        if key not in metrics:
+            raise ConfigError(
+                f'default_hooks.checkpoint.save_best={key!r}: validation gives {", ".join(metrics)}.'
+            )
+        which = '' if len(self.key_indicators) == 1 else f'_{key}'
+        hub, score = runner.message_hub, metrics[key]
+        best = hub.runtime_info.get(f'best_score{which}', self.init_value_map[rule])
+        if score is None or not self.is_better_than[key](score, best):
+            return False
+        former = hub.runtime_info.get(f'best_ckpt{which}')
+        name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
+        path = Path(self.out_dir) / name
+        hub.update_info(f'best_score{which}', score)
+        hub.update_info(f'best_ckpt{which}', str(path))
+        if which:
+            self.best_ckpt_path_dict[key] = str(path)
+        else:
+            self.best_ckpt_path = str(path)
+
+        def remove_former() -> None:
+            if former and Path(former) != path:
+                remove(Path(former))
+
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            save_optimizer=False,
+            save_param_scheduler=False,
+            meta=_position(runner),
+            by_epoch=False,
+            then=remove_former,
+        )
+        runner.logger.info(f'Best {key} so far, {score:.4f}: {name}')
+        return True
+
+
+def _position(runner) -> dict[str, int]:
+    return {'epoch': runner.epoch, 'iter': runner.iter}

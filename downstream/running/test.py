@@ -12,6 +12,7 @@ from rich.table import Table
 
 from downstream.command_line import is_first_process
 from downstream.data.checks import check_datasets
+from downstream.exchange import DataOnlyMetric
 
 from .config import TestOptions, task_of, testing_config
 from .saving import write_text
@@ -104,5 +105,7 @@ def _dump(task: str, path: str) -> DumpResults:
     if task == 'detection':
         from mmdet.evaluation import DumpDetResults
 
-        return DumpDetResults(out_file_path=path)
-    return DumpResults(out_file_path=path)
+        dump = DumpDetResults
+    else:
+        dump = DumpResults
+    return type(dump.__name__, (DataOnlyMetric, dump), {})(out_file_path=path)

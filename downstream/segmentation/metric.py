@@ -8,9 +8,11 @@ from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
+from downstream.exchange import DataOnlyMetric
+
 
 @METRICS.register_module()
-class SegmentationMetric(IoUMetric):
+class SegmentationMetric(DataOnlyMetric, IoUMetric):
     """mmseg's ``IoUMetric`` that counts in 64-bit integers.
 
     mmseg adds up float32 counts, which stop being exact at 2^24 pixels: 60 images of ADE20K. With

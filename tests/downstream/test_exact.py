@@ -25,13 +25,13 @@ LONGER = {
 train_cfg.update(max_epochs=2, val_interval=9)
 model['backbone'] = dict(drop_path_rate=0.3)
 default_hooks = dict(checkpoint=dict(interval=9))
-custom_hooks = [dict(type='ProgressHook'), dict(type='PreemptionHook')]
+custom_hooks = []
 """,
     'segmentation': """
 train_cfg.update(max_iters=4, val_interval=9)
 model = dict(backbone=dict(drop_path_rate=0.3))
 default_hooks = dict(checkpoint=dict(interval=9))
-custom_hooks = [dict(type='ProgressHook'), dict(type='PreemptionHook')]
+custom_hooks = []
 """,
 }
 WORKERS = 'train_dataloader.update(num_workers=2, persistent_workers=True)\n'

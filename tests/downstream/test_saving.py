@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.structures import BaseDataElement
 
 from backbones import WeightsError
-from downstream.running import saving
+from downstream.running import saving, writing
 from downstream.running.guard import NotFiniteError
 from downstream.running.runner import SuiteRunner
 from tests.conftest import ROOT, write_tiny_config
@@ -35,6 +37,8 @@ class TinyRegressor(BaseModel):
         )  # fmt: skip
 
     def forward(self, inputs, mode='loss'):
+        if mode == 'predict':
+            return [BaseDataElement()]
         return {'loss': (self.net(torch.stack(inputs)) ** 2).mean()}
 
 
@@ -57,6 +61,12 @@ class SlowHook(Hook):
         time.sleep(0.02)
 
 
+REGULAR = dict(
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, by_epoch=False, max_keep_ckpts=1),
+    logger=dict(type='LoggerHook', interval=1000),
+)
+
+
 def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> SuiteRunner:
     found = saving.newest_whole(work_dir) if resume else None
     runner = SuiteRunner(
@@ -70,12 +80,7 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
         ),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01)),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
-        default_hooks=dict(
-            checkpoint=dict(
-                type='SafeCheckpointHook', interval=1, by_epoch=False, max_keep_ckpts=1
-            ),
-            logger=dict(type='LoggerHook', interval=1000),
-        ),
+        default_hooks=changes.pop('default_hooks', REGULAR),
         custom_hooks=changes.pop('custom_hooks', [dict(type='SlowHook')]),
         randomness=dict(seed=11),
         load_from=str(found[0]) if found else None,
@@ -173,19 +178,46 @@ def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.glob('*.pth*')) == [LAST, f'{LAST}.sha256']
 
 
-def test_a_full_disk_leaves_the_former_one(tmp_path, monkeypatch):
-    from mmengine.fileio.backends import LocalBackend
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 128 KiB."""
+    folder = tmp_path / 'small'
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip('this process may not mount a file system')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
 
-    put = LocalBackend.put
 
-    def full(self, obj, filepath):
-        if 'iter_9' in str(filepath):
-            with open(filepath, 'wb') as file:
-                file.write(obj[: len(obj) // 2])
+def test_a_full_disk_leaves_the_former_one(small_disk):
+    """A real one, which fills up while a checkpoint is being written."""
+    tiny_run(small_disk, custom_hooks=[], epochs=1)
+    former, _ = saving.newest_whole(small_disk)
+    assert former.name == 'iter_3.pth'
+    free = os.statvfs(small_disk)
+    free = free.f_bavail * free.f_frsize
+    (small_disk / 'ballast').write_bytes(bytes(max(0, free - former.stat().st_size // 2)))
+    with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
+        tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
+    assert saving.newest_whole(small_disk)[0] == former
+    assert (small_disk / 'last_checkpoint').read_text() == str(former)
+    assert not list(small_disk.glob(f'*{saving._PARTIAL}'))
+    (small_disk / 'ballast').unlink()
+    tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
+    assert saving.newest_whole(small_disk)[0].name == 'iter_6.pth'
+
+
+def test_a_disk_that_fails_leaves_the_former_one(tmp_path, monkeypatch):
+    write = writing.write
+
+    def failing(content, path):
+        if 'iter_9' in path.name:
+            path.write_bytes(b'half')
             raise OSError(28, 'No space left on device')
-        put(self, obj, filepath)
+        write(content, path)
 
-    monkeypatch.setattr(LocalBackend, 'put', full)
+    monkeypatch.setattr(writing, 'write', failing)
     with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
         tiny_run(tmp_path, custom_hooks=[])
     assert {p.name for p in tmp_path.glob('*iter*')} == {'iter_8.pth', 'iter_8.pth.sha256'}
@@ -194,11 +226,122 @@ def test_a_full_disk_leaves_the_former_one(tmp_path, monkeypatch):
     assert content['meta']['iter'] == 8
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """What is saved is the state of its step, whatever training does meanwhile."""
+    write, runners, overtaken = writing.write, [], []
+
+    class KeepingHook(Hook):
+        def before_train(self, runner) -> None:
+            runners.append(runner)
+
+    def slow(content, path):
+        before = runners[0].iter
+        time.sleep(0.1)
+        overtaken.append(runners[0].iter - before)
+        write(content, path)
+
+    slowly = [dict(type='SlowHook'), KeepingHook()]
+    expected = tiny_run(tmp_path / 'plain', custom_hooks=[]).model.state_dict()
+    at_eight = []
+
+    class NotingHook(Hook):
+        def after_train_iter(self, runner, *args, **kwargs) -> None:
+            if runner.iter == 7:
+                at_eight.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+    monkeypatch.setattr(writing, 'write', slow)
+    runner = tiny_run(
+        tmp_path / 'slow',
+        custom_hooks=[*slowly, NotingHook()],
+        default_hooks=dict(
+            checkpoint=dict(type='SafeCheckpointHook', interval=4, by_epoch=False),
+            logger=dict(type='LoggerHook', interval=1000),
+        ),
+    )
+    assert max(overtaken) > 0
+    assert all(torch.equal(v, expected[k]) for k, v in runner.model.state_dict().items())
+    saved = saving.verified(tmp_path / 'slow' / 'iter_8.pth')['state_dict']
+    assert all(torch.equal(v, at_eight[0][k]) for k, v in saved.items())
+
+
+def test_where_memory_is_short_nothing_is_copied(tmp_path, monkeypatch):
+    content = {'state_dict': {'weight': torch.zeros(1000)}}
+    copied = writing.snapshot(content)
+    assert copied['state_dict']['weight'].data_ptr() != content['state_dict']['weight'].data_ptr()
+    monkeypatch.setattr(writing, 'free_memory', lambda: 7999)
+    assert writing.snapshot(content) is None
+    tiny_run(tmp_path, custom_hooks=[])
+    assert saving.newest_whole(tmp_path)[0].name == LAST
+
+
+def test_free_memory_is_that_of_this_machine():
+    assert 2**20 < writing.free_memory() < 2**50
+
+
+@METRICS.register_module()
+class ScriptedMetric(BaseMetric):
+    """Figures that are given beforehand."""
+
+    def __init__(self, figures: list[float]) -> None:
+        super().__init__()
+        self.figures = iter(figures)
+
+    def process(self, data_batch, data_samples) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results) -> dict[str, float]:
+        return {'mIoU': next(self.figures)}
+
+
+def best_run(work_dir, figures: list[float], resume: bool = False, epochs: int = 4) -> SuiteRunner:
+    return tiny_run(
+        work_dir,
+        resume,
+        epochs,
+        custom_hooks=[],
+        val_dataloader=dict(
+            dataset=dict(type='NoiseDataset'), sampler=dict(type='DefaultSampler', shuffle=False)
+        ),
+        val_cfg=dict(type='ValLoop'),
+        val_evaluator=dict(type='ScriptedMetric', figures=figures),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='SafeCheckpointHook', interval=1, max_keep_ckpts=1, save_best='auto'
+            ),
+            logger=dict(type='LoggerHook', interval=1000),
+        ),
+    )
+
+
+def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
+    removed = []
+    remove = saving.remove
+
+    def spying(path):
+        if path.name.startswith('best'):
+            assert list(tmp_path.glob('best_mIoU_epoch_3.pth'))  # the better one is there by then
+            removed.append(path.name)
+        remove(path)
+
+    expected = best_run(tmp_path / 'whole', [1, 2, 3, 1]).model.state_dict()
+    monkeypatch.setattr(saving, 'remove', spying)
+    best_run(tmp_path, [2, 1], epochs=2)
+    assert {p.name for p in tmp_path.glob('best*.pth')} == {'best_mIoU_epoch_1.pth'}
+    runner = best_run(tmp_path, [3, 1], resume=True)
+    assert {p.name for p in tmp_path.glob('best*.pth')} == {'best_mIoU_epoch_3.pth'}
+    assert removed == ['best_mIoU_epoch_1.pth']
+    content = saving.verified(tmp_path / 'best_mIoU_epoch_3.pth')
+    assert content['meta']['epoch'] == 3
+    assert 'optimizer' not in content
+    assert saving.newest_whole(tmp_path)[0].name == 'epoch_4.pth'
+    assert all(torch.equal(v, expected[k]) for k, v in runner.model.state_dict().items())
+
+
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'emptied', 'garbled digest'])
 def test_a_damaged_file_is_skipped_for_the_one_before(damage, tmp_path):
     content = {'state_dict': {'weight': torch.zeros(1000)}, 'meta': {'iter': 1}}
     for name in ('iter_1.pth', 'iter_2.pth'):
-        torch.save(content, tmp_path / saving.partial(name))
+        torch.save(content, tmp_path / saving.unfinished(name))
         saving.publish(tmp_path, name)
         time.sleep(0.01)
     newest = tmp_path / 'iter_2.pth'
@@ -221,7 +364,7 @@ def test_a_damaged_file_is_skipped_for_the_one_before(damage, tmp_path):
 
 def test_nothing_to_resume_from_is_a_fresh_start(tmp_path):
     assert saving.newest_whole(tmp_path) is None
-    (tmp_path / saving.partial('iter_3.pth')).write_bytes(b'half')
+    (tmp_path / saving.unfinished('iter_3.pth')).write_bytes(b'half')
     (tmp_path / 'best_mIoU_iter_3.pth').write_bytes(b'not for resuming')
     assert saving.newest_whole(tmp_path) is None
 

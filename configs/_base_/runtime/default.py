@@ -4,14 +4,13 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    progress=dict(type='ProgressHook'),
+    finite=dict(type='FiniteGuardHook', skips=0),
+    unreadable=dict(type='UnreadableImagesHook', skips=0),
+    preemption=dict(type='PreemptionHook'),
 )
-custom_hooks = [
-    dict(type='ProgressHook'),
-    dict(type='FiniteGuardHook'),
-    dict(type='PreemptionHook'),
-]
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
