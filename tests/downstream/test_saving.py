@@ -1,11 +1,12 @@
 """Whole checkpoints or none: kills at any moment, full disks, damaged files; bad numbers stop a run."""
 
 import contextlib
+import multiprocessing
 import os
 import random
 import signal
+import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,10 +20,11 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
 
 from backbones import WeightsError
+from downstream import command_line
 from downstream.running import saving, writing
 from downstream.running.guard import NotFiniteError
 from downstream.running.runner import SuiteRunner
-from tests.conftest import ROOT, write_tiny_config
+from tests.conftest import write_tiny_config
 
 
 @MODELS.register_module()
@@ -86,6 +88,7 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
         load_from=str(found[0]) if found else None,
         resume=bool(found),
         cfg=dict(max_epochs=epochs),
+        launcher='pytorch' if 'WORLD_SIZE' in os.environ else 'none',
         experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',
         **changes,
     )
@@ -94,37 +97,63 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
 
 
 LAST = 'iter_15.pth'
+LAST_OF_TWO = 'iter_10.pth'
 
 
-def kill_until_done(work_dir: Path, kills: int, rng: random.Random) -> tuple[dict, int]:
-    """Start again and again, killed at random moments; the last state, and how many were killed."""
-    code = (
-        'import downstream; from tests.downstream.test_saving import tiny_run; '
-        f'tiny_run({str(work_dir)!r}, True)'
-    )
-    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+# Its children start where all is imported.
+FORKS = multiprocessing.get_context('forkserver')
+
+
+def run_of_rank(work_dir: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    with open(os.devnull, 'w') as silent:
+        os.dup2(silent.fileno(), 1)
+        os.dup2(silent.fileno(), 2)
+    torch.set_num_threads(1)
+    command_line.run(lambda: tiny_run(work_dir, resume=True))
+
+
+def start(work_dir: Path, processes: int) -> list:
+    """The run in ``processes`` processes of its own, going on from what is there."""
+    FORKS.set_forkserver_preload([__name__])
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        port = str(free.getsockname()[1])
+    meeting = {'WORLD_SIZE': str(processes), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+    running = []
+    for rank in map(str, range(processes)):
+        environment = meeting | {'RANK': rank, 'LOCAL_RANK': rank} if processes > 1 else {}
+        running.append(FORKS.Process(target=run_of_rank, args=(work_dir, environment)))
+        running[-1].start()
+    return running
+
+
+def kill_until_done(work_dir: Path, kills: int, processes: int, rng: random.Random) -> int:
+    """Start again and again, with one process killed at a random moment; how many were killed."""
     killed = 0
     while True:
-        process = subprocess.Popen(
-            [sys.executable, '-c', code], env=environment, stdout=subprocess.DEVNULL, cwd=ROOT
-        )
+        running = start(work_dir, processes)
         if killed < kills:
             # wait for the first sign of training, then for a random moment of it
             before = newest_change(work_dir)
             deadline = time.time() + 60
-            while newest_change(work_dir) == before and process.poll() is None:
+            while newest_change(work_dir) == before and running[0].is_alive():
                 assert time.time() < deadline
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.15))
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
+            victim = rng.choice(running)
+            if victim.is_alive():
+                victim.kill()
                 killed += 1
-        code_of_end = process.wait()
-        assert code_of_end in (0, -signal.SIGKILL)
+        # the others notice that one is gone
+        for process in running:
+            process.join(60)
+        codes = [process.exitcode for process in running]
+        assert None not in codes
         if list(work_dir.glob('*.pth')):
             assert saving.newest_whole(work_dir) is not None
-        if code_of_end == 0:
-            return saving.verified(work_dir / LAST), killed
+        if not any(codes):
+            return killed
+        assert -signal.SIGKILL in codes, codes
 
 
 def newest_change(work_dir: Path) -> int:
@@ -136,27 +165,29 @@ def newest_change(work_dir: Path) -> int:
     return max(times)
 
 
-def kill_test(tmp_path, kills: int) -> None:
-    expected = saving.verified(Path(tiny_run(tmp_path / 'whole').work_dir) / LAST)
+def kill_test(tmp_path, kills: int, processes: int = 1) -> None:
+    last = LAST if processes == 1 else LAST_OF_TWO
+    kill_until_done(tmp_path / 'whole', 0, processes, random.Random(0))
+    expected = saving.verified(tmp_path / 'whole' / last)
     rng, done, round_ = random.Random(0), 0, 0
     while done < kills:
         round_ += 1
-        (tmp_path / f'killed{round_}').mkdir()
-        found, killed = kill_until_done(tmp_path / f'killed{round_}', kills - done, rng)
-        done += killed
+        work_dir = tmp_path / f'killed{round_}'
+        work_dir.mkdir()
+        killed = kill_until_done(work_dir, min(kills - done, 10), processes, rng)
+        found = saving.verified(work_dir / last)
         for key, value in expected['state_dict'].items():
             assert torch.equal(found['state_dict'][key], value), key
         assert killed
-    assert done == kills
+        done += killed
 
 
 def test_kills_at_any_moment(tmp_path):
-    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 6)))
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 20)))
 
 
-@pytest.mark.slow
-def test_twenty_kills(tmp_path):
-    kill_test(tmp_path, 20)
+def test_kills_of_one_of_two_processes(tmp_path):
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 10)), processes=2)
 
 
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
