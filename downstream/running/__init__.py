@@ -1,6 +1,7 @@
 """Running a config: complete it, train it, test it. Importing it registers runner, hooks, wrapper."""
 
 from .guard import FiniteGuardHook
+from .hanging import HangHook
 from .precision import BFloat16OptimWrapper
 from .preemption import PreemptionHook
 from .progress import ProgressHook
@@ -11,6 +12,7 @@ from .unreadable import UnreadableImagesHook
 __all__ = [
     'BFloat16OptimWrapper',
     'FiniteGuardHook',
+    'HangHook',
     'PreemptionHook',
     'ProgressHook',
     'SafeCheckpointHook',

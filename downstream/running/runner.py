@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,6 +26,7 @@ from backbones.errors import ConfigError
 from backbones.pretrained import load_pretrained
 from downstream.data.boxes import reported_boxes
 from downstream.data.reading import guard
+from downstream.exchange import broadcast, gather
 
 from . import checkpoints, saving, writing
 from .exact import exact_dataloader
@@ -166,6 +168,7 @@ class SuiteRunner(Runner):
     def resume(self, filename: str, *args, **kwargs) -> None:
         super().resume(filename, *args, **kwargs)
         meta, loop = self._resumed_meta, self.train_loop
+        self._require_same(filename)
         processes = meta.get('processes', self.world_size)
         if isinstance(loop, ExactEpochLoop):
             loop.batches_done = meta.get('batches_done', 0) * processes // self.world_size
@@ -177,6 +180,20 @@ class SuiteRunner(Runner):
         former = meta.get('cfg')
         if former:
             self._tell_changes(former)
+
+    def _require_same(self, filename: str) -> None:
+        """ConfigError unless all processes go on from the same step."""
+        parts = gather([self.iter, str(filename), socket.gethostname()])
+        different = broadcast(len({part[0] for part in parts}) > 1 if parts else None)
+        if different:
+            shown = '; '.join(
+                f'rank {rank} on {host}: {file}, iteration {step}'
+                for rank, (step, file, host) in enumerate(parts or [])
+            )
+            raise ConfigError(
+                f'the processes would go on from different checkpoints: {shown}. The work dir must be on '
+                'a disk that all machines share.'
+            )
 
     def _tell_changes(self, former: str) -> None:
         """Log in which lines the config differs from the one in the checkpoint."""

@@ -10,6 +10,7 @@ default_hooks = dict(
     finite=dict(type='FiniteGuardHook', skips=0),
     unreadable=dict(type='UnreadableImagesHook', skips=0),
     preemption=dict(type='PreemptionHook'),
+    hanging=dict(type='HangHook', minutes=10),
 )
 env_cfg = dict(
     cudnn_benchmark=False,
