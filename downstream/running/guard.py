@@ -19,6 +19,8 @@ from torch import Tensor
 
 from backbones.errors import UserError
 
+from .sharding import is_sharded, local
+
 # A loss so many times the median of the last ones is worth a line in the log.
 _SPIKE, _REMEMBERED = 10, 50
 
@@ -51,6 +53,7 @@ class FiniteGuardHook(Hook):
         self._runner = runner
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         wrapper = runner.optim_wrapper
+        self._sharded = is_sharded(model)
         self._parse, model.parse_losses = model.parse_losses, self._noting_parse
         self._update, wrapper.update_params = wrapper.update_params, self._guarded_update
         if not isinstance(wrapper, AmpOptimWrapper):
@@ -79,8 +82,12 @@ class FiniteGuardHook(Hook):
     def _guarded_step(self, **kwargs) -> None:
         groups = self._runner.optim_wrapper.optimizer.param_groups
         grads = [p.grad for group in groups for p in group['params'] if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads)) if grads else torch.zeros(1)
-        if torch.isfinite(norms).all():
+        norms = (
+            torch.stack(torch._foreach_norm(list(map(local, grads)))) if grads else torch.zeros(1)
+        )
+        broken_here = not torch.isfinite(norms).all()
+        # Of a sharded model each process sees a part.
+        if not (_anywhere(broken_here, norms.device) if self._sharded else broken_here):
             self._step(**kwargs)
             return
         names = {
@@ -88,7 +95,8 @@ class FiniteGuardHook(Hook):
         }
         broken = [g for g, norm in zip(grads, norms) if not torch.isfinite(norm)]
         owners = {id(p.grad): names[id(p)] for g in groups for p in g['params'] if id(p) in names}
-        self._refuse(f'{len(broken)} gradients, that of {owners[id(broken[0])]} first, are')
+        first = f', that of {owners[id(broken[0])]} first' if broken else ''
+        self._refuse(f'{len(broken)} gradients{first}, are')
 
     def _refuse(self, what: str) -> None:
         """Leave the step out, or stop the run."""

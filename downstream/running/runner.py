@@ -14,9 +14,12 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
+from mmengine.device import get_device
 from mmengine.dist import is_main_process
+from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, is_model_wrapper, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -28,7 +31,7 @@ from downstream.data.boxes import reported_boxes
 from downstream.data.reading import guard
 from downstream.exchange import broadcast, gather
 
-from . import checkpoints, saving, writing
+from . import checkpoints, saving, sharding, writing
 from .exact import exact_dataloader
 from .loops import EXACT_LOOPS, ExactEpochLoop
 from .unreadable import UnreadableImagesHook
@@ -129,6 +132,12 @@ class SuiteRunner(Runner):
             wait: Return after that.
             kwargs: Those of mmengine's.
         """
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        whole = {}
+        if sharding.is_sharded(model):
+            whole['state_dict'] = sharding.gathered(model.state_dict())
+            if kwargs.get('save_optimizer', True):
+                whole['optimizer'] = sharding.gathered(self.optim_wrapper.state_dict())
         if not is_main_process():
             return
         loop, meta = self._train_loop, kwargs.setdefault('meta', {})
@@ -138,7 +147,7 @@ class SuiteRunner(Runner):
         meta['processes'] = self.world_size
         with mock.patch('mmengine.runner.runner.save_checkpoint') as save:
             super().save_checkpoint(out_dir, filename, *args, **kwargs)
-            collected = save.call_args.args[0]
+            collected = save.call_args.args[0] | whole
         self.writer.wait()
         copied = None if wait else writing.snapshot(collected)
         job = partial(self._write, copied or collected, Path(out_dir), filename, then)
@@ -223,6 +232,10 @@ class SuiteRunner(Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        if self._shards:
+            # Later: weights are loaded into whole tensors.
+            model = model if torch.cuda.is_available() else revert_sync_batchnorm(model)
+            return model.to(get_device())
         if self.distributed and not torch.cuda.is_available():
             model = revert_sync_batchnorm(model)
             if model_wrapper_cfg is None:
@@ -234,7 +247,21 @@ class SuiteRunner(Runner):
                 }
         return super().wrap_model(model_wrapper_cfg, model)
 
+    @property
+    def _shards(self) -> bool:
+        return self.distributed and self.cfg.get('sharded', False)
+
+    def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
+        if self._shards and not sharding.is_sharded(self.model):
+            if any(isinstance(hook, EMAHook) for hook in self.hooks):
+                raise ConfigError('sharded=True and EMAHook do not go together; leave one out.')
+            self._init_model_weights()
+            sharding.shard(self.model)
+        return super().build_optim_wrapper(optim_wrapper)
+
     def _init_model_weights(self) -> None:
+        if sharding.is_sharded(self.model):
+            return  # it was done before
         model = self.model.module if is_model_wrapper(self.model) else self.model
         load_backbone_whole(getattr(model, 'backbone', None))
         # Two lines per parameter say how it was initialised: thousands that nobody reads.
@@ -257,7 +284,13 @@ class SuiteRunner(Runner):
         fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         state = checkpoints.fitted(checkpoint['state_dict'], model, filename, fine_tuning)
+        expected = model.state_dict()
+        state = {name: sharding.like(value, expected[name]) for name, value in state.items()}
         model.load_state_dict(state, strict=not fine_tuning)
+        if sharding.is_sharded(model) and 'optimizer' in checkpoint:
+            checkpoint['optimizer'] = sharding.spread_optimizer(
+                checkpoint['optimizer'], self.optim_wrapper.optimizer
+            )
         self._has_loaded = True
         self.logger.info(f'Checkpoint {filename}: {len(state)} tensors loaded')
         self._resumed_meta = checkpoint.get('meta', {})

@@ -87,7 +87,7 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
         randomness=dict(seed=11),
         load_from=str(found[0]) if found else None,
         resume=bool(found),
-        cfg=dict(max_epochs=epochs),
+        cfg=dict(max_epochs=epochs, sharded=changes.pop('sharded', False)),
         launcher='pytorch' if 'WORLD_SIZE' in os.environ else 'none',
         experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',
         **changes,

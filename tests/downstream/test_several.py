@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from downstream import command_line
+from downstream.running import saving, sharding
 from downstream.running.hanging import HangHook, _Seen
-from tests.downstream.test_saving import tiny_run
+from tests.conftest import ROOT, write_tiny_config
+from tests.downstream.test_saving import TinyRegressor, tiny_run
 
 FORKS = multiprocessing.get_context('forkserver')
 
@@ -104,3 +108,70 @@ def test_processes_that_would_go_on_from_different_steps(tmp_path):
     shown = (tmp_path / 'out0').read_text()
     assert 'would go on from different checkpoints: rank 0' in shown
     assert 'short/iter_2.pth, iteration 2; rank 1' in shown
+
+
+def run_in(folder: Path, processes: int, **changes) -> dict:
+    """What a run of several processes has saved at its end."""
+    for process in start(folder, [changes] * processes):
+        process.join(60)
+        assert process.exitcode == 0, (folder / 'out0').read_text()
+    return saving.newest_whole(folder / changes['work_dir'])[1]
+
+
+def require_close(found: dict, expected: dict) -> None:
+    for key, value in expected['state_dict'].items():
+        torch.testing.assert_close(found['state_dict'][key], value, msg=key)
+    for index, values in expected['optimizer']['state'].items():
+        for name, value in values.items():
+            torch.testing.assert_close(found['optimizer']['state'][index][name], value)
+
+
+@HOOKS.register_module()
+class ShardedHook(Hook):
+    """Makes sure that a run is what it is said to be."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        local = sum(sharding.local(p).numel() for p in runner.model.parameters())
+        whole = sum(p.numel() for p in runner.model.parameters())
+        assert local < 0.6 * whole
+
+
+def test_a_sharded_run_is_a_whole_one(tmp_path):
+    """Same losses, same weights, same optimizer; checkpoints go from one form into the other."""
+    guarded = {'custom_hooks': [dict(type='FiniteGuardHook')]}
+    expected = run_in(tmp_path, 2, work_dir='whole', **guarded)
+    assert expected['meta']['iter'] == 10
+    hooks = [dict(type='FiniteGuardHook'), dict(type='ShardedHook')]
+    found = run_in(tmp_path, 2, work_dir='sharded', sharded=True, custom_hooks=hooks)
+    require_close(found, expected)
+    # three epochs in shards and two as a whole; and the other way round
+    run_in(tmp_path, 2, work_dir='mixed', sharded=True, epochs=3, **guarded)
+    require_close(run_in(tmp_path, 2, work_dir='mixed', resume=True, **guarded), expected)
+    run_in(tmp_path, 2, work_dir='other', epochs=3, **guarded)
+    again = run_in(tmp_path, 2, work_dir='other', resume=True, sharded=True, **guarded)
+    require_close(again, expected)
+    # into one process, without any sharding
+    model = TinyRegressor()
+    model.load_state_dict(found['state_dict'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_sharded_models(task, shapes, tmp_path):
+    """Whole detectors and segmenters, block by block, by the launch script."""
+    config = write_tiny_config(task, shapes, tmp_path)
+    with open(config, 'a') as file:
+        file.write('randomness = dict(seed=7)\ndefault_hooks = dict(checkpoint=dict(interval=1))\n')
+        file.write("optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, _delete_=True))\n")
+    states = []
+    for name in ('whole', 'sharded'):
+        words = [ROOT / 'tools' / 'dist_train.sh', config, '2', '--work-dir', tmp_path / name]
+        words += ['--cfg-options', f'sharded={name == "sharded"}']
+        result = subprocess.run(
+            list(map(str, words)), capture_output=True, text=True, check=False,
+            env={**os.environ, 'PYTHON': sys.executable},
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr[-3000:]
+        states.append(saving.newest_whole(tmp_path / name)[1]['state_dict'])
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-5, msg=key)
