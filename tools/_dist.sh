@@ -15,12 +15,19 @@ export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
     meeting=(--standalone) # any free port, so that several runs fit on one machine
 else
+    # Elastic: a machine that was lost may join again, and then all go on from the newest checkpoint.
     meeting=(
         --nnodes="${NNODES:-1}"
-        --node_rank="${NODE_RANK:-0}"
-        --master_addr="${MASTER_ADDR:-127.0.0.1}"
-        --master_port="${PORT:-29500}"
+        --rdzv-backend=c10d
+        --rdzv-endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
+        --rdzv-id="${RUN_ID:-run}"
     )
+    if [ -n "${NODE_RANK:-}" ]; then
+        meeting+=(--rdzv-conf="is_host=$([ "$NODE_RANK" = 0 ] && echo true || echo false)")
+    fi
+    if [ -n "${LOCAL_ADDR:-}" ]; then
+        meeting+=(--local-addr="$LOCAL_ADDR")
+    fi
 fi
 # Workers that are started again meet through a store of their own: in a shared one they would find the
 # addresses of the dead.

@@ -78,6 +78,10 @@ class SuiteRunner(Runner):
       lack the former.
     """
 
+    def __init__(self, *args, resume: bool = False, load_from: str | None = None, **kwargs) -> None:
+        self._plan: tuple | None = (resume, load_from)
+        super().__init__(*args, resume=resume, load_from=load_from, **kwargs)
+
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """A loop whose order and random numbers are those of the seed and the iteration alone."""
         cfg = self._train_dataloader
@@ -223,6 +227,23 @@ class SuiteRunner(Runner):
                 )
             dist.init_process_group('gloo')
         super().setup_env(env_cfg)
+
+    def set_randomness(self, seed: int | None = None, *args, **kwargs) -> None:
+        """Seed this process; at the first time all agree on what they go on from, and on its seed.
+
+        A machine that joins a run again does not know that the run was started again.
+        """
+        if self._plan is not None:
+            plans = gather([*self._plan, seed])
+            if plans is not None:
+                plans = next((plan for plan in plans if plan[0]), plans[0])
+            *self._agreed, seed = broadcast(plans)
+            self._plan = None
+        super().set_randomness(seed, *args, **kwargs)
+
+    def load_or_resume(self) -> None:
+        self._resume, self._load_from = self._agreed
+        super().load_or_resume()
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs) -> MMLogger:
         logger = super().build_logger(log_level, log_file, **kwargs)
