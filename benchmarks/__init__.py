@@ -1,0 +1,1 @@
+"""Speed and memory beside the other implementations, in one run: ``make bench``."""
