@@ -17,6 +17,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import fast_cpu
 from .base import Backbone
 from .errors import ConfigError
 from .layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
@@ -81,19 +82,30 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return x
+    def is_active(self) -> bool:
+        """Whether it drops anything."""
+        return self.training and self.rate > 0
+
+    def draw(self, x: Tensor) -> Tensor:
+        """What to multiply each sample of ``x`` with, ``(N, 1, ...)``: 0 or 1 / (1 - rate)."""
         keep = 1 - self.rate
         mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
-        return x * mask.div_(keep) if keep > 0 else x * mask
+        return mask.div_(keep) if keep > 0 else mask
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.draw(x) if self.is_active() else x
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:.3f}'
 
 
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, MLP of width 4 (with GRN in V2), layer scale (V1), residual."""
+    """Depthwise 7x7, LayerNorm, MLP of width 4 (with GRN in V2), layer scale (V1), residual.
+
+    On a CPU :mod:`backbones.fast_cpu` computes the same in another order.
+    """
+
+    drop_path_type, grn_type = DropPath, GRN
 
     def __init__(
         self, dim: int, drop_path_rate: float, layer_scale_init_value: float, use_grn: bool
@@ -112,6 +124,8 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fast_cpu.fits(self, x):
+            return fast_cpu.run(self, x)
         branch = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         branch = F.gelu(self.pwconv1(branch))
         if self.grn is not None:
@@ -218,10 +232,15 @@ class ConvNeXt(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = {}
+        scratch = fast_cpu.Scratch()
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = downsample(x)
+            ours = _is_new(downsample)
             for block in stage:
-                if self.with_cp and x.requires_grad:
+                if ours and not fast_cpu.is_watched(block) and fast_cpu.may_overwrite(block, x):
+                    x = x.contiguous(memory_format=torch.channels_last)
+                    fast_cpu.add_branch_(block, x, scratch)
+                elif self.with_cp and x.requires_grad:
                     x = checkpoint(block, x, use_reentrant=False)
                 else:
                     x = block(x)
@@ -291,6 +310,16 @@ def _init_as_official(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
+
+
+def _is_new(downsample: nn.Module) -> bool:
+    """Whether nobody but the stage has what ``downsample`` returns."""
+    modules = (downsample, *downsample.children())
+    return (
+        type(downsample) is nn.Sequential
+        and type(modules[-1]) in (nn.Conv2d, LayerNorm2d)
+        and not any(map(fast_cpu.is_watched, modules))
+    )
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

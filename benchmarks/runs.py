@@ -1,6 +1,6 @@
 """What exact resume, guards and watches cost an iteration, beside mmengine's own loop and hooks.
 
-    python -m benchmarks.runs
+python -m benchmarks.runs
 """
 
 from __future__ import annotations

@@ -1,0 +1,437 @@
+"""ConvNeXt's blocks on a CPU: the same mathematics in fewer passes over memory, and keeping less of it.
+
+Maps lie channels last, and the block's linear layers, norm and activation work on ``[pixels,
+channels]`` in pieces that stay in the cache. Layer scale, and GRN's scale per image and channel, go into
+the weight of the second linear layer, and the residual is where its product is added up. For the backward
+pass a block keeps its input and the depthwise convolution's output; what lies between is computed again,
+piece by piece. Nothing is kept from one call to the next, so that weights may change in any way at any
+time.
+
+:func:`fits` says where this is right; elsewhere a block is what its modules say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as module_globals
+
+from .depthwise import weight_gradient
+
+if TYPE_CHECKING:
+    from .convnext import Block
+
+# Rows of a piece: its hidden activations, 4 C wide, should stay in the second-level cache.
+_PIECE = 1024
+_GRN_EPS = 1e-6
+_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
+
+
+def fits(block: Block, x: Tensor) -> bool:
+    """Whether the fast path computes what ``block``'s modules would.
+
+    Not under autocast, tracing, compilation, vmap, forward-mode differentiation or a mode that sees
+    operators; not where somebody replaced a module of the block, hooked into one, or where tensors are of
+    a class of their own.
+    """
+    if x.device.type != 'cpu' or x.dtype not in (torch.float32, torch.float64) or not x.numel():
+        return False
+    if (
+        torch.is_autocast_enabled('cpu')
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+        or any(getattr(module_globals, f'_global{hooks}') for hooks in _HOOKS)
+    ):
+        return False
+    if type(x) not in (Tensor, nn.Parameter) or not _is_plain(block):
+        return False
+    return all(
+        type(p) in (Tensor, nn.Parameter) and p.dtype == x.dtype and p.device == x.device
+        for p in _tensors(block)
+        if p is not None
+    )
+
+
+def _is_plain(block: Block) -> bool:
+    """Whether block and modules are as :class:`Block` made them."""
+    conv, norm = block.dwconv, block.norm
+    kinds = [
+        (conv, nn.Conv2d),
+        (norm, nn.LayerNorm),
+        (block.pwconv1, nn.Linear),
+        (block.pwconv2, nn.Linear),
+    ]
+    kinds += [(block.drop_path, block.drop_path_type)]
+    if block.grn is not None:
+        kinds.append((block.grn, block.grn_type))
+    return (
+        all(
+            type(module) is kind and not is_watched(module) and 'forward' not in vars(module)
+            for module, kind in kinds
+        )
+        and conv.kernel_size == (7, 7)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding == (3, 3)
+        and conv.padding_mode == 'zeros'
+        and conv.groups == conv.in_channels == conv.out_channels
+        and (block.grn is None or block.gamma is None)
+        and None not in (conv.bias, norm.weight, norm.bias, block.pwconv1.bias, block.pwconv2.bias)
+    )
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody has hooked into ``module``."""
+    return any(getattr(module, hooks) for hooks in _HOOKS)
+
+
+def _tensors(block: Block) -> tuple[Tensor | None, ...]:
+    """Parameters in the order in which :class:`BlockFunction` takes them."""
+    scale = block.gamma if block.grn is None else block.grn.gamma
+    shift = None if block.grn is None else block.grn.beta
+    modules = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
+    pairs = [parameter for module in modules for parameter in (module.weight, module.bias)]
+    return (*pairs, scale, shift)
+
+
+class Scratch:
+    """Memory for what lies between the two linear layers, used by one block after the other.
+
+    Large tensors are mapped afresh by the system each time they are made, which costs more than filling
+    them.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
+        """``(rows, columns)`` of whatever was in it before."""
+        size = rows * columns
+        memory = self._memory.get(name)
+        if memory is None or memory.numel() < size:
+            memory = self._memory[name] = like.new_empty(size)
+        return memory[:size].view(rows, columns)
+
+
+def run(block: Block, x: Tensor) -> Tensor:
+    """``block(x)``; ``x`` is ``(N, C, H, W)``, and so is the result, channels last."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    if needs_gradient(block, x):
+        mask = None
+        if block.drop_path.is_active():
+            mask = block.drop_path.draw(x)
+        return BlockFunction.apply(x, mask, block.norm.eps, *_tensors(block))
+    if block.drop_path.is_active():
+        return _forward(x, block.drop_path.draw(x), block.norm.eps, _tensors(block))[0]
+    return add_branch_(block, x.clone(), Scratch())
+
+
+def needs_gradient(block: Block, x: Tensor) -> bool:
+    """Whether a backward pass may come through ``block``."""
+    return torch.is_grad_enabled() and (
+        x.requires_grad or any(p is not None and p.requires_grad for p in _tensors(block))
+    )
+
+
+def may_overwrite(block: Block, x: Tensor) -> bool:
+    """Whether :func:`add_branch_` computes what ``block`` would."""
+    return not needs_gradient(block, x) and not block.drop_path.is_active() and fits(block, x)
+
+
+def add_branch_(block: Block, x: Tensor, scratch: Scratch) -> Tensor:
+    """Turn ``x``, channels last, into ``block(x)`` in its place; without gradients and drop path."""
+    return _add_branch_(x, _convolved(x, block.dwconv.weight, block.dwconv.bias), block.norm.eps,
+                        _tensors(block), 1.0, scratch)  # fmt: skip
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = F.conv2d(x, weight, bias, padding=3, groups=x.shape[1])
+    return y.contiguous(memory_format=torch.channels_last)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """``(N, C, H, W)``, channels last, as ``(N H W, C)`` over the same memory."""
+    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    """Even parts of ``count`` rows, of about :data:`_PIECE`."""
+    parts = max(1, round(count / _PIECE))
+    bounds = [count * i // parts for i in range(parts + 1)]
+    return (slice(a, b) for a, b in pairwise(bounds))
+
+
+def _longest(count: int) -> int:
+    return -(-count // max(1, round(count / _PIECE)))
+
+
+def _hidden(rows: Tensor, eps: float, tensors: tuple, out: Tensor) -> Tensor:
+    """Hidden activations of normalised rows, before GELU, in ``out``."""
+    _, _, norm_weight, norm_bias, weight1, bias1 = tensors[:6]
+    normed = F.layer_norm(rows, norm_weight.shape, norm_weight, norm_bias, eps)
+    return torch.addmm(bias1, normed, weight1.t(), out=out)
+
+
+def _add_branch_(
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    tensors: tuple,
+    factor: float,
+    scratch: Scratch,
+    sums: list | None = None,
+) -> Tensor:
+    """Add ``factor`` times what follows the convolution's output ``y`` to ``x``.
+
+    Args:
+        x: Residual.
+        y: Of its form.
+        eps: LayerNorm's.
+        tensors: As :func:`_tensors`.
+        factor: Of drop path.
+        scratch: Memory.
+        sums: Gets GRN's L2 norms ``(4 C,)`` of each image.
+    """
+    weight2, bias2, scale, shift = tensors[6:]
+    wide = weight2.shape[1]
+    into, rows = _rows(x), _rows(y)
+    if shift is not None:
+        size = len(rows) // len(x)
+        for start in range(0, len(rows), size):
+            image = slice(start, start + size)
+            norms = _add_branch_of_image_(into[image], rows[image], eps, tensors, factor, scratch)
+            if sums is not None:
+                sums.append(norms)
+        return x
+    scale = factor if scale is None else scale * factor
+    bias = bias2 * scale
+    # Scaling the weight costs 4 C x C, scaling the product pixels x C.
+    folds = len(rows) > 2 * wide
+    weight = (
+        (weight2 * (scale[:, None] if isinstance(scale, Tensor) else scale)).t()
+        if folds
+        else weight2.t()
+    )
+    memory = scratch.take('hidden', _longest(len(rows)), wide, x)
+    for piece in _pieces(len(rows)):
+        hidden = _hidden(rows[piece], eps, tensors, memory[: piece.stop - piece.start])
+        torch.ops.aten.gelu_(hidden)
+        if folds:
+            into[piece].add_(bias).addmm_(hidden, weight)
+        else:
+            product = torch.addmm(bias2, hidden, weight)
+            into[piece].add_(product.mul_(scale))
+    return x
+
+
+def _add_branch_of_image_(
+    into: Tensor, rows: Tensor, eps: float, tensors: tuple, factor: float, scratch: Scratch
+) -> Tensor:
+    """The same with GRN, which looks at a whole image; its L2 norms ``(4 C,)``."""
+    weight2, bias2, scale, shift = tensors[6:]
+    wide = weight2.shape[1]
+    memory = scratch.take('hidden', len(rows), wide, into)
+    squares = scratch.take('squares', _longest(len(rows)), wide, into)
+    ones = into.new_ones(len(squares))
+    total = into.new_zeros(wide)
+    for piece in _pieces(len(rows)):
+        hidden = _hidden(rows[piece], eps, tensors, memory[piece])
+        torch.ops.aten.gelu_(hidden)
+        square = torch.mul(hidden, hidden, out=squares[: len(hidden)])
+        total.addmv_(square.t(), ones[: len(hidden)])
+    norms = total.sqrt_()
+    response, bias = _grn(norms, scale), torch.addmv(bias2, weight2, shift.flatten())
+    weight = (weight2 * (response * factor)).t()
+    bias = bias * factor
+    for piece in _pieces(len(rows)):
+        into[piece].add_(bias).addmm_(memory[piece], weight)
+    return norms
+
+
+def _grn(norms: Tensor, gamma: Tensor) -> Tensor:
+    """By what GRN multiplies each channel of an image whose L2 norms are ``norms``."""
+    return 1 + gamma.flatten() * (norms / (norms.mean() + _GRN_EPS))
+
+
+def _forward(
+    x: Tensor, mask: Tensor | None, eps: float, tensors: tuple
+) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
+    """Output; images that drop path keeps (None: all); their convolved maps; GRN's norms."""
+    kept, factor = _kept(mask)
+    if kept is not None and not len(kept):
+        return x.clone(), kept, None, []
+    part = x if kept is None else _some(x, kept)
+    y = _convolved(part, tensors[0], tensors[1])
+    sums: list[Tensor] = []
+    added = part.clone() if kept is None else part
+    _add_branch_(added, y, eps, tensors, factor, Scratch(), sums)
+    out = added if kept is None else x.clone().index_copy_(0, kept, added)
+    return out, kept, y, sums
+
+
+def _kept(mask: Tensor | None) -> tuple[Tensor | None, float]:
+    """Which images drop path keeps (None: all), and by what it multiplies them."""
+    if mask is None:
+        return None, 1.0
+    kept = mask.flatten().nonzero().flatten()
+    if not len(kept):
+        return kept, 0.0
+    return (None if len(kept) == len(mask) else kept), float(mask.flatten()[kept[0]])
+
+
+def _some(x: Tensor, kept: Tensor) -> Tensor:
+    return x.index_select(0, kept).contiguous(memory_format=torch.channels_last)
+
+
+class BlockFunction(torch.autograd.Function):
+    """A block whose backward pass keeps two maps: its input and the convolution's output."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, mask: Tensor | None, eps: float, *tensors: Tensor | None) -> Tensor:
+        out, kept, y, sums = _forward(x, mask, eps, tensors)
+        ctx.eps, ctx.factor = eps, _kept(mask)[1]
+        ctx.save_for_backward(x, y, kept, torch.stack(sums) if sums else None, *tensors)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, kept, norms, *tensors = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        if y is None:  # drop path dropped all
+            zeros = [None if t is None else torch.zeros_like(t) for t in tensors]
+            return grad, None, None, *zeros
+        part = grad if kept is None else _some(grad, kept)
+        grads = _Gradients(tuple(tensors), ctx.eps, ctx.factor)
+        if norms is None:
+            grad_y = grads.through_mlp(_rows(part), _rows(y))
+        else:
+            size = len(_rows(y)) // len(y)
+            grad_y = torch.empty_like(_rows(y))
+            for index, start in enumerate(range(0, len(grad_y), size)):
+                image = slice(start, start + size)
+                grads.through_grn(_rows(part)[image], _rows(y)[image], norms[index], grad_y[image])
+        grad_y = grad_y.view(len(y), *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
+        weight = tensors[0]
+        source = x if kept is None else _some(x, kept)
+        grad_weight = weight_gradient(source, grad_y, weight) if ctx.needs_input_grad[3] else None
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _convolved(grad_y, weight.flip(2, 3), None)
+            grad_x = grad_x.add_(grad) if kept is None else grad.clone().index_add_(0, kept, grad_x)
+        return grad_x, None, None, grad_weight, _sum_of(_rows(grad_y)), *grads.of_parameters()
+
+
+def _sum_of(rows: Tensor) -> Tensor:
+    return torch.mv(rows.t(), rows.new_ones(len(rows)))
+
+
+class _Gradients:
+    """Adds up the gradients of norm, linear layers and scales over pieces of rows."""
+
+    def __init__(self, tensors: tuple, eps: float, factor: float) -> None:
+        self.norm_weight, self.norm_bias, self.weight1, self.bias1 = tensors[2:6]
+        self.weight2, self.bias2, self.scale, self.shift = tensors[6:]
+        self.tensors, self.eps, self.factor = tensors, eps, factor
+        self.scratch = Scratch()
+        self.grad_norm = [torch.zeros_like(self.norm_weight), torch.zeros_like(self.norm_bias)]
+        self.grad1 = [torch.zeros_like(self.weight1), torch.zeros_like(self.bias1)]
+        self.grad2 = [torch.zeros_like(self.weight2), torch.zeros_like(self.bias2)]
+        self.grad_scale = None if self.scale is None else torch.zeros_like(self.scale)
+        self.grad_shift = None if self.shift is None else torch.zeros_like(self.shift)
+
+    def of_parameters(self) -> list[Tensor | None]:
+        """In the order of :func:`_tensors`, without the convolution's."""
+        return [*self.grad_norm, *self.grad1, *self.grad2, self.grad_scale, self.grad_shift]
+
+    def _memory(self, names: tuple[str, ...], rows: int, like: Tensor) -> list[Tensor]:
+        return [self.scratch.take(name, rows, len(self.bias1), like) for name in names]
+
+    def _normed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        shape = self.norm_weight.shape
+        return torch.native_layer_norm(rows, shape, self.norm_weight, self.norm_bias, self.eps)
+
+    def _back_from_hidden(
+        self, grad: Tensor, before: Tensor, rows: Tensor, normed: tuple, out: Tensor
+    ) -> None:
+        """From the gradient of GELU's output, which it overwrites, to that of ``rows``, into ``out``."""
+        torch.ops.aten.gelu_backward.grad_input(grad, before, grad_input=grad)
+        values, mean, rstd = normed
+        self.grad1[0].addmm_(grad.t(), values)
+        self.grad1[1].addmv_(grad.t(), grad.new_ones(len(grad)))
+        back = torch.ops.aten.native_layer_norm_backward(
+            torch.mm(grad, self.weight1), rows, self.norm_weight.shape, mean, rstd,
+            self.norm_weight, self.norm_bias, [True, True, True],
+        )  # fmt: skip
+        out.copy_(back[0])
+        for total, part in zip(self.grad_norm, back[1:]):
+            total += part
+
+    def through_mlp(self, grad: Tensor, rows: Tensor) -> Tensor:
+        """Gradient of the convolution's output from that of the block's; both ``(pixels, C)``."""
+        out = torch.empty_like(rows)
+        scale = self.factor if self.scale is None else self.scale * self.factor
+        column = scale[:, None] if isinstance(scale, Tensor) else scale
+        weight = self.weight2 * column
+        before, after, back = self._memory(('before', 'after', 'back'), _longest(len(rows)), rows)
+        product, sums = torch.zeros_like(self.weight2), torch.zeros_like(self.bias2)
+        for piece in _pieces(len(rows)):
+            count = piece.stop - piece.start
+            normed = self._normed(rows[piece])
+            torch.addmm(self.bias1, normed[0], self.weight1.t(), out=before[:count])
+            torch.ops.aten.gelu.out(before[:count], out=after[:count])
+            product.addmm_(grad[piece].t(), after[:count])
+            sums.addmv_(grad[piece].t(), grad.new_ones(count))
+            torch.mm(grad[piece], weight, out=back[:count])
+            self._back_from_hidden(back[:count], before[:count], rows[piece], normed, out[piece])
+        self.grad2[0].add_(product * column)
+        self.grad2[1].add_(sums * scale)
+        if self.scale is not None:
+            # <gradient, branch> by channel, from sums that are there already
+            self.grad_scale.add_(
+                self.factor * ((product * self.weight2).sum(1) + self.bias2 * sums)
+            )
+        return out
+
+    def through_grn(self, grad: Tensor, rows: Tensor, norms: Tensor, out: Tensor) -> None:
+        """The same with GRN, of one image whose L2 norms are ``norms``, into ``out``."""
+        count, wide = len(rows), len(self.bias1)
+        before = self.scratch.take('before', count, wide, rows)
+        after, back = self._memory(('after', 'back'), _longest(count), rows)
+        product, sums = torch.zeros_like(self.weight2), torch.zeros_like(self.bias2)
+        for piece in _pieces(count):
+            hidden = _hidden(rows[piece], self.eps, self.tensors, before[piece])
+            torch.ops.aten.gelu.out(hidden, out=after[: len(hidden)])
+            product.addmm_(grad[piece].t(), after[: len(hidden)])
+            sums.addmv_(grad[piece].t(), grad.new_ones(len(hidden)))
+        product.mul_(self.factor)
+        sums.mul_(self.factor)
+        gamma, beta = self.scale.flatten(), self.shift.flatten()
+        level = norms.mean() + _GRN_EPS
+        relative = norms / level
+        response = 1 + gamma * relative
+        both = (self.weight2 * product).sum(0)
+        self.grad2[0].add_(product * response).addr_(sums, beta)
+        self.grad2[1].add_(sums)
+        self.grad_shift.view(-1).add_(sums @ self.weight2)
+        self.grad_scale.view(-1).add_(relative * both)
+        towards = gamma * both  # the relative norms
+        towards = towards / level - (towards @ norms) / (level * level * wide)
+        pull = torch.where(norms > 0, towards / norms, torch.zeros_like(norms))
+        weight = self.weight2 * (response * self.factor)
+        for piece in _pieces(count):
+            hidden = torch.ops.aten.gelu.out(before[piece], out=after[: piece.stop - piece.start])
+            gradient = torch.mm(grad[piece], weight, out=back[: len(hidden)])
+            gradient.addcmul_(hidden, pull)
+            self._back_from_hidden(
+                gradient, before[piece], rows[piece], self._normed(rows[piece]), out[piece]
+            )
