@@ -33,32 +33,42 @@ _GRN_EPS = 1e-6
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
+def is_usual(x: Tensor) -> bool:
+    """Whether ``x`` is an ordinary tensor of a CPU, and nothing watches or changes operators.
+
+    Not so under autocast, tracing, compilation, vmap, forward-mode differentiation, or a mode that sees
+    operators; nor where there are hooks for all modules.
+    """
+    return (
+        x.device.type == 'cpu'
+        and x.dtype in (torch.float32, torch.float64)
+        and type(x) in (Tensor, nn.Parameter)
+        and x.numel() > 0
+        and not torch.is_autocast_enabled('cpu')
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._len_torch_function_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch.autograd.forward_ad._current_level < 0
+        and not any(getattr(module_globals, f'_global{hooks}') for hooks in _HOOKS)
+    )
+
+
 def fits(block: Block, x: Tensor) -> bool:
     """Whether the fast path computes what ``block``'s modules would.
 
-    Not under autocast, tracing, compilation, vmap, forward-mode differentiation or a mode that sees
-    operators; not where somebody replaced a module of the block, hooked into one, or where tensors are of
-    a class of their own.
+    Not where :func:`is_usual` says no, where somebody replaced a module of the block or hooked into one,
+    or where parameters are of a class of their own.
     """
-    if x.device.type != 'cpu' or x.dtype not in (torch.float32, torch.float64) or not x.numel():
-        return False
-    if (
-        torch.is_autocast_enabled('cpu')
-        or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(getattr(module_globals, f'_global{hooks}') for hooks in _HOOKS)
-    ):
-        return False
-    if type(x) not in (Tensor, nn.Parameter) or not _is_plain(block):
-        return False
-    return all(
-        type(p) in (Tensor, nn.Parameter) and p.dtype == x.dtype and p.device == x.device
-        for p in _tensors(block)
-        if p is not None
+    return (
+        is_usual(x)
+        and _is_plain(block)
+        and all(
+            p is None
+            or (type(p) in (Tensor, nn.Parameter) and p.dtype == x.dtype and p.device == x.device)
+            for p in _tensors(block)
+        )
     )
 
 
@@ -335,6 +345,16 @@ def _sum_of(rows: Tensor) -> Tensor:
     return torch.mv(rows.t(), rows.new_ones(len(rows)))
 
 
+def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
+    """Add ``a^T b`` to ``total``, whose content does not count at first."""
+    torch.addmm(total, a.t(), b, beta=0 if is_first else 1, out=total)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products of the rows of two matrices."""
+    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).flatten()
+
+
 class _Gradients:
     """Adds up the gradients of norm, linear layers and scales over pieces of rows."""
 
@@ -344,10 +364,11 @@ class _Gradients:
         self.tensors, self.eps, self.factor = tensors, eps, factor
         self.scratch = Scratch()
         self.grad_norm = [torch.zeros_like(self.norm_weight), torch.zeros_like(self.norm_bias)]
-        self.grad1 = [torch.zeros_like(self.weight1), torch.zeros_like(self.bias1)]
-        self.grad2 = [torch.zeros_like(self.weight2), torch.zeros_like(self.bias2)]
+        self.grad1 = [torch.empty_like(self.weight1), torch.zeros_like(self.bias1)]
+        self.grad2 = [torch.empty_like(self.weight2), torch.zeros_like(self.bias2)]
         self.grad_scale = None if self.scale is None else torch.zeros_like(self.scale)
         self.grad_shift = None if self.shift is None else torch.zeros_like(self.shift)
+        self.is_first = True  # nothing has been added to the large ones
 
     def of_parameters(self) -> list[Tensor | None]:
         """In the order of :func:`_tensors`, without the convolution's."""
@@ -366,7 +387,8 @@ class _Gradients:
         """From the gradient of GELU's output, which it overwrites, to that of ``rows``, into ``out``."""
         torch.ops.aten.gelu_backward.grad_input(grad, before, grad_input=grad)
         values, mean, rstd = normed
-        self.grad1[0].addmm_(grad.t(), values)
+        _add_product(self.grad1[0], grad, values, self.is_first)
+        self.is_first = False
         self.grad1[1].addmv_(grad.t(), grad.new_ones(len(grad)))
         back = torch.ops.aten.native_layer_norm_backward(
             torch.mm(grad, self.weight1), rows, self.norm_weight.shape, mean, rstd,
@@ -381,25 +403,25 @@ class _Gradients:
         out = torch.empty_like(rows)
         scale = self.factor if self.scale is None else self.scale * self.factor
         column = scale[:, None] if isinstance(scale, Tensor) else scale
-        weight = self.weight2 * column
+        folds = len(rows) > len(self.bias1)
+        weight = self.weight2 * column if folds else self.weight2
         before, after, back = self._memory(('before', 'after', 'back'), _longest(len(rows)), rows)
-        product, sums = torch.zeros_like(self.weight2), torch.zeros_like(self.bias2)
+        product, sums = self.grad2
         for piece in _pieces(len(rows)):
             count = piece.stop - piece.start
             normed = self._normed(rows[piece])
             torch.addmm(self.bias1, normed[0], self.weight1.t(), out=before[:count])
             torch.ops.aten.gelu.out(before[:count], out=after[:count])
-            product.addmm_(grad[piece].t(), after[:count])
+            _add_product(product, grad[piece], after[:count], self.is_first)
             sums.addmv_(grad[piece].t(), grad.new_ones(count))
-            torch.mm(grad[piece], weight, out=back[:count])
+            torch.mm(grad[piece] if folds else grad[piece] * scale, weight, out=back[:count])
             self._back_from_hidden(back[:count], before[:count], rows[piece], normed, out[piece])
-        self.grad2[0].add_(product * column)
-        self.grad2[1].add_(sums * scale)
         if self.scale is not None:
             # <gradient, branch> by channel, from sums that are there already
-            self.grad_scale.add_(
-                self.factor * ((product * self.weight2).sum(1) + self.bias2 * sums)
-            )
+            self.grad_scale.copy_(_dot(product, self.weight2).addcmul_(self.bias2, sums))
+            self.grad_scale.mul_(self.factor)
+        product.mul_(column)
+        sums.mul_(scale)
         return out
 
     def through_grn(self, grad: Tensor, rows: Tensor, norms: Tensor, out: Tensor) -> None:
@@ -407,27 +429,31 @@ class _Gradients:
         count, wide = len(rows), len(self.bias1)
         before = self.scratch.take('before', count, wide, rows)
         after, back = self._memory(('after', 'back'), _longest(count), rows)
-        product, sums = torch.zeros_like(self.weight2), torch.zeros_like(self.bias2)
+        product = self.scratch.take('product', len(self.bias2), wide, rows)
+        sums = torch.zeros_like(self.bias2)
         for piece in _pieces(count):
             hidden = _hidden(rows[piece], self.eps, self.tensors, before[piece])
             torch.ops.aten.gelu.out(hidden, out=after[: len(hidden)])
-            product.addmm_(grad[piece].t(), after[: len(hidden)])
+            _add_product(product, grad[piece], after[: len(hidden)], piece.start == 0)
             sums.addmv_(grad[piece].t(), grad.new_ones(len(hidden)))
-        product.mul_(self.factor)
         sums.mul_(self.factor)
         gamma, beta = self.scale.flatten(), self.shift.flatten()
         level = norms.mean() + _GRN_EPS
         relative = norms / level
-        response = 1 + gamma * relative
-        both = (self.weight2 * product).sum(0)
-        self.grad2[0].add_(product * response).addr_(sums, beta)
+        response = (1 + gamma * relative) * self.factor
+        both = torch.einsum('ck,ck->k', self.weight2, product) * self.factor
+        if self.is_first:
+            torch.mul(product, response, out=self.grad2[0])
+        else:
+            self.grad2[0].addcmul_(product, response)
+        self.grad2[0].addr_(sums, beta)
         self.grad2[1].add_(sums)
         self.grad_shift.view(-1).add_(sums @ self.weight2)
         self.grad_scale.view(-1).add_(relative * both)
         towards = gamma * both  # the relative norms
         towards = towards / level - (towards @ norms) / (level * level * wide)
         pull = torch.where(norms > 0, towards / norms, torch.zeros_like(norms))
-        weight = self.weight2 * (response * self.factor)
+        weight = torch.mul(self.weight2, response, out=product)
         for piece in _pieces(count):
             hidden = torch.ops.aten.gelu.out(before[piece], out=after[: piece.stop - piece.start])
             gradient = torch.mm(grad[piece], weight, out=back[: len(hidden)])
