@@ -21,7 +21,7 @@ setup(
         'downstream.segmentation',
         'downstream.zoo',
     ],
-    package_data={'backbones': ['weights.json'], 'downstream.zoo': ['zoo.json']},
+    package_data={'backbones': ['weights.json', 'depthwise.c'], 'downstream.zoo': ['zoo.json']},
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',
@@ -30,6 +30,7 @@ setup(
         'onedl-mmdetection>=3.5.1,<3.6',
         'onedl-mmsegmentation>=1.4.2,<1.5',
         'pycocotools>=2.0.8',
+        'faster-coco-eval>=1.8',
         'opencv-python',
         'numpy>=1.26',
         'pillow',

@@ -240,13 +240,15 @@ class ConvNeXt(Backbone):
             x = downsample(x)
             ours = _is_new(downsample)
             for block in stage:
-                if ours and not fast_cpu.is_watched(block) and fast_cpu.may_overwrite(block, x):
+                watched = fast_cpu.is_watched(block)
+                if ours and not watched and fast_cpu.may_overwrite(block, x):
                     x = x.contiguous(memory_format=torch.channels_last)
                     fast_cpu.add_branch_(block, x, scratch)
                 elif self.with_cp and x.requires_grad:
                     x = checkpoint(block, x, use_reentrant=False)
                 else:
                     x = block(x)
+                ours = not watched
             if i in self.out_indices:
                 maps[i] = getattr(self, f'norm{i}')(x)
         return tuple(maps[i] for i in self.out_indices)

@@ -8,6 +8,7 @@ from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
+from backbones.errors import DataError
 from downstream.exchange import DataOnlyMetric
 
 
@@ -28,11 +29,29 @@ class SegmentationMetric(DataOnlyMetric, IoUMetric):
     def intersect_and_union(
         pred_label: Tensor, label: Tensor, num_classes: int, ignore_index: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Pixels per class, each ``(num_classes,)`` int64: intersection, union, predicted, labelled."""
-        valid = label != ignore_index
-        pair = label[valid].long() * num_classes + pred_label[valid].long()
-        counts = torch.bincount(pair, minlength=num_classes**2).cpu()
-        confusion = counts.reshape(num_classes, num_classes)
+        """Pixels per class, each ``(num_classes,)`` int64: intersection, union, predicted, labelled.
+
+        Raises:
+            DataError: The mask has a value that is neither a class nor ``ignore_index``.
+        """
+        # One number per pixel, ignored ones included: leaving them out first costs more than counting.
+        ignored = ignore_index if 0 <= ignore_index < num_classes else None
+        code = label.to(torch.int32).mul_(num_classes).add_(pred_label)
+        if int(label.min()) < 0:
+            code = code[label != ignore_index]
+        counts = torch.bincount(code.flatten(), minlength=num_classes**2).cpu()
+        rows = -(-len(counts) // num_classes)
+        counts = torch.cat([counts, counts.new_zeros(rows * num_classes - len(counts))])
+        confusion = counts.view(rows, num_classes)
+        if ignored is not None:
+            confusion[ignored] = 0
+        beyond = confusion[num_classes:].sum(1).nonzero().flatten() + num_classes
+        if strange := [int(value) for value in beyond if value != ignore_index]:
+            raise DataError(
+                f'a mask has the value {strange[0]}; allowed are 0 to {num_classes - 1} and '
+                f'{ignore_index}. tools/train.py --check-data full names the file.'
+            )
+        confusion = confusion[:num_classes]
         intersect, predicted, labelled = confusion.diag(), confusion.sum(0), confusion.sum(1)
         return intersect, predicted + labelled - intersect, predicted, labelled
 

@@ -1,10 +1,13 @@
-"""Detection figures against pycocotools run by hand, to the last bit."""
+"""Detection figures against pycocotools run by hand."""
+
+import json
 
 import numpy as np
 import pytest
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
+from backbones.errors import ConfigError
 from downstream.data.shapes import THINGS, make_shapes
 from downstream.detection import CocoInstanceMetric
 from tests.conftest import coco_by_hand
@@ -61,17 +64,26 @@ def processed(metric: CocoInstanceMetric, predictions: list[dict]) -> dict:
     return metric.evaluate(len(predictions))
 
 
-def test_figures_equal_pycocotools_on_the_saved_detections(annotations, tmp_path):
+@pytest.mark.parametrize('backend', ['faster-coco-eval', 'pycocotools'])
+def test_figures_equal_pycocotools_on_the_saved_detections(backend, annotations, tmp_path):
     metric = CocoInstanceMetric(
-        ann_file=annotations, metric=['bbox', 'segm'], save_dir=str(tmp_path / 'out')
+        ann_file=annotations,
+        metric=['bbox', 'segm'],
+        save_dir=str(tmp_path / 'out'),
+        backend=backend,
     )
+    assert metric.backend == backend
     flat = processed(metric, noisy_predictions(annotations))
     for kind in ('bbox', 'segm'):
         detections = tmp_path / 'out' / f'detections.{kind}.json'
         by_hand = coco_by_hand(annotations, detections, kind)
         report = metric.report[kind]
-        assert {name: report[name] for name in by_hand} == by_hand
-        assert flat[f'coco/{kind}_mAP'] == by_hand['AP']
+        # the other library adds up in another order
+        error = 0 if backend == 'pycocotools' else 1e-12
+        assert {name: report[name] for name in by_hand} == pytest.approx(
+            by_hand, abs=error, rel=error
+        )
+        assert flat[f'coco/{kind}_mAP'] == pytest.approx(by_hand['AP'], abs=error, rel=error)
         assert 0.2 < by_hand['AP'] < 0.95
         assert set(report['per_class']) == set(THINGS)
         assert np.mean(list(report['per_class'].values())) == pytest.approx(by_hand['AP'])
@@ -85,3 +97,77 @@ def test_no_detection_is_an_ap_of_zero(annotations):
     metric = CocoInstanceMetric(ann_file=annotations, metric=['bbox', 'segm'])
     assert processed(metric, predictions)['coco/bbox_mAP'] == 0
     assert metric.report['segm']['per_class'] == dict.fromkeys(THINGS, 0.0)
+
+
+def random_set(folder, seed: int) -> tuple[str, list[dict]]:
+    """Annotations and detections of everything that COCO's rules tell apart: crowds, empty images, sizes,
+    more detections than count, classes without objects, equal scores."""
+    rng = np.random.default_rng(seed)
+    categories = [{'id': 3 * i + 1, 'name': f'class {i}'} for i in range(4)]
+    images, annotations, found = [], [], []
+    for image in range(1, 13):
+        images.append({'id': image, 'file_name': f'{image}.jpg', 'width': 400, 'height': 300})
+        for _ in range(0 if image == 5 else rng.integers(1, 9)):
+            x, y, w, h = (float(v) for v in rng.integers((0, 0, 2, 2), (250, 150, 150, 150)))
+            category = int(rng.choice([1, 4, 7]))  # none of the fourth class
+            crowd = int(rng.random() < 0.15)
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            segmentation = (
+                rle.frPyObjects([polygon], 300, 400)[0] if crowd else [polygon]
+            )  # fmt: skip
+            if crowd:
+                segmentation = {**segmentation, 'counts': segmentation['counts'].decode()}
+            annotations.append(
+                {'id': len(annotations) + 1, 'image_id': image, 'category_id': category,
+                 'bbox': [x, y, w, h], 'area': w * h, 'iscrowd': crowd, 'segmentation': segmentation}
+            )  # fmt: skip
+            for _ in range(rng.integers(0, 3)):
+                dx, dy = (float(v) for v in rng.integers(-9, 10, 2))
+                found.append(
+                    (image, category, [x + dx, y + dy, w, h], round(float(rng.random()), 1))
+                )
+        for _ in range(130 if image == 2 else 3):
+            x, y, w, h = (float(v) for v in rng.integers((0, 0, 1, 1), (390, 290, 10, 10)))
+            found.append((image, int(rng.choice([1, 4, 7, 10])), [x, y, w, h], float(rng.random())))
+    path = folder / f'random{seed}.json'
+    path.write_text(
+        json.dumps({'images': images, 'annotations': annotations, 'categories': categories})
+    )
+    detections = []
+    for image, category, box, score in found:
+        x, y, w, h = box
+        mask = rle.frPyObjects([[x, y, x + w, y, x + w, y + h, x, y + h]], 300, 400)[0]
+        mask = {**mask, 'counts': mask['counts'].decode()}
+        detections.append(
+            {'image_id': image, 'category_id': category, 'bbox': box, 'score': score,
+             'segmentation': mask}
+        )  # fmt: skip
+    return str(path), detections
+
+
+@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('kind', ['bbox', 'segm'])
+def test_both_backends_agree_on_whatever_there_is(seed, kind, tmp_path):
+    path, detections = random_set(tmp_path, seed)
+    reports = []
+    for backend in ('faster-coco-eval', 'pycocotools'):
+        metric = CocoInstanceMetric(ann_file=path, metric=kind, backend=backend)
+        metric.dataset_meta = {'classes': [f'class {i}' for i in range(4)]}
+        metric.cat_ids, metric.img_ids = [1, 4, 7, 10], list(range(1, 13))
+        metric._coco_api = COCO(path)
+        reports.append(metric._evaluate(kind, [dict(d) for d in detections]))
+    flat = [report | report.pop('per_class') for report in reports]
+    assert flat[0]['class 3'] is None  # without objects
+    known = [{name: v for name, v in report.items() if v is not None} for report in flat]
+    assert len(known[0]) > 8
+    assert known[0] == pytest.approx(known[1], rel=1e-12)
+    assert 0.05 < known[0]['AP'] < 0.9
+
+
+def test_a_backend_that_is_not_there(annotations, monkeypatch):
+    with pytest.raises(ConfigError, match='give auto, faster-coco-eval or pycocotools'):
+        CocoInstanceMetric(ann_file=annotations, backend='cocoapi')
+    monkeypatch.setattr('downstream.detection.metric.find_spec', lambda name: None)
+    assert CocoInstanceMetric(ann_file=annotations).backend == 'pycocotools'
+    with pytest.raises(ConfigError, match='pip install faster-coco-eval'):
+        CocoInstanceMetric(ann_file=annotations, backend='faster-coco-eval')

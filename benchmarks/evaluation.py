@@ -1,0 +1,145 @@
+"""Evaluators beside the ones that OpenMMLab ships, on random results of COCO's and ADE20K's sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from pycocotools import coco as slow_coco
+from pycocotools import mask as rle
+from pycocotools.cocoeval import COCOeval
+
+from benchmarks.timing import Timings, interleave
+
+OURS = 'this suite'
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured: the reference's name and the speed to reach."""
+
+    name: str
+    timings: Timings
+    reference: str
+    target: float
+    error: float
+
+
+def random_coco(images: int, masks: bool) -> tuple[dict, list[dict]]:
+    """Annotations, 7 objects an image of 80 classes, and 100 detections an image."""
+    rng = np.random.default_rng(0)
+    categories = [{'id': i + 1, 'name': str(i)} for i in range(80)]
+    truth, found = [], []
+
+    def segmentation(x: float, y: float, w: float, h: float) -> dict:
+        angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+        radii = rng.uniform(0.6, 1, 12)
+        xs, ys = x + w / 2 * (1 + radii * np.cos(angles)), y + h / 2 * (1 + radii * np.sin(angles))
+        points = np.stack([xs.clip(0, 639), ys.clip(0, 479)], 1).flatten().tolist()
+        encoded = rle.frPyObjects([points], 480, 640)[0]
+        return {'size': encoded['size'], 'counts': encoded['counts'].decode()}
+
+    for image in range(1, images + 1):
+        own = []
+        for _ in range(7):
+            w, h = np.exp(rng.uniform(np.log(10), np.log(300), 2))
+            x, y = rng.uniform(0, 640 - w), rng.uniform(0, 480 - h)
+            category = int(rng.integers(1, 81))
+            own.append((category, x, y, w, h))
+            truth.append(
+                {'id': len(truth) + 1, 'image_id': image, 'category_id': category, 'iscrowd': 0,
+                 'bbox': [x, y, w, h], 'area': w * h,
+                 **({'segmentation': segmentation(x, y, w, h)} if masks else {})}
+            )  # fmt: skip
+        for _ in range(100):
+            category, x, y, w, h = own[rng.integers(len(own))]
+            x, y, w, h = np.array([x, y, w, h]) * rng.normal(1, 0.1, 4)
+            w, h = max(w, 1), max(h, 1)
+            if rng.random() < 0.3:
+                category = int(rng.integers(1, 81))
+            found.append(
+                {'image_id': image, 'category_id': category, 'score': float(rng.random()),
+                 **({'segmentation': segmentation(x, y, w, h)} if masks
+                    else {'bbox': [float(v) for v in (x, y, w, h)]})}
+            )  # fmt: skip
+    listed = [{'id': i + 1, 'width': 640, 'height': 480} for i in range(images)]
+    return {'images': listed, 'annotations': truth, 'categories': categories}, found
+
+
+def coco(kind: str, images: int, rounds: int, target: float) -> Result:
+    """Time pycocotools and faster-coco-eval on the same results."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    content, found = random_coco(images, kind == 'segm')
+    figures = {}
+
+    def evaluate(name: str) -> None:
+        own = [dict(detection) for detection in found]  # which they change
+        with contextlib.redirect_stdout(io.StringIO()):
+            if name == OURS:
+                truth = COCO(content)
+                evaluation = COCOeval_faster(truth, truth.loadRes(own), kind)
+            else:
+                truth = slow_coco.COCO()
+                truth.dataset = content
+                truth.createIndex()
+                evaluation = COCOeval(truth, truth.loadRes(own), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        figures[name] = np.array(evaluation.stats[:12])
+
+    names = ('pycocotools', OURS)
+    cases = {name: (lambda name=name: evaluate(name)) for name in names}
+    timings = interleave(cases, rounds, warm_up=0, title=f'COCO {kind}')
+    error = float(np.abs(figures[OURS] - figures['pycocotools']).max())
+    title = f'COCO {kind}, {images} images, {len(found):,} detections'
+    return Result(title, timings, 'pycocotools', target, error)
+
+
+def miou(images: int, rounds: int) -> Result:
+    """Time mmseg's counts of pixels and ours, 150 classes, 512 x 683."""
+    from mmseg.evaluation import IoUMetric
+
+    from downstream.segmentation import SegmentationMetric
+
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randint(0, 150, (images, 1, 16, 22), generator=generator).float()
+    labels = torch.nn.functional.interpolate(small, (512, 683))[:, 0].to(torch.uint8)
+    predictions = labels.long()
+    wrong = torch.rand(labels.shape, generator=generator)
+    predictions[wrong < 0.2] = 3
+    labels[wrong > 0.93] = 255
+    totals = {}
+
+    def count(name: str, metric: type) -> None:
+        parts = [
+            metric.intersect_and_union(prediction, label, 150, 255)
+            for prediction, label in zip(predictions, labels)
+        ]
+        totals[name] = torch.stack(
+            [torch.stack([p.double() for p in part]).sum(0) for part in zip(*parts)]
+        )
+
+    cases = {
+        'mmseg': lambda: count('mmseg', IoUMetric),
+        OURS: lambda: count(OURS, SegmentationMetric),
+    }
+    timings = interleave(cases, rounds, warm_up=1, title='mIoU')
+    error = float((totals['mmseg'] - totals[OURS]).abs().max())
+    return Result(
+        f'mIoU counts, {images} images 512x683, 150 classes', timings, 'mmseg', 10.0, error
+    )
+
+
+def measure(rounds: int, images: int = 1000) -> list[Result]:
+    """All evaluators; on one thread, as they mostly run."""
+    torch.set_num_threads(1)
+    return [
+        coco('bbox', images, rounds, 6.0),
+        coco('segm', images // 5, rounds, 3.5),
+        miou(images // 10, rounds),
+    ]
