@@ -2,6 +2,7 @@
 # make demo-seg   the same for UperNet
 # make test       environment, install, every test that is not slow
 # make test-slow  the slow ones too
+# make bench      speed and memory beside other implementations, into docs/performance.md
 # make lint       ruff
 # The first Python of a supported version on the PATH (3.14 has no wheels of numpy 2.2, see setup.py).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo demo-seg test test-slow lint format clean
+.PHONY: demo demo-seg test test-slow bench lint format clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -24,6 +25,9 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	@$(BIN)/python -m pytest
+
+bench: $(INSTALLED)
+	@$(BIN)/python -m benchmarks
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

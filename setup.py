@@ -39,5 +39,5 @@ setup(
         'safetensors',
         'timm>=1.0.31',
     ],
-    extras_require={'test': TEST, 'dev': [*TEST, 'ruff>=0.12']},
+    extras_require={'test': TEST, 'bench': ['transformers', 'tqdm'], 'dev': [*TEST, 'ruff>=0.12']},
 )

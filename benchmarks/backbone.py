@@ -40,11 +40,24 @@ CASES = (
     Case('V2 training', True, _PAIR, True, targets=(1.45, 1.2)),
 )
 MORE = tuple(
-    Case(f'V{2 if v2 else 1} {arch} {"training" if training else "inference"}, one thread',
-         v2, (1, 640, 640), training, arch=arch, threads=1)
-    for arch in ('tiny', 'small', 'base') for v2 in (False, True) for training in (False, True)
-    if not (v2 and arch == 'small')
-)  # fmt: skip
+    Case(
+        f'V{2 if v2 else 1} {arch} {"training" if training else "inference"}',
+        v2,
+        (1, 640, 640),
+        training,
+        arch=arch,
+        threads=1,
+    )
+    for arch, v2, training in (
+        ('tiny', False, False),
+        ('small', False, False),
+        ('base', False, False),
+        ('tiny', True, False),
+        ('base', True, False),
+        ('tiny', False, True),
+        ('tiny', True, True),
+    )
+)
 
 
 @dataclass(frozen=True)
