@@ -233,14 +233,15 @@ class ConvNeXt(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = {}
         scratch = fast_cpu.Scratch()
-        if fast_cpu.is_usual(x):
+        usual = fast_cpu.is_usual(x)
+        if usual:
             # oneDNN's convolutions are several times as fast from there
             x = x.contiguous(memory_format=torch.channels_last)
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = downsample(x)
-            ours = _is_new(downsample)
+            ours = usual and _is_new(downsample)
             for block in stage:
-                watched = fast_cpu.is_watched(block)
+                watched = not usual or fast_cpu.is_watched(block)
                 if ours and not watched and fast_cpu.may_overwrite(block, x):
                     x = x.contiguous(memory_format=torch.channels_last)
                     fast_cpu.add_branch_(block, x, scratch)

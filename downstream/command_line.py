@@ -55,11 +55,12 @@ def run(command: Callable[[], object]) -> None:
     try:
         command()
     except UserError as error:
-        # All processes meet a bad config alike; one of them says it.
-        if is_first_process() or getattr(error, 'of_one_process', False):
+        # All processes meet a bad config alike, before they meet each other; one of them says it.
+        if is_first_process() or _have_met():
             # A worker of a data loader sends its whole traceback along.
             text = re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1]
-            print(f'error: {text}', file=sys.stderr)
+            who = '' if is_first_process() else f'rank {os.environ.get("RANK", "?")}: '
+            print(f'error: {who}{text}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -78,6 +79,12 @@ def run(command: Callable[[], object]) -> None:
 def is_first_process() -> bool:
     """Whether this is rank 0, also before the processes have met."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', 0))) == 0
+
+
+def _have_met() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_initialized()
 
 
 def process_count(launcher: str) -> int:

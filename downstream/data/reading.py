@@ -16,12 +16,7 @@ _TAIL = 32
 
 
 class UnreadableError(DataError):
-    """A file cannot be read, or is not where files of its data set must be.
-
-    One process meets it, so that one says it, whichever it is.
-    """
-
-    of_one_process = True
+    """A file cannot be read, or is not where files of its data set must be."""
 
 
 class GuardedLoader:

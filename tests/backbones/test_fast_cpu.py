@@ -219,13 +219,15 @@ def test_where_it_stands_back(used):
     assert not used
 
 
-def test_traced_and_exported_models_give_the_same():
+def test_traced_exported_and_compiled_models_give_the_same():
     model = model_of('V2', dtype=torch.float32).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(x)
         require_close(torch.jit.trace(model, x)(x), expected, 1e-5)
         require_close(torch.export.export(model, (x,)).module()(x), expected, 1e-5)
+        whole = torch.compile(model, backend='eager', fullgraph=True)
+        require_close(whole(x), expected, 1e-5)
 
 
 def test_forward_mode_and_vectorised_differentiation():

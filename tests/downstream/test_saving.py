@@ -1,11 +1,9 @@
 """Whole checkpoints or none: kills at any moment, full disks, damaged files; bad numbers stop a run."""
 
 import contextlib
-import multiprocessing
 import os
 import random
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -20,10 +18,10 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
 
 from backbones import WeightsError
-from downstream import command_line
 from downstream.running import saving, writing
 from downstream.running.guard import NotFiniteError
 from downstream.running.runner import SuiteRunner
+from tests import processes
 from tests.conftest import write_tiny_config
 
 
@@ -100,38 +98,12 @@ LAST = 'iter_15.pth'
 LAST_OF_TWO = 'iter_10.pth'
 
 
-# Its children start where all is imported.
-FORKS = multiprocessing.get_context('forkserver')
-
-
-def run_of_rank(work_dir: Path, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    with open(os.devnull, 'w') as silent:
-        os.dup2(silent.fileno(), 1)
-        os.dup2(silent.fileno(), 2)
-    torch.set_num_threads(1)
-    command_line.run(lambda: tiny_run(work_dir, resume=True))
-
-
-def start(work_dir: Path, processes: int) -> list:
-    """The run in ``processes`` processes of its own, going on from what is there."""
-    FORKS.set_forkserver_preload([__name__])
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        port = str(free.getsockname()[1])
-    meeting = {'WORLD_SIZE': str(processes), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
-    running = []
-    for rank in map(str, range(processes)):
-        environment = meeting | {'RANK': rank, 'LOCAL_RANK': rank} if processes > 1 else {}
-        running.append(FORKS.Process(target=run_of_rank, args=(work_dir, environment)))
-        running[-1].start()
-    return running
-
-
-def kill_until_done(work_dir: Path, kills: int, processes: int, rng: random.Random) -> int:
+def kill_until_done(work_dir: Path, kills: int, count: int, rng: random.Random) -> int:
     """Start again and again, with one process killed at a random moment; how many were killed."""
     killed = 0
     while True:
-        running = start(work_dir, processes)
+        arguments = [{'work_dir': work_dir, 'resume': True}] * count
+        running = processes.start(tiny_run, work_dir, arguments)
         if killed < kills:
             # wait for the first sign of training, then for a random moment of it
             before = newest_change(work_dir)
@@ -165,16 +137,16 @@ def newest_change(work_dir: Path) -> int:
     return max(times)
 
 
-def kill_test(tmp_path, kills: int, processes: int = 1) -> None:
-    last = LAST if processes == 1 else LAST_OF_TWO
-    kill_until_done(tmp_path / 'whole', 0, processes, random.Random(0))
+def kill_test(tmp_path, kills: int, count: int = 1) -> None:
+    last = LAST if count == 1 else LAST_OF_TWO
+    kill_until_done(tmp_path / 'whole', 0, count, random.Random(0))
     expected = saving.verified(tmp_path / 'whole' / last)
     rng, done, round_ = random.Random(0), 0, 0
     while done < kills:
         round_ += 1
         work_dir = tmp_path / f'killed{round_}'
         work_dir.mkdir()
-        killed = kill_until_done(work_dir, min(kills - done, 10), processes, rng)
+        killed = kill_until_done(work_dir, min(kills - done, 10), count, rng)
         found = saving.verified(work_dir / last)
         for key, value in expected['state_dict'].items():
             assert torch.equal(found['state_dict'][key], value), key
@@ -187,7 +159,7 @@ def test_kills_at_any_moment(tmp_path):
 
 
 def test_kills_of_one_of_two_processes(tmp_path):
-    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 10)), processes=2)
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 6)), count=2)
 
 
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Several processes: one that hangs is named, and all go on from the same checkpoint."""
 
-import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,13 +14,11 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from downstream import command_line
 from downstream.running import saving, sharding
 from downstream.running.hanging import HangHook, _Seen
+from tests import processes
 from tests.conftest import ROOT, write_tiny_config
 from tests.downstream.test_saving import TinyRegressor, tiny_run
-
-FORKS = multiprocessing.get_context('forkserver')
 
 
 @HOOKS.register_module()
@@ -38,29 +36,15 @@ class HangingHook(Hook):
         time.sleep(1000)
 
 
-def run_of_rank(folder: Path, environment: dict[str, str], **changes) -> None:
-    os.environ.update(environment)
-    out = os.open(folder / f'out{environment["RANK"]}', os.O_WRONLY | os.O_CREAT)
-    os.dup2(out, 1)
-    os.dup2(out, 2)
-    torch.set_num_threads(1)
-    work_dir = folder / changes.pop('work_dir', 'run')
-    command_line.run(lambda: tiny_run(work_dir, **changes))
-
-
 def start(folder: Path, changes: list[dict]) -> list:
-    FORKS.set_forkserver_preload([__name__])
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        port = str(free.getsockname()[1])
-    meeting = {'WORLD_SIZE': str(len(changes)), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
-    running = []
-    for rank, arguments in enumerate(changes):
-        environment = meeting | {'RANK': str(rank), 'LOCAL_RANK': str(rank)}
-        running.append(
-            FORKS.Process(target=run_of_rank, args=(folder, environment), kwargs=arguments)
-        )
-        running[-1].start()
-    return running
+    """Small runs that know of each other."""
+    arguments = [{'work_dir': folder / 'run', **own} for own in changes]
+    return processes.start(run_with_hooks, folder, arguments)
+
+
+def run_with_hooks(**arguments) -> None:
+    """A run where the hooks of this module are known."""
+    tiny_run(**arguments)
 
 
 @pytest.mark.parametrize('how', ['asleep 1', 'stopped 1', 'stopped 0'])
@@ -96,26 +80,49 @@ def test_who_is_behind():
     assert HangHook._behind(seen((8, True), (8, True))) == [0, 1]
 
 
-def test_processes_that_would_go_on_from_different_steps(tmp_path):
-    for name, epochs in (('short', 1), ('long', 2)):
-        for process in start(tmp_path, [{'work_dir': name, 'epochs': epochs}] * 2):
-            process.join(60)
-    names = ['short', 'long']
-    running = start(tmp_path, [{'work_dir': n, 'resume': True, 'epochs': 3} for n in names])
-    for process in running:
+def test_all_go_on_from_what_one_of_them_goes_on_from(tmp_path):
+    """A machine that joins again does not know that the run was started again."""
+    work_dir = tmp_path / 'run'
+    run_in(work_dir, epochs=1)
+    plans = [{'work_dir': work_dir, 'epochs': 2, 'resume': resume} for resume in (False, True)]
+    for process in start(tmp_path, plans):
+        process.join(60)
+        assert process.exitcode == 0, (tmp_path / 'out0').read_text()
+    assert saving.newest_whole(work_dir)[1]['meta']['iter'] == 4
+    expected = run_in(tmp_path / 'whole', epochs=2)['state_dict']
+    found = saving.newest_whole(work_dir)[1]['state_dict']
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def run_on_own_disk(folder: Path, **changes) -> None:
+    os.chdir(folder / os.environ['RANK'])
+    tiny_run('run', **changes)
+
+
+def test_checkpoints_of_one_name_and_different_content(tmp_path):
+    run_in(tmp_path / 'run', epochs=1)
+    for rank in '01':
+        shutil.copytree(tmp_path / 'run', tmp_path / rank / 'run')
+    path = tmp_path / '1' / 'run' / 'iter_2.pth'
+    content = saving.verified(path)
+    content['meta']['iter'] = 1
+    torch.save(content, path)
+    path.with_name(f'{path.name}.sha256').unlink()
+    arguments = [{'folder': tmp_path, 'resume': True, 'epochs': 2}] * 2
+    for process in processes.start(run_on_own_disk, tmp_path, arguments):
         process.join(60)
         assert process.exitcode == 2
     shown = (tmp_path / 'out0').read_text()
     assert 'would go on from different checkpoints: rank 0' in shown
-    assert 'short/iter_2.pth, iteration 2; rank 1' in shown
+    assert 'run/iter_2.pth, iteration 2; rank 1' in shown
 
 
-def run_in(folder: Path, processes: int, **changes) -> dict:
-    """What a run of several processes has saved at its end."""
-    for process in start(folder, [changes] * processes):
+def run_in(work_dir: Path, **changes) -> dict:
+    """What a run of two processes has saved at its end."""
+    for process in start(work_dir.parent, [{'work_dir': work_dir, **changes}] * 2):
         process.join(60)
-        assert process.exitcode == 0, (folder / 'out0').read_text()
-    return saving.newest_whole(folder / changes['work_dir'])[1]
+        assert process.exitcode == 0, (work_dir.parent / 'out0').read_text()
+    return saving.newest_whole(work_dir)[1]
 
 
 def require_close(found: dict, expected: dict) -> None:
@@ -139,16 +146,16 @@ class ShardedHook(Hook):
 def test_a_sharded_run_is_a_whole_one(tmp_path):
     """Same losses, same weights, same optimizer; checkpoints go from one form into the other."""
     guarded = {'custom_hooks': [dict(type='FiniteGuardHook')]}
-    expected = run_in(tmp_path, 2, work_dir='whole', **guarded)
+    expected = run_in(tmp_path / 'whole', **guarded)
     assert expected['meta']['iter'] == 10
     hooks = [dict(type='FiniteGuardHook'), dict(type='ShardedHook')]
-    found = run_in(tmp_path, 2, work_dir='sharded', sharded=True, custom_hooks=hooks)
+    found = run_in(tmp_path / 'sharded', sharded=True, custom_hooks=hooks)
     require_close(found, expected)
     # three epochs in shards and two as a whole; and the other way round
-    run_in(tmp_path, 2, work_dir='mixed', sharded=True, epochs=3, **guarded)
-    require_close(run_in(tmp_path, 2, work_dir='mixed', resume=True, **guarded), expected)
-    run_in(tmp_path, 2, work_dir='other', epochs=3, **guarded)
-    again = run_in(tmp_path, 2, work_dir='other', resume=True, sharded=True, **guarded)
+    run_in(tmp_path / 'mixed', sharded=True, epochs=3, **guarded)
+    require_close(run_in(tmp_path / 'mixed', resume=True, **guarded), expected)
+    run_in(tmp_path / 'other', epochs=3, **guarded)
+    again = run_in(tmp_path / 'other', resume=True, sharded=True, **guarded)
     require_close(again, expected)
     # into one process, without any sharding
     model = TinyRegressor()

@@ -1,0 +1,42 @@
+"""Runs in processes of their own, started from a server that has everything imported."""
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from downstream import command_line
+
+FORKS = multiprocessing.get_context('forkserver')
+
+
+def start(run: Callable, folder: Path, arguments: list[dict]) -> list[multiprocessing.Process]:
+    """``run(**arguments[rank])`` in a process for each rank, which prints into ``folder/out<rank>``."""
+    FORKS.set_forkserver_preload([run.__module__])
+    folder.mkdir(exist_ok=True)
+    environment = {}
+    if len(arguments) > 1:
+        with socket.create_server(('127.0.0.1', 0)) as free:
+            port = str(free.getsockname()[1])
+        environment = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': port}
+        environment['WORLD_SIZE'] = str(len(arguments))
+    running = []
+    for rank, own in enumerate(arguments):
+        if environment:
+            environment = environment | {'RANK': str(rank), 'LOCAL_RANK': str(rank)}
+        child = FORKS.Process(target=_run, args=(run, folder / f'out{rank}', environment, own))
+        child.start()
+        running.append(child)
+    return running
+
+
+def _run(run: Callable, out: Path, environment: dict[str, str], arguments: dict) -> None:
+    os.environ.update(environment)
+    shown = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(shown, 1)
+    os.dup2(shown, 2)
+    torch.set_num_threads(1)
+    command_line.run(lambda: run(**arguments))
