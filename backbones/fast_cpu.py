@@ -142,7 +142,7 @@ def run(block: Block, x: Tensor) -> Tensor:
         return BlockFunction.apply(x, mask, block.norm.eps, *_tensors(block))
     if block.drop_path.is_active():
         return _forward(x, block.drop_path.draw(x), block.norm.eps, _tensors(block))[0]
-    return add_branch_(block, x.clone(), Scratch())
+    return _forward(x, None, block.norm.eps, _tensors(block))[0]
 
 
 def needs_gradient(block: Block, x: Tensor) -> bool:
@@ -159,8 +159,9 @@ def may_overwrite(block: Block, x: Tensor) -> bool:
 
 def add_branch_(block: Block, x: Tensor, scratch: Scratch) -> Tensor:
     """Turn ``x``, channels last, into ``block(x)`` in its place; without gradients and drop path."""
-    return _add_branch_(x, _convolved(x, block.dwconv.weight, block.dwconv.bias), block.norm.eps,
-                        _tensors(block), 1.0, scratch)  # fmt: skip
+    y = _convolved(x, block.dwconv.weight, block.dwconv.bias)
+    _add_branch(x, x, y, block.norm.eps, _tensors(block), 1.0, scratch)
+    return x
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -191,20 +192,22 @@ def _hidden(rows: Tensor, eps: float, tensors: tuple, out: Tensor) -> Tensor:
     return torch.addmm(bias1, normed, weight1.t(), out=out)
 
 
-def _add_branch_(
+def _add_branch(
     x: Tensor,
+    out: Tensor,
     y: Tensor,
     eps: float,
     tensors: tuple,
     factor: float,
     scratch: Scratch,
     sums: list | None = None,
-) -> Tensor:
-    """Add ``factor`` times what follows the convolution's output ``y`` to ``x``.
+) -> None:
+    """Write into ``out`` the sum of ``x`` and ``factor`` times what follows the convolution's output.
 
     Args:
-        x: Residual.
-        y: Of its form.
+        x: Residual, channels last.
+        out: Of its form, or ``x`` itself.
+        y: The convolution's output.
         eps: LayerNorm's.
         tensors: As :func:`_tensors`.
         factor: Of drop path.
@@ -213,38 +216,42 @@ def _add_branch_(
     """
     weight2, bias2, scale, shift = tensors[6:]
     wide = weight2.shape[1]
-    into, rows = _rows(x), _rows(y)
+    residual, into, rows = _rows(x), _rows(out), _rows(y)
     if shift is not None:
         size = len(rows) // len(x)
         for start in range(0, len(rows), size):
             image = slice(start, start + size)
-            norms = _add_branch_of_image_(into[image], rows[image], eps, tensors, factor, scratch)
+            norms = _add_branch_of_image(
+                residual[image], into[image], rows[image], eps, tensors, factor, scratch
+            )
             if sums is not None:
                 sums.append(norms)
-        return x
+        return
     scale = factor if scale is None else scale * factor
+    column = scale[:, None] if isinstance(scale, Tensor) else scale
     bias = bias2 * scale
     # Scaling the weight costs 4 C x C, scaling the product pixels x C.
     folds = len(rows) > 2 * wide
-    weight = (
-        (weight2 * (scale[:, None] if isinstance(scale, Tensor) else scale)).t()
-        if folds
-        else weight2.t()
-    )
+    weight = (weight2 * column if folds else weight2).t()
     memory = scratch.take('hidden', _longest(len(rows)), wide, x)
     for piece in _pieces(len(rows)):
         hidden = _hidden(rows[piece], eps, tensors, memory[: piece.stop - piece.start])
         torch.ops.aten.gelu_(hidden)
         if folds:
-            into[piece].add_(bias).addmm_(hidden, weight)
+            torch.add(residual[piece], bias, out=into[piece]).addmm_(hidden, weight)
         else:
-            product = torch.addmm(bias2, hidden, weight)
-            into[piece].add_(product.mul_(scale))
-    return x
+            product = torch.addmm(bias2, hidden, weight).mul_(scale)
+            torch.add(residual[piece], product, out=into[piece])
 
 
-def _add_branch_of_image_(
-    into: Tensor, rows: Tensor, eps: float, tensors: tuple, factor: float, scratch: Scratch
+def _add_branch_of_image(
+    residual: Tensor,
+    into: Tensor,
+    rows: Tensor,
+    eps: float,
+    tensors: tuple,
+    factor: float,
+    scratch: Scratch,
 ) -> Tensor:
     """The same with GRN, which looks at a whole image; its L2 norms ``(4 C,)``."""
     weight2, bias2, scale, shift = tensors[6:]
@@ -263,7 +270,7 @@ def _add_branch_of_image_(
     weight = (weight2 * (response * factor)).t()
     bias = bias * factor
     for piece in _pieces(len(rows)):
-        into[piece].add_(bias).addmm_(memory[piece], weight)
+        torch.add(residual[piece], bias, out=into[piece]).addmm_(memory[piece], weight)
     return norms
 
 
@@ -282,8 +289,8 @@ def _forward(
     part = x if kept is None else _some(x, kept)
     y = _convolved(part, tensors[0], tensors[1])
     sums: list[Tensor] = []
-    added = part.clone() if kept is None else part
-    _add_branch_(added, y, eps, tensors, factor, Scratch(), sums)
+    added = torch.empty_like(part) if kept is None else part
+    _add_branch(part, added, y, eps, tensors, factor, Scratch(), sums)
     out = added if kept is None else x.clone().index_copy_(0, kept, added)
     return out, kept, y, sums
 

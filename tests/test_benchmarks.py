@@ -1,0 +1,64 @@
+"""What the benchmarks compare is the same network, and what they count is right."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, kept_for_backward, step
+from benchmarks.evaluation import random_coco
+from benchmarks.timing import Spread, interleave
+
+
+@pytest.mark.parametrize('v2', [False, True])
+def test_all_implementations_compute_the_same(v2):
+    models = build(Case('any', v2, (1, 64, 64), training=True))
+    assert len(models) == 4
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    results = {}
+    for name, model in models.items():
+        model.double()
+        image = x.clone().requires_grad_()
+        outputs = step(model, image, training=True)()
+        results[name] = [*(y.detach() for y in outputs), image.grad]
+    for name, result in results.items():
+        # some libraries have made their weights in float32
+        assert difference(result, results[BASE]) < 1e-5, name
+
+
+def test_what_is_kept_counts_each_tensor_once():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    x = torch.randn(5, 4)
+    # the image, and ReLU's output, which two layers keep
+    assert kept_for_backward(model, x) == 4 * (5 * 4 + 5 * 8)
+
+
+def test_rounds_begin_with_another_case_each():
+    calls = []
+    cases = {name: (lambda name=name: calls.append(name)) for name in 'abc'}
+    timings = interleave(cases, rounds=3, warm_up=1)
+    assert len(calls) == 12
+    assert [calls[i] for i in (3, 6, 9)] == ['a', 'b', 'c']
+    assert all(len(values) == 3 for values in timings.seconds.values())
+
+
+def test_a_speed_is_the_median_of_ratios_within_rounds():
+    from benchmarks.timing import Timings
+
+    timings = Timings({'slow': [2.0, 4.0, 9.0], 'fast': [1.0, 2.0, 3.0]})
+    assert timings.speed('fast', 'slow') == Spread(2.0, 2.0, 2.5)
+
+
+def test_random_results_are_what_coco_expects():
+    content, found = random_coco(3, masks=True)
+    assert len(content['annotations']) == 21
+    assert len(found) == 300
+    assert {d['image_id'] for d in found} == {1, 2, 3}
+    assert np.mean([a['area'] for a in content['annotations']]) > 100
+
+
+def test_the_page_has_a_place_for_the_tables():
+    text = command.PAGE.read_text()
+    assert text.index(command._BEGIN) < text.index(command._END)
+    assert OURS != BASE
+    assert all(len(case.targets) == 2 for case in CASES)
