@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import socket
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
@@ -19,6 +17,7 @@ from backbones import ConvNeXt, WeightsError, load_pretrained, weight_files
 from downstream import exchange
 from downstream.data_only import dumps, loads
 from downstream.running import checkpoints, saving
+from tests import processes
 from tests.downstream.test_saving import tiny_run
 
 MARK = 'executed'
@@ -275,12 +274,11 @@ def exchanging(rank: int, port: int, folder: str) -> None:
     metric.process(None, [{'id': torch.tensor(i % 8)} for i in range(rank, 9, 3)])
     assert metric.evaluate(8) == {'all/order': list(range(8))}
     assert metric.results == []
-    Path(folder, str(rank)).touch()
-    dist.barrier()
+    (folder / f'done{rank}').touch()
 
 
 def test_results_of_several_processes(tmp_path):
-    with socket.create_server(('127.0.0.1', 0)) as free:
-        port = free.getsockname()[1]
-    mp.spawn(exchanging, (port, str(tmp_path)), nprocs=3)
-    assert {p.name for p in tmp_path.iterdir()} == {'0', '1', '2'}
+    for process in processes.start(exchanging, tmp_path, [{'folder': tmp_path}] * 3):
+        process.join(60)
+        assert process.exitcode == 0, (tmp_path / 'out0').read_text()
+    assert len(list(tmp_path.glob('done*'))) == 3
