@@ -79,7 +79,7 @@ def compiled() -> ctypes.CDLL | None:
                 subprocess.run(words, check=True, capture_output=True, text=True, timeout=120)
                 made.replace(path)  # whole, whoever else is making it
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         reason = getattr(error, 'stderr', None) or error
         print_log(
             f'{_SOURCE.name} was not compiled, training on the CPU is slower: {reason}',

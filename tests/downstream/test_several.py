@@ -49,7 +49,7 @@ def run_with_hooks(**arguments) -> None:
 
 @pytest.mark.parametrize('how', ['asleep 1', 'stopped 1', 'stopped 0'])
 def test_a_process_that_hangs_is_named(how, tmp_path):
-    hooks = [dict(type='HangingHook', how=how), dict(type='HangHook', minutes=0.05)]
+    hooks = [dict(type='HangingHook', how=how), dict(type='HangHook', minutes=0.1)]
     running = start(tmp_path, [{'custom_hooks': hooks}] * 2)
     guilty = int(how[-1])
     innocent = running[1 - guilty]
@@ -60,7 +60,7 @@ def test_a_process_that_hangs_is_named(how, tmp_path):
         assert running[guilty].exitcode == 1
     running[guilty].kill()
     shown = (tmp_path / f'out{1 - guilty}').read_text()
-    assert 'Nothing has moved for 0.05 minutes' in shown
+    assert 'Nothing has moved for 0.1 minutes' in shown
     line = next(line for line in shown.splitlines() if 'Nothing has moved' in line)
     what = 'hang: rank' if how.startswith('asleep') else 'do not answer: rank'
     assert f'{what} {guilty}' in line
