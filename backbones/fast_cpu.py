@@ -135,14 +135,10 @@ class Scratch:
 def run(block: Block, x: Tensor) -> Tensor:
     """``block(x)``; ``x`` is ``(N, C, H, W)``, and so is the result, channels last."""
     x = x.contiguous(memory_format=torch.channels_last)
+    mask = block.drop_path.draw(x) if block.drop_path.is_active() else None
     if needs_gradient(block, x):
-        mask = None
-        if block.drop_path.is_active():
-            mask = block.drop_path.draw(x)
         return BlockFunction.apply(x, mask, block.norm.eps, *_tensors(block))
-    if block.drop_path.is_active():
-        return _forward(x, block.drop_path.draw(x), block.norm.eps, _tensors(block))[0]
-    return _forward(x, None, block.norm.eps, _tensors(block))[0]
+    return _forward(x, *_kept(mask), block.norm.eps, _tensors(block))[0]
 
 
 def needs_gradient(block: Block, x: Tensor) -> bool:
@@ -280,19 +276,18 @@ def _grn(norms: Tensor, gamma: Tensor) -> Tensor:
 
 
 def _forward(
-    x: Tensor, mask: Tensor | None, eps: float, tensors: tuple
-) -> tuple[Tensor, Tensor | None, Tensor | None, list[Tensor]]:
-    """Output; images that drop path keeps (None: all); their convolved maps; GRN's norms."""
-    kept, factor = _kept(mask)
+    x: Tensor, kept: Tensor | None, factor: float, eps: float, tensors: tuple
+) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+    """Output; the convolved maps of the images that drop path keeps; GRN's norms."""
     if kept is not None and not len(kept):
-        return x.clone(), kept, None, []
+        return x.clone(), None, []
     part = x if kept is None else _some(x, kept)
     y = _convolved(part, tensors[0], tensors[1])
     sums: list[Tensor] = []
     added = torch.empty_like(part) if kept is None else part
     _add_branch(part, added, y, eps, tensors, factor, Scratch(), sums)
     out = added if kept is None else x.clone().index_copy_(0, kept, added)
-    return out, kept, y, sums
+    return out, y, sums
 
 
 def _kept(mask: Tensor | None) -> tuple[Tensor | None, float]:
@@ -314,8 +309,9 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, mask: Tensor | None, eps: float, *tensors: Tensor | None) -> Tensor:
-        out, kept, y, sums = _forward(x, mask, eps, tensors)
-        ctx.eps, ctx.factor = eps, _kept(mask)[1]
+        kept, factor = _kept(mask)
+        out, y, sums = _forward(x, kept, factor, eps, tensors)
+        ctx.eps, ctx.factor = eps, factor
         ctx.save_for_backward(x, y, kept, torch.stack(sums) if sums else None, *tensors)
         return out
 

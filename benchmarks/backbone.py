@@ -134,15 +134,14 @@ def measure(case: Case, rounds: int) -> Result:
 def kept_for_backward(model: nn.Module, x: Tensor) -> int:
     """Bytes of the tensors that a forward pass keeps for the backward pass, parameters apart."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
+        if tensor.untyped_storage().data_ptr() not in own:
+            # alive, so that no other takes its place
+            kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = model(x)
-    del outputs
-    return sum(seen.values())
+        model(x)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbones import ConvNeXt, ConvNeXtV2
@@ -111,21 +111,10 @@ class _WithNorms(nn.Module):
         super().__init__()
         self.owner = owner
         self._trunk = trunk
-        self.norms = nn.ModuleList(_Norm2d(getattr(model, f'norm{i}')) for i in range(4))
+        self.norms = nn.ModuleList(copy.deepcopy(getattr(model, f'norm{i}')) for i in range(4))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(norm(y) for norm, y in zip(self.norms, self._trunk(x)))
-
-
-class _Norm2d(nn.Module):
-    def __init__(self, norm: nn.LayerNorm) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(norm.weight.detach().clone())
-        self.bias = nn.Parameter(norm.bias.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6)
-        return y.permute(0, 3, 1, 2)
 
 
 def peers(model: ConvNeXt, arch: str, drop_path_rate: float = 0.0) -> dict[str, nn.Module]:
@@ -183,14 +172,9 @@ def _torchvision(model: ConvNeXt, arch: str, rate: float) -> nn.Module:
     for i in range(4):
         state |= _named(model.downsample_layers[i], f'{2 * i}.')
         for j, block in enumerate(model.stages[i]):
-            names = {
-                'dwconv': 'block.0',
-                'norm': 'block.2',
-                'pwconv1': 'block.3',
-                'pwconv2': 'block.5',
-            }
-            for name, other in names.items():
-                state |= _named(getattr(block, name), f'{2 * i + 1}.{j}.{other}.')
+            state |= _parts(
+                block, f'{2 * i + 1}.{j}.', ('block.0', 'block.2', 'block.3', 'block.5')
+            )
             state[f'{2 * i + 1}.{j}.layer_scale'] = block.gamma.detach().reshape(-1, 1, 1)
     trunk.load_state_dict({key: state[key] for key in own})
     trunk.to(memory_format=torch.channels_last)
@@ -204,6 +188,15 @@ def _torchvision(model: ConvNeXt, arch: str, rate: float) -> nn.Module:
         return maps
 
     return _WithNorms(run, trunk, model)
+
+
+def _parts(block: nn.Module, prefix: str, names: tuple[str, str, str, str]) -> dict[str, Tensor]:
+    """Tensors of the convolution, the norm and the two linear layers under a library's names."""
+    own = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
+    parts: dict[str, Tensor] = {}
+    for module, name in zip(own, names):
+        parts |= _named(module, f'{prefix}{name}.')
+    return parts
 
 
 def _named(module: nn.Module, prefix: str) -> dict[str, Tensor]:
@@ -225,15 +218,8 @@ def _transformers(model: ConvNeXtV2, rate: float) -> nn.Module:
         for j, name in enumerate(names):
             state |= _named(model.downsample_layers[i][j], f'{first}{name}.')
         for j, block in enumerate(model.stages[i]):
-            names = {
-                'dwconv': 'dwconv',
-                'norm': 'layernorm',
-                'pwconv1': 'pwconv1',
-                'pwconv2': 'pwconv2',
-            }
             start = f'encoder.stages.{i}.layers.{j}.'
-            for name, other in names.items():
-                state |= _named(getattr(block, name), f'{start}{other}.')
+            state |= _parts(block, start, ('dwconv', 'layernorm', 'pwconv1', 'pwconv2'))
             state[f'{start}grn.weight'] = block.grn.gamma.detach()
             state[f'{start}grn.bias'] = block.grn.beta.detach()
     left = net.load_state_dict(state, strict=False)

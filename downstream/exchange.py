@@ -6,7 +6,7 @@ from itertools import chain, zip_longest
 
 import torch
 import torch.distributed as dist
-from mmengine.dist import is_main_process
+from mmengine.dist import get_comm_device, get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
@@ -23,15 +23,15 @@ def gather(content: object) -> list | None:
     Args:
         content: Numbers, texts, arrays, tensors, and dicts, lists and tuples of them.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if get_world_size() == 1:
         return [content]
     blob = torch.frombuffer(bytearray(dumps(content)), dtype=torch.uint8)
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.long, device=_device())
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.long, device=get_comm_device())
     sizes[dist.get_rank()] = blob.numel()
     dist.all_reduce(sizes)
     if not is_main_process():
         for piece in blob.split(_PIECE):
-            dist.send(piece.to(_device()), 0)
+            dist.send(piece.to(get_comm_device()), 0)
         return None
     return [content, *(_received(size, rank) for rank, size in enumerate(sizes.tolist()) if rank)]
 
@@ -39,7 +39,7 @@ def gather(content: object) -> list | None:
 def _received(size: int, source: int) -> object:
     blob = torch.empty(size, dtype=torch.uint8)
     for piece in blob.split(_PIECE):
-        buffer = torch.empty_like(piece, device=_device())
+        buffer = torch.empty_like(piece, device=get_comm_device())
         dist.recv(buffer, source)
         piece.copy_(buffer)
     return loads(memoryview(blob.numpy()))
@@ -47,23 +47,19 @@ def _received(size: int, source: int) -> object:
 
 def broadcast(content: object) -> object:
     """What the first process gives, on all of them."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
+    if get_world_size() == 1:
         return content
     blob = (
-        torch.frombuffer(bytearray(dumps(content)), dtype=torch.uint8).to(_device())
+        torch.frombuffer(bytearray(dumps(content)), dtype=torch.uint8).to(get_comm_device())
         if is_main_process()
         else None
     )
-    size = torch.tensor(0 if blob is None else blob.numel(), device=_device())
+    size = torch.tensor(0 if blob is None else blob.numel(), device=get_comm_device())
     dist.broadcast(size, 0)
     if blob is None:
-        blob = torch.empty(int(size), dtype=torch.uint8, device=_device())
+        blob = torch.empty(int(size), dtype=torch.uint8, device=get_comm_device())
     dist.broadcast(blob, 0)
     return content if is_main_process() else loads(memoryview(blob.cpu().numpy()))
-
-
-def _device() -> str:
-    return 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
 
 
 class DataOnlyMetric(BaseMetric):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import ConvNeXt, ConvNeXtV2, depthwise, fast_cpu
+from benchmarks.backbone import kept_for_backward
 from downstream.data.shapes import make_shapes
 
 MODELS = {'V1': ConvNeXt, 'V2': ConvNeXtV2}
@@ -301,22 +302,6 @@ def test_several_threads_at_once():
         require_close(found[index], outputs, 1e-13)
 
 
-def kept_bytes(model: nn.Module, x: torch.Tensor) -> int:
-    """Of tensors that the backward pass will need, parameters apart."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = tensor  # alive, so that no other takes its place
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-
-
 @pytest.mark.parametrize(('version', 'share'), [('V1', 5), ('V2', 7)])
 def test_two_maps_are_kept_a_block(version, share):
     """Input and convolution's output; the rest are stem, downsampling and norms."""
@@ -324,10 +309,10 @@ def test_two_maps_are_kept_a_block(version, share):
     x = torch.randn(1, 3, 128, 128)
     stages = zip((32, 16, 8, 4), model.arch.dims, model.arch.depths)
     maps = sum(size**2 * width * depth for size, width, depth in stages)
-    fast = kept_bytes(model, x)
+    fast = kept_for_backward(model, x)
     assert fast < 2.9 * 4 * maps
     with plainly():
-        assert kept_bytes(model, x) > 0.8 * share * fast
+        assert kept_for_backward(model, x) > 0.8 * share * fast
 
 
 @pytest.mark.parametrize('channels', [1, 8, 16, 40, 96])
