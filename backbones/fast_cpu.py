@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules import module as module_globals
 
-from .depthwise import weight_gradient
+from . import cpu_kernels
+from .cpu_linear import linear
 
 if TYPE_CHECKING:
     from .convnext import Block
 
-# Rows of a piece: its hidden activations, 4 C wide, should stay in the second-level cache.
-_PIECE = 1024
+# Rows of a piece, and its hidden activations at most: few enough to stay in the cache that cores share
+# and to come from memory that the process has, enough for products at full speed.
+_PIECE, _PIECE_SIZE = 4096, 6 * 2**20
 _GRN_EPS = 1e-6
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
@@ -170,22 +172,24 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
 
 
-def _pieces(count: int) -> Iterator[slice]:
-    """Even parts of ``count`` rows, of about :data:`_PIECE`."""
-    parts = max(1, round(count / _PIECE))
+def _parts(count: int, wide: int) -> int:
+    return max(1, round(count / min(_PIECE, max(1, _PIECE_SIZE // wide))))
+
+
+def _pieces(count: int, wide: int) -> Iterator[slice]:
+    """Even parts of ``count`` rows with ``wide`` hidden activations."""
+    parts = _parts(count, wide)
     bounds = [count * i // parts for i in range(parts + 1)]
     return (slice(a, b) for a, b in pairwise(bounds))
 
 
-def _longest(count: int) -> int:
-    return -(-count // max(1, round(count / _PIECE)))
+def _longest(count: int, wide: int) -> int:
+    """Rows of the longest of :func:`_pieces`."""
+    return -(-count // _parts(count, wide))
 
 
-def _hidden(rows: Tensor, eps: float, tensors: tuple, out: Tensor) -> Tensor:
-    """Hidden activations of normalised rows, before GELU, in ``out``."""
-    _, _, norm_weight, norm_bias, weight1, bias1 = tensors[:6]
-    normed = F.layer_norm(rows, norm_weight.shape, norm_weight, norm_bias, eps)
-    return torch.addmm(bias1, normed, weight1.t(), out=out)
+def _normed(rows: Tensor, eps: float, tensors: tuple) -> Tensor:
+    return F.layer_norm(rows, tensors[2].shape, tensors[2], tensors[3], eps)
 
 
 def _add_branch(
@@ -210,7 +214,7 @@ def _add_branch(
         scratch: Memory.
         sums: Gets GRN's L2 norms ``(4 C,)`` of each image.
     """
-    weight2, bias2, scale, shift = tensors[6:]
+    weight1, bias1, weight2, bias2, scale, shift = tensors[4:]
     wide = weight2.shape[1]
     residual, into, rows = _rows(x), _rows(out), _rows(y)
     if shift is not None:
@@ -225,19 +229,15 @@ def _add_branch(
         return
     scale = factor if scale is None else scale * factor
     column = scale[:, None] if isinstance(scale, Tensor) else scale
-    bias = bias2 * scale
     # Scaling the weight costs 4 C x C, scaling the product pixels x C.
     folds = len(rows) > 2 * wide
-    weight = (weight2 * column if folds else weight2).t()
-    memory = scratch.take('hidden', _longest(len(rows)), wide, x)
-    for piece in _pieces(len(rows)):
-        hidden = _hidden(rows[piece], eps, tensors, memory[: piece.stop - piece.start])
-        torch.ops.aten.gelu_(hidden)
-        if folds:
-            torch.add(residual[piece], bias, out=into[piece]).addmm_(hidden, weight)
-        else:
-            product = torch.addmm(bias2, hidden, weight).mul_(scale)
-            torch.add(residual[piece], product, out=into[piece])
+    weight, bias = (weight2 * column, bias2 * scale) if folds else (weight2, bias2)
+    memory = scratch.take('hidden', _longest(len(rows), wide), wide, x)
+    for piece in _pieces(len(rows), wide):
+        normed = _normed(rows[piece], eps, tensors)
+        hidden = linear(normed, weight1, bias1, memory[: len(normed)], gelu=True)
+        product = linear(hidden, weight, bias)
+        torch.add(residual[piece], product if folds else product.mul_(scale), out=into[piece])
 
 
 def _add_branch_of_image(
@@ -250,23 +250,19 @@ def _add_branch_of_image(
     scratch: Scratch,
 ) -> Tensor:
     """The same with GRN, which looks at a whole image; its L2 norms ``(4 C,)``."""
-    weight2, bias2, scale, shift = tensors[6:]
+    weight1, bias1, weight2, bias2, scale, shift = tensors[4:]
     wide = weight2.shape[1]
     memory = scratch.take('hidden', len(rows), wide, into)
-    squares = scratch.take('squares', _longest(len(rows)), wide, into)
-    ones = into.new_ones(len(squares))
-    total = into.new_zeros(wide)
-    for piece in _pieces(len(rows)):
-        hidden = _hidden(rows[piece], eps, tensors, memory[piece])
-        torch.ops.aten.gelu_(hidden)
-        square = torch.mul(hidden, hidden, out=squares[: len(hidden)])
-        total.addmv_(square.t(), ones[: len(hidden)])
-    norms = total.sqrt_()
+    squares = into.new_zeros(wide)
+    for piece in _pieces(len(rows), wide):
+        hidden = memory[piece]
+        product = linear(_normed(rows[piece], eps, tensors), weight1, bias1, hidden)
+        cpu_kernels.gelu(product, hidden, squares)
+    norms = squares.sqrt_()
     response, bias = _grn(norms, scale), torch.addmv(bias2, weight2, shift.flatten())
-    weight = (weight2 * (response * factor)).t()
-    bias = bias * factor
-    for piece in _pieces(len(rows)):
-        torch.add(residual[piece], bias, out=into[piece]).addmm_(memory[piece], weight)
+    weight, bias = weight2 * (response * factor), bias * factor
+    for piece in _pieces(len(rows), wide):
+        torch.add(residual[piece], linear(memory[piece], weight, bias), out=into[piece])
     return norms
 
 
@@ -336,7 +332,9 @@ class BlockFunction(torch.autograd.Function):
         grad_y = grad_y.view(len(y), *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
         weight = tensors[0]
         source = x if kept is None else _some(x, kept)
-        grad_weight = weight_gradient(source, grad_y, weight) if ctx.needs_input_grad[3] else None
+        grad_weight = (
+            cpu_kernels.weight_gradient(source, grad_y, weight) if ctx.needs_input_grad[3] else None
+        )
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = _convolved(grad_y, weight.flip(2, 3), None)
@@ -351,11 +349,6 @@ def _sum_of(rows: Tensor) -> Tensor:
 def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
     """Add ``a^T b`` to ``total``, whose content does not count at first."""
     torch.addmm(total, a.t(), b, beta=0 if is_first else 1, out=total)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products of the rows of two matrices."""
-    return torch.bmm(a.unsqueeze(1), b.unsqueeze(2)).flatten()
 
 
 class _Gradients:
@@ -377,29 +370,17 @@ class _Gradients:
         """In the order of :func:`_tensors`, without the convolution's."""
         return [*self.grad_norm, *self.grad1, *self.grad2, self.grad_scale, self.grad_shift]
 
-    def _memory(self, names: tuple[str, ...], rows: int, like: Tensor) -> list[Tensor]:
-        return [self.scratch.take(name, rows, len(self.bias1), like) for name in names]
-
     def _normed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shape = self.norm_weight.shape
         return torch.native_layer_norm(rows, shape, self.norm_weight, self.norm_bias, self.eps)
 
-    def _back_from_hidden(
-        self, grad: Tensor, before: Tensor, rows: Tensor, normed: tuple, out: Tensor
-    ) -> None:
-        """From the gradient of GELU's output, which it overwrites, to that of ``rows``, into ``out``."""
-        torch.ops.aten.gelu_backward.grad_input(grad, before, grad_input=grad)
-        values, mean, rstd = normed
+    def _back_from_hidden(self, grad: Tensor, rows: Tensor, normed: tuple, out: Tensor) -> None:
+        """From the gradient of the hidden activations before GELU to that of ``rows``, into ``out``."""
+        values, *moments = normed
         _add_product(self.grad1[0], grad, values, self.is_first)
         self.is_first = False
-        self.grad1[1].addmv_(grad.t(), grad.new_ones(len(grad)))
-        back = torch.ops.aten.native_layer_norm_backward(
-            torch.mm(grad, self.weight1), rows, self.norm_weight.shape, mean, rstd,
-            self.norm_weight, self.norm_bias, [True, True, True],
-        )  # fmt: skip
-        out.copy_(back[0])
-        for total, part in zip(self.grad_norm, back[1:]):
-            total += part
+        back = linear(grad, self.weight1.t(), None)
+        cpu_kernels.norm_back(back, rows, moments, self.norm_weight, out, self.grad_norm)
 
     def through_mlp(self, grad: Tensor, rows: Tensor) -> Tensor:
         """Gradient of the convolution's output from that of the block's; both ``(pixels, C)``."""
@@ -408,43 +389,51 @@ class _Gradients:
         column = scale[:, None] if isinstance(scale, Tensor) else scale
         folds = len(rows) > len(self.bias1)
         weight = self.weight2 * column if folds else self.weight2
-        before, after, back = self._memory(('before', 'after', 'back'), _longest(len(rows)), rows)
-        product, sums = self.grad2
-        for piece in _pieces(len(rows)):
+        wide = len(self.bias1)
+        longest = _longest(len(rows), wide)
+        memory = [self.scratch.take(name, longest, wide, rows) for name in ('before', 'back')]
+        product, sums = torch.empty_like(self.weight2.t()), self.grad2[1]
+        for piece in _pieces(len(rows), wide):
             count = piece.stop - piece.start
+            before, back = (each[:count] for each in memory)
             normed = self._normed(rows[piece])
-            torch.addmm(self.bias1, normed[0], self.weight1.t(), out=before[:count])
-            torch.ops.aten.gelu.out(before[:count], out=after[:count])
-            _add_product(product, grad[piece], after[:count], self.is_first)
+            before = linear(normed[0], self.weight1, self.bias1, before)
+            back = linear(grad[piece] if folds else grad[piece] * scale, weight.t(), None, back)
+            after = cpu_kernels.gelu_back_(before, back, self.grad1[1])
+            _add_product(product, after, grad[piece], self.is_first)
             sums.addmv_(grad[piece].t(), grad.new_ones(count))
-            torch.mm(grad[piece] if folds else grad[piece] * scale, weight, out=back[:count])
-            self._back_from_hidden(back[:count], before[:count], rows[piece], normed, out[piece])
+            self._back_from_hidden(back, rows[piece], normed, out[piece])
+        product = product.t()
         if self.scale is not None:
             # <gradient, branch> by channel, from sums that are there already
-            self.grad_scale.copy_(_dot(product, self.weight2).addcmul_(self.bias2, sums))
+            self.grad_scale.copy_((product * self.weight2).sum(1).addcmul_(self.bias2, sums))
             self.grad_scale.mul_(self.factor)
-        product.mul_(column)
+        torch.mul(product, column, out=self.grad2[0])
         sums.mul_(scale)
         return out
 
     def through_grn(self, grad: Tensor, rows: Tensor, norms: Tensor, out: Tensor) -> None:
         """The same with GRN, of one image whose L2 norms are ``norms``, into ``out``."""
         count, wide = len(rows), len(self.bias1)
-        before = self.scratch.take('before', count, wide, rows)
-        after, back = self._memory(('after', 'back'), _longest(count), rows)
-        product = self.scratch.take('product', len(self.bias2), wide, rows)
+        memory = self.scratch.take('before', count, wide, rows)
+        other = self.scratch.take('other', _longest(count, wide), wide, rows)
+        hiddens = []
+        product = self.scratch.take('product', wide, len(self.bias2), rows)
         sums = torch.zeros_like(self.bias2)
-        for piece in _pieces(count):
-            hidden = _hidden(rows[piece], self.eps, self.tensors, before[piece])
-            torch.ops.aten.gelu.out(hidden, out=after[: len(hidden)])
-            _add_product(product, grad[piece], after[: len(hidden)], piece.start == 0)
+        for piece in _pieces(count, wide):
+            normed = _normed(rows[piece], self.eps, self.tensors)
+            hidden = linear(normed, self.weight1, self.bias1, memory[piece])
+            hiddens.append(hidden)
+            after = torch.ops.aten.gelu.out(hidden, out=other[: len(hidden)])
+            _add_product(product, after, grad[piece], piece.start == 0)
             sums.addmv_(grad[piece].t(), grad.new_ones(len(hidden)))
         sums.mul_(self.factor)
+        product = product.t()
         gamma, beta = self.scale.flatten(), self.shift.flatten()
         level = norms.mean() + _GRN_EPS
         relative = norms / level
         response = (1 + gamma * relative) * self.factor
-        both = torch.einsum('ck,ck->k', self.weight2, product) * self.factor
+        both = (self.weight2 * product).sum(0) * self.factor
         if self.is_first:
             torch.mul(product, response, out=self.grad2[0])
         else:
@@ -456,11 +445,8 @@ class _Gradients:
         towards = gamma * both  # the relative norms
         towards = towards / level - (towards @ norms) / (level * level * wide)
         pull = torch.where(norms > 0, towards / norms, torch.zeros_like(norms))
-        weight = torch.mul(self.weight2, response, out=product)
-        for piece in _pieces(count):
-            hidden = torch.ops.aten.gelu.out(before[piece], out=after[: piece.stop - piece.start])
-            gradient = torch.mm(grad[piece], weight, out=back[: len(hidden)])
-            gradient.addcmul_(hidden, pull)
-            self._back_from_hidden(
-                gradient, before[piece], rows[piece], self._normed(rows[piece]), out[piece]
-            )
+        weight = self.weight2 * response
+        for piece, hidden in zip(_pieces(count, wide), hiddens):
+            gradient = linear(grad[piece], weight.t(), None, other[: len(hidden)])
+            cpu_kernels.gelu_back_(hidden, gradient, self.grad1[1], pull)
+            self._back_from_hidden(gradient, rows[piece], self._normed(rows[piece]), out[piece])

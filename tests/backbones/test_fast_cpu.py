@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones import ConvNeXt, ConvNeXtV2, depthwise, fast_cpu
+from backbones import ConvNeXt, ConvNeXtV2, cpu_kernels, cpu_linear, fast_cpu
 from benchmarks.backbone import kept_for_backward
 from downstream.data.shapes import make_shapes
 
@@ -315,58 +315,28 @@ def test_two_maps_are_kept_a_block(version, share):
         assert kept_for_backward(model, x) > 0.8 * share * fast
 
 
-@pytest.mark.parametrize('channels', [1, 8, 16, 40, 96])
-@pytest.mark.parametrize('size', [(1, 1), (2, 5), (3, 9), (6, 4), (7, 7), (20, 33)])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_the_depthwise_gradient(channels, size, dtype, monkeypatch):
-    if depthwise.compiled() is None:
-        pytest.skip('no C compiler here')
-    torch.manual_seed(0)
-    x, grad = (
-        torch.randn(2, channels, *size, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        for _ in range(2)
-    )
-    weight = torch.randn(channels, 1, 7, 7, dtype=dtype)
-    found = depthwise.weight_gradient(x, grad, weight)
-    exact = weight.double().requires_grad_()
-    y = nn.functional.conv2d(x.double(), exact, padding=3, groups=channels)
-    (expected,) = torch.autograd.grad(y, exact, grad.double())
-    require_close([found.double()], [expected], 1e-5 if dtype == torch.float32 else 1e-13)
-    monkeypatch.setattr(depthwise, 'compiled', lambda: None)
-    found = depthwise.weight_gradient(x, grad, weight)
-    require_close([found.double()], [expected], 1e-5 if dtype == torch.float32 else 1e-13)
-
-
-@pytest.mark.parametrize('compiler', ['false', 'no-such-compiler', ''])
-def test_without_a_working_compiler(compiler, monkeypatch, tmp_path):
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.setenv('CC', compiler)
-    if not compiler:
-        monkeypatch.setenv('PATH', str(tmp_path))
-    depthwise.compiled.cache_clear()
-    try:
-        assert depthwise.compiled() is None
-        model = model_of('V1')
-        x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-        with plainly():
-            expected = outputs_and_gradients(model, x)[1]
-        require_close(outputs_and_gradients(model, x)[1], expected, 1e-11)
-        assert not list(tmp_path.rglob('*.so'))
-    finally:
-        depthwise.compiled.cache_clear()
-
-
-def test_compiled_once_for_all(monkeypatch, tmp_path):
-    if depthwise.compiled() is None:
-        pytest.skip('no C compiler here')
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    for _ in range(2):
-        depthwise.compiled.cache_clear()
-        assert depthwise.compiled() is not None
-        (library,) = tmp_path.rglob('*.so')
-        first = library.stat().st_mtime_ns
-    assert library.stat().st_mtime_ns == first
-    depthwise.compiled.cache_clear()
+@pytest.mark.parametrize('version', MODELS)
+@pytest.mark.parametrize('compiled', [False, True], ids=['torch', 'C'])
+@pytest.mark.parametrize('onednn', [False, True], ids=['MKL', 'oneDNN'])
+def test_with_whatever_the_machine_has(version, compiled, onednn, monkeypatch):
+    if onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip('PyTorch has no oneDNN here')
+    if not compiled:
+        monkeypatch.setattr(cpu_kernels, 'compiled', lambda: None)
+    monkeypatch.setattr(cpu_linear, 'has_onednn', lambda: onednn)
+    monkeypatch.setattr(cpu_linear, '_MIN_CHANNELS', 1)
+    monkeypatch.setattr(fast_cpu, '_PIECE', 100)
+    model = model_of(version, drop_path_rate=0.2)
+    x = torch.randn(2, 3, 96, 64, dtype=torch.float64)
+    with plainly():
+        expected, gradients = outputs_and_gradients(model.train(), x)
+        without = model.eval()(x)
+    model.float().train()
+    found, found_gradients = outputs_and_gradients(model, x.float())
+    require_close([y.double() for y in found], expected, 1e-5)
+    require_close([g.double() for g in found_gradients], gradients, 1e-5)
+    with torch.inference_mode():
+        require_close([y.double() for y in model.eval()(x.float())], without, 1e-5)
 
 
 def losses_of_fifty_steps(root, plain: bool) -> list[float]:

@@ -1,0 +1,235 @@
+/* What a ConvNeXt block computes beside its matrix products, on a CPU; see cpu_kernels.py.
+ *
+ * Maps are (n, height, width, channels), rows are pixels. Everything is compiled for the machine it is for;
+ * without OpenMP on one thread. */
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_thread_num() 0
+#endif
+
+#define LANES 16
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+typedef int Integers __attribute__((vector_size(LANES * sizeof(int)), aligned(sizeof(int))));
+
+static inline Vector load(const float *from, long count)
+{
+    Vector v = {0};
+    if (count >= LANES)
+        return *(const Vector *)from;
+    memcpy(&v, from, count * sizeof(float));
+    return v;
+}
+
+static inline void store(float *into, Vector v, long count)
+{
+    if (count >= LANES)
+        *(Vector *)into = v;
+    else
+        memcpy(into, &v, count * sizeof(float));
+}
+
+static inline float sum_of(Vector v)
+{
+    float sum = 0;
+    for (int i = 0; i < LANES; i++)
+        sum += v[i];
+    return sum;
+}
+
+/* Sums of each thread's own, added up in the order of threads: the same bits every time. */
+static void add_up(float *total, const float *parts, long columns, long stride, int threads)
+{
+    for (int thread = 0; thread < threads; thread++)
+        for (long c = 0; c < columns; c++)
+            total[c] += parts[thread * stride + c];
+}
+
+static inline Vector choose(Integers mask, Vector yes, Vector no)
+{
+    return (Vector)((mask & (Integers)yes) | (~mask & (Integers)no));
+}
+
+/* Normal distribution: density at x, and probability of less than x. The tail is density times a polynomial
+ * in t = 1 / (1 + |x| / 4), fitted to it with a relative error of 5e-8. */
+static inline Vector normal(Vector x, Vector *density)
+{
+    const Vector far = (Vector){0} + 13.2f, magic = (Vector){0} + 12582912.0f; /* 1.5 x 2^23 */
+    Vector size = (Vector)((Integers)x & 0x7fffffff);
+    size = choose(size < far, size, far);
+    Vector t = 1.0f / (1.0f + 0.25f * size);
+    Vector power = -0.5f * size * size;
+    Vector whole = power * 1.44269504f + magic - magic; /* rounded */
+    Vector rest = power - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Vector e = 1.0f + rest * (1.0f + rest * (0.5f + rest * (1.66666667e-1f + rest * (4.16666667e-2f
+             + rest * (8.33333333e-3f + rest * 1.38888889e-3f)))));
+    e *= (Vector)((__builtin_convertvector(whole, Integers) + 127) << 23);
+    static const float fitted[] = {2.665042788e-2f, -1.573981805e-1f, 3.058039808e-1f, -2.171319035e-1f,
+                                   2.098239020e-1f, 2.937596240e-2f,  1.046914445e-1f, 9.837829285e-2f,
+                                   9.980604937e-2f};
+    Vector tail = {0};
+    for (int i = 0; i < 9; i++)
+        tail = tail * t + fitted[i];
+    tail *= t * e;
+    *density = 0.398942280f * e;
+    return choose(x < 0, tail, 1.0f - tail);
+}
+
+/* GELU of x into out, which may be x; squares get the columns' sums of its squares added. */
+void gelu(const float *x, float *out, float *squares, long rows, long columns, int threads)
+{
+    long stride = columns + LANES;
+    float *parts = calloc(threads * stride, sizeof(float));
+#pragma omp parallel num_threads(threads)
+    {
+        float *sums = parts + omp_get_thread_num() * stride;
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows; row++)
+            for (long c = 0; c < columns; c += LANES) {
+                long at = row * columns + c;
+                Vector density, value = load(x + at, columns - c);
+                value *= normal(value, &density);
+                store(out + at, value, columns - c);
+                *(Vector *)(sums + c) += value * value;
+            }
+    }
+    add_up(squares, parts, columns, stride, threads);
+    free(parts);
+}
+
+/* From x and the gradient of its GELU to the GELU and the gradient of x, in their places. The gradient of the
+ * GELU has pull times the GELU added first, where pull is given; sums get the columns of the gradient of x. */
+void gelu_back(float *x, float *gradient, const float *pull, float *sums, long rows, long columns, int threads)
+{
+    long stride = columns + LANES;
+    float *parts = calloc(threads * stride, sizeof(float));
+#pragma omp parallel num_threads(threads)
+    {
+        float *ours = parts + omp_get_thread_num() * stride;
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows; row++)
+            for (long c = 0; c < columns; c += LANES) {
+                float *at = x + row * columns + c, *towards = gradient + row * columns + c;
+                long left = columns - c;
+                Vector density, before = load(at, left), grad = load(towards, left);
+                Vector probability = normal(before, &density), after = before * probability;
+                if (pull)
+                    grad += after * load(pull + c, left);
+                grad *= probability + before * density;
+                store(at, after, left);
+                store(towards, grad, left);
+                *(Vector *)(ours + c) += grad;
+            }
+    }
+    add_up(sums, parts, columns, stride, threads);
+    free(parts);
+}
+
+/* LayerNorm's backward pass: gradient of its input into out, of its parameters added to grad_weight, grad_bias. */
+void norm_back(const float *gradient, const float *x, const float *mean, const float *rstd, const float *weight,
+               float *out, float *grad_weight, float *grad_bias, long rows, long columns, int threads)
+{
+    long half = columns + LANES, stride = 2 * half;
+    float *parts = calloc(threads * stride, sizeof(float));
+#pragma omp parallel num_threads(threads)
+    {
+        float *ours = parts + omp_get_thread_num() * stride, *biases = ours + half;
+#pragma omp for schedule(static)
+        for (long row = 0; row < rows; row++) {
+            const float *towards = gradient + row * columns, *from = x + row * columns;
+            Vector all = {0}, along = {0};
+            for (long c = 0; c < columns; c += LANES) {
+                long left = columns - c;
+                Vector grad = load(towards + c, left);
+                Vector normed = (load(from + c, left) - mean[row]) * rstd[row];
+                *(Vector *)(ours + c) += grad * normed;
+                *(Vector *)(biases + c) += grad;
+                grad *= load(weight + c, left);
+                all += grad;
+                along += grad * normed;
+            }
+            float a = sum_of(all) / columns, b = sum_of(along) / columns;
+            for (long c = 0; c < columns; c += LANES) {
+                long left = columns - c;
+                Vector normed = (load(from + c, left) - mean[row]) * rstd[row];
+                Vector grad = load(towards + c, left) * load(weight + c, left);
+                store(out + row * columns + c, (grad - a - normed * b) * rstd[row], left);
+            }
+        }
+    }
+    add_up(grad_weight, parts, columns, stride, threads);
+    add_up(grad_bias, parts + half, columns, stride, threads);
+    free(parts);
+}
+
+/* Gradient of the weight of a depthwise 7x7 convolution with padding 3; total is (7, 7, channels). A vector
+ * of channels after the other goes over an image: its part of seven rows stays in the first-level cache,
+ * and the sums of a row in registers. */
+#define GRADIENT(NAME, T, WIDTH)                                                                              \
+    typedef T NAME##_vector __attribute__((vector_size(WIDTH * sizeof(T)), aligned(sizeof(T))));             \
+                                                                                                             \
+    /* Columns from first to last of one row, near the left or right border. */                              \
+    static inline void NAME##_edge(const T *ours, const T *theirs, NAME##_vector *sum, long first, long last, \
+                                   long width, long channels)                                                \
+    {                                                                                                        \
+        for (long column = first; column < last; column++)                                                   \
+            for (long j = 0; j < 7; j++)                                                                     \
+                if (column + j >= 3 && column + j < width + 3)                                               \
+                    sum[j] += *(const NAME##_vector *)(ours + (column + j - 3) * channels)                   \
+                              * *(const NAME##_vector *)(theirs + column * channels);                        \
+    }                                                                                                        \
+                                                                                                             \
+    /* One vector of channels of two rows that meet. */                                                      \
+    static inline void NAME##_rows(const T *ours, const T *theirs, T *total, long width, long channels)      \
+    {                                                                                                        \
+        typedef NAME##_vector V;                                                                             \
+        long left = width < 3 ? width : 3, right = width - 3 > left ? width - 3 : left;                      \
+        V sum[7];                                                                                            \
+        memset(sum, 0, sizeof sum);                                                                          \
+        NAME##_edge(ours, theirs, sum, 0, left, width, channels);                                            \
+        V s0 = sum[0], s1 = sum[1], s2 = sum[2], s3 = sum[3], s4 = sum[4], s5 = sum[5], s6 = sum[6];         \
+        const T *near = ours + (left - 3) * channels;                                                        \
+        for (long column = left; column < right; column++, near += channels) {                               \
+            V grad = *(const V *)(theirs + column * channels);                                               \
+            s0 += *(const V *)(near) * grad;                                                                 \
+            s1 += *(const V *)(near + channels) * grad;                                                      \
+            s2 += *(const V *)(near + 2 * channels) * grad;                                                  \
+            s3 += *(const V *)(near + 3 * channels) * grad;                                                  \
+            s4 += *(const V *)(near + 4 * channels) * grad;                                                  \
+            s5 += *(const V *)(near + 5 * channels) * grad;                                                  \
+            s6 += *(const V *)(near + 6 * channels) * grad;                                                  \
+        }                                                                                                    \
+        sum[0] = s0, sum[1] = s1, sum[2] = s2, sum[3] = s3, sum[4] = s4, sum[5] = s5, sum[6] = s6;           \
+        NAME##_edge(ours, theirs, sum, right, width, width, channels);                                       \
+        for (long j = 0; j < 7; j++)                                                                         \
+            *(V *)(total + j * channels) += sum[j];                                                          \
+    }                                                                                                        \
+                                                                                                             \
+    void NAME(const T *x, const T *g, T *total, long n, long height, long width, long channels, int threads) \
+    {                                                                                                        \
+        long row_size = width * channels, vectors = channels / WIDTH, rest = vectors * WIDTH;                \
+        _Pragma("omp parallel for schedule(static) num_threads(threads)")                                    \
+        for (long c = 0; c < rest; c += WIDTH)                                                               \
+            for (long line = 0; line < n * height; line++) {                                                 \
+                long row = line % height;                                                                    \
+                for (long i = row < 3 ? 3 - row : 0; i < 7 && row + i < height + 3; i++)                     \
+                    NAME##_rows(x + (line + i - 3) * row_size + c, g + line * row_size + c,                  \
+                                total + i * 7 * channels + c, width, channels);                              \
+            }                                                                                                \
+        for (long c = rest; c < channels; c++)                                                               \
+            for (long line = 0; line < n * height; line++)                                                   \
+                for (long i = 0, row = line % height; i < 7; i++)                                            \
+                    for (long j = 0; j < 7 && row + i >= 3 && row + i < height + 3; j++) {                   \
+                        const T *ours = x + (line + i - 3) * row_size + c, *theirs = g + line * row_size + c; \
+                        T sum = 0;                                                                           \
+                        for (long column = 0; column < width; column++)                                      \
+                            if (column + j >= 3 && column + j < width + 3)                                   \
+                                sum += ours[(column + j - 3) * channels] * theirs[column * channels];        \
+                        total[(i * 7 + j) * channels + c] += sum;                                            \
+                    }                                                                                        \
+    }
+
+GRADIENT(gradient_float32, float, 16)
+GRADIENT(gradient_float64, double, 8)

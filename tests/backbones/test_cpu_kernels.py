@@ -1,0 +1,173 @@
+"""The C code computes what PyTorch does: with or without compiler and OpenMP, in whole vectors or not."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from backbones import cpu_kernels
+
+
+@pytest.fixture(params=['C', 'torch'])
+def way(request, monkeypatch) -> None:
+    if request.param == 'torch':
+        monkeypatch.setattr(cpu_kernels, 'compiled', lambda: None)
+    elif cpu_kernels.compiled() is None:
+        pytest.skip('no C compiler here')
+
+
+def require_close(found: list, expected: list, error: float) -> None:
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected):
+        assert a.shape == b.shape
+        assert float((a - b).abs().max()) <= error * float(b.abs().max())
+
+
+SIZES = [(1, 1), (3, 5), (7, 16), (33, 40), (100, 384)]
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_gelu_and_its_squares(size, way):
+    torch.manual_seed(0)
+    x = 3 * torch.randn(size)
+    expected = nn.functional.gelu(x.double())
+    squares, out = torch.ones(size[1]), torch.empty(size)
+    cpu_kernels.gelu(x, out, squares)
+    require_close([out.double()], [expected], 1e-6)
+    require_close([squares.double()], [1 + expected.square().sum(0)], 1e-6)
+    cpu_kernels.gelu(x, x, squares.zero_())
+    require_close([x, squares.double()], [out, expected.square().sum(0)], 1e-6)
+
+
+@pytest.mark.parametrize('with_pull', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_back_through_gelu(size, with_pull, way):
+    torch.manual_seed(0)
+    x, grad = 3 * torch.randn(size), torch.randn(size)
+    pull = torch.randn(size[1]) if with_pull else None
+    exact = x.double().requires_grad_()
+    value = nn.functional.gelu(exact)
+    towards = grad.double() + (value.detach() * pull if with_pull else 0)
+    (expected,) = torch.autograd.grad(value, exact, towards)
+    sums = torch.ones(size[1])
+    found = cpu_kernels.gelu_back_(x, grad, sums, pull)
+    require_close([found.double(), grad.double()], [value, expected], 1e-6)
+    require_close([sums.double()], [1 + expected.sum(0)], 1e-5)
+
+
+def test_gelu_of_any_float(way):
+    """Far tails, zeros, subnormal and broken numbers."""
+    x = torch.cat([torch.linspace(-40, 40, 4001), torch.tensor([0.0, -0.0, 1e-40, 1e30, -1e30])])
+    exact = x.double().requires_grad_()
+    value = nn.functional.gelu(exact)
+    (slope,) = torch.autograd.grad(value.sum(), exact)
+    grad = torch.ones(1, len(x))
+    found = cpu_kernels.gelu_back_(x[None].clone(), grad, torch.zeros(len(x)))[0]
+    torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(grad[0].double(), slope, rtol=1e-6, atol=1e-6)
+    grad = torch.ones(1, 1)
+    broken = cpu_kernels.gelu_back_(torch.tensor([[float('nan')]]), grad, torch.zeros(1))
+    assert broken.isnan().all()
+    assert grad.isnan().all()
+
+
+@pytest.mark.parametrize('size', [(1, 3), (5, 16), (33, 40), (100, 96)])
+def test_back_through_the_norm(size, way):
+    torch.manual_seed(0)
+    x, grad, weight = torch.randn(size) + 1, torch.randn(size), torch.randn(size[1])
+    exact = [t.double().requires_grad_() for t in (x, weight, torch.zeros(size[1]))]
+    y = nn.functional.layer_norm(exact[0], size[1:], *exact[1:], 1e-6)
+    expected = torch.autograd.grad(y, exact, grad.double())
+    _, *moments = torch.native_layer_norm(x, size[1:], weight, torch.zeros(size[1]), 1e-6)
+    out, sums = torch.empty(size), [torch.zeros(size[1]), torch.zeros(size[1])]
+    cpu_kernels.norm_back(grad, x, moments, weight, out, sums)
+    require_close([t.double() for t in (out, *sums)], list(expected), 1e-5)
+
+
+def test_the_same_bits_every_time(way):
+    """With more threads than this machine may have, too."""
+    torch.manual_seed(0)
+    x, grad = torch.randn(1000, 40), torch.randn(1000, 40)
+    before = torch.get_num_threads()
+    torch.set_num_threads(5)
+    try:
+        results = []
+        for _ in range(20):
+            sums = torch.zeros(40)
+            cpu_kernels.gelu_back_(x.clone(), grad.clone(), sums)
+            results.append(sums)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize('channels', [1, 8, 16, 40, 96])
+@pytest.mark.parametrize('size', [(1, 1), (2, 5), (3, 9), (6, 4), (7, 7), (20, 33)])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_the_depthwise_gradient(channels, size, dtype, monkeypatch):
+    if cpu_kernels.compiled() is None:
+        pytest.skip('no C compiler here')
+    torch.manual_seed(0)
+    x, grad = (
+        torch.randn(2, channels, *size, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    weight = torch.randn(channels, 1, 7, 7, dtype=dtype)
+    found = cpu_kernels.weight_gradient(x, grad, weight)
+    exact = weight.double().requires_grad_()
+    y = nn.functional.conv2d(x.double(), exact, padding=3, groups=channels)
+    (expected,) = torch.autograd.grad(y, exact, grad.double())
+    require_close([found.double()], [expected], 1e-5 if dtype == torch.float32 else 1e-13)
+    monkeypatch.setattr(cpu_kernels, 'compiled', lambda: None)
+    found = cpu_kernels.weight_gradient(x, grad, weight)
+    require_close([found.double()], [expected], 1e-5 if dtype == torch.float32 else 1e-13)
+
+
+@pytest.mark.parametrize('compiler', ['false', 'no-such-compiler', ''])
+def test_without_a_working_compiler(compiler, monkeypatch, tmp_path):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setenv('CC', compiler)
+    if not compiler:
+        monkeypatch.setenv('PATH', str(tmp_path))
+    cpu_kernels.compiled.cache_clear()
+    try:
+        assert cpu_kernels.compiled() is None
+        assert not list(tmp_path.rglob('*.so'))
+    finally:
+        cpu_kernels.compiled.cache_clear()
+
+
+def test_compiled_once_for_all(monkeypatch, tmp_path):
+    if cpu_kernels.compiled() is None:
+        pytest.skip('no C compiler here')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    for _ in range(2):
+        cpu_kernels.compiled.cache_clear()
+        assert cpu_kernels.compiled() is not None
+        (library,) = tmp_path.rglob('*.so')
+        first = library.stat().st_mtime_ns
+    assert library.stat().st_mtime_ns == first
+    cpu_kernels.compiled.cache_clear()
+
+
+def test_a_compiler_without_openmp(monkeypatch, tmp_path):
+    if cpu_kernels.compiled() is None:
+        pytest.skip('no C compiler here')
+    compiler = tmp_path / 'cc'
+    compiler.write_text(
+        '#!/bin/sh\nfor word; do [ "$word" = -fopenmp ] && exit 1; done\n'
+        f'exec {shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setenv('CC', str(compiler))
+    cpu_kernels.compiled.cache_clear()
+    try:
+        x, squares = torch.randn(50, 20), torch.zeros(20)
+        expected = nn.functional.gelu(x)
+        cpu_kernels.gelu(x, x, squares)
+        torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
+        assert list(tmp_path.rglob('*.so'))
+    finally:
+        cpu_kernels.compiled.cache_clear()
