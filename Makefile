@@ -8,6 +8,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
     $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && \
     echo $$p && break; done)
+# Tests at a time, a core each.
+WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -21,10 +23,10 @@ demo-seg: $(INSTALLED)
 	@$(BIN)/python tools/demo.py segmentation
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks

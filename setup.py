@@ -2,7 +2,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-TEST = ['pytest>=8', 'pytest-timeout>=2.3', 'transformers>=5']
+TEST = ['pytest>=8', 'pytest-timeout>=2.3', 'pytest-xdist>=3.6', 'transformers>=5']
 
 setup(
     name='convnext-dense',

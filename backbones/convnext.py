@@ -17,9 +17,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from . import fast_cpu
+from . import fast_cpu, fast_gpu
 from .base import Backbone
 from .errors import ConfigError
+from .fast_block import is_unwatched, is_watched
 from .layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
 from .norm import LayerNorm2d
 from .weight_layouts import Translation, translate
@@ -102,7 +103,8 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """Depthwise 7x7, LayerNorm, MLP of width 4 (with GRN in V2), layer scale (V1), residual.
 
-    On a CPU :mod:`backbones.fast_cpu` computes the same in another order.
+    Where they can, :mod:`backbones.fast_cpu` and :mod:`backbones.fast_gpu` compute the same in another
+    order.
     """
 
     drop_path_type, grn_type = DropPath, GRN
@@ -124,8 +126,13 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if fast_cpu.fits(self, x):
-            return fast_cpu.run(self, x)
+        for fast in (fast_cpu, fast_gpu):
+            if fast.fits(self, x):
+                return fast.run(self, x)
+        return self.by_modules(x)
+
+    def by_modules(self, x: Tensor) -> Tensor:
+        """What the block is, module by module."""
         branch = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
         branch = F.gelu(self.pwconv1(branch))
         if self.grn is not None:
@@ -234,14 +241,14 @@ class ConvNeXt(Backbone):
         maps = {}
         scratch = fast_cpu.Scratch()
         usual = fast_cpu.is_usual(x)
-        if usual:
-            # oneDNN's convolutions are several times as fast from there
+        if usual or (x.is_cuda and is_unwatched(x)):
+            # oneDNN's convolutions are several times as fast from there, tensor cores need no copies
             x = x.contiguous(memory_format=torch.channels_last)
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = downsample(x)
             ours = usual and _is_new(downsample)
             for block in stage:
-                watched = not usual or fast_cpu.is_watched(block)
+                watched = not usual or is_watched(block)
                 if ours and not watched and fast_cpu.may_overwrite(block, x):
                     x = x.contiguous(memory_format=torch.channels_last)
                     fast_cpu.add_branch_(block, x, scratch)
@@ -324,7 +331,7 @@ def _is_new(downsample: nn.Module) -> bool:
     return (
         type(downsample) is nn.Sequential
         and type(modules[-1]) in (nn.Conv2d, LayerNorm2d)
-        and not any(map(fast_cpu.is_watched, modules))
+        and not any(map(is_watched, modules))
     )
 
 

@@ -18,12 +18,19 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.modules import module as module_globals
 
 from . import cpu_kernels
 from .cpu_linear import linear
+from .fast_block import (
+    has_plain_parameters,
+    is_plain,
+    is_unwatched,
+    needs_gradient,
+    parameters_of,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from .convnext import Block
@@ -32,28 +39,15 @@ if TYPE_CHECKING:
 # and to come from memory that the process has, enough for products at full speed.
 _PIECE, _PIECE_SIZE = 4096, 6 * 2**20
 _GRN_EPS = 1e-6
-_HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 
 def is_usual(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary tensor of a CPU, and nothing watches or changes operators.
-
-    Not so under autocast, tracing, compilation, vmap, forward-mode differentiation, or a mode that sees
-    operators; nor where there are hooks for all modules.
-    """
+    """Whether ``x`` is float32 or float64 on a CPU, without autocast, and nothing watches it."""
     return (
         x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
-        and type(x) in (Tensor, nn.Parameter)
-        and x.numel() > 0
         and not torch.is_autocast_enabled('cpu')
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._len_torch_function_stack()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch.autograd.forward_ad._current_level < 0
-        and not any(getattr(module_globals, f'_global{hooks}') for hooks in _HOOKS)
+        and is_unwatched(x)
     )
 
 
@@ -63,56 +57,7 @@ def fits(block: Block, x: Tensor) -> bool:
     Not where :func:`is_usual` says no, where somebody replaced a module of the block or hooked into one,
     or where parameters are of a class of their own.
     """
-    return (
-        is_usual(x)
-        and _is_plain(block)
-        and all(
-            p is None
-            or (type(p) in (Tensor, nn.Parameter) and p.dtype == x.dtype and p.device == x.device)
-            for p in _tensors(block)
-        )
-    )
-
-
-def _is_plain(block: Block) -> bool:
-    """Whether block and modules are as :class:`Block` made them."""
-    conv, norm = block.dwconv, block.norm
-    kinds = [
-        (conv, nn.Conv2d),
-        (norm, nn.LayerNorm),
-        (block.pwconv1, nn.Linear),
-        (block.pwconv2, nn.Linear),
-    ]
-    kinds += [(block.drop_path, block.drop_path_type)]
-    if block.grn is not None:
-        kinds.append((block.grn, block.grn_type))
-    return (
-        all(
-            type(module) is kind and not is_watched(module) and 'forward' not in vars(module)
-            for module, kind in kinds
-        )
-        and conv.kernel_size == (7, 7)
-        and conv.stride == conv.dilation == (1, 1)
-        and conv.padding == (3, 3)
-        and conv.padding_mode == 'zeros'
-        and conv.groups == conv.in_channels == conv.out_channels
-        and (block.grn is None or block.gamma is None)
-        and None not in (conv.bias, norm.weight, norm.bias, block.pwconv1.bias, block.pwconv2.bias)
-    )
-
-
-def is_watched(module: nn.Module) -> bool:
-    """Whether somebody has hooked into ``module``."""
-    return any(getattr(module, hooks) for hooks in _HOOKS)
-
-
-def _tensors(block: Block) -> tuple[Tensor | None, ...]:
-    """Parameters in the order in which :class:`BlockFunction` takes them."""
-    scale = block.gamma if block.grn is None else block.grn.gamma
-    shift = None if block.grn is None else block.grn.beta
-    modules = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
-    pairs = [parameter for module in modules for parameter in (module.weight, module.bias)]
-    return (*pairs, scale, shift)
+    return is_usual(x) and is_plain(block) and has_plain_parameters(block, x, x.dtype)
 
 
 class Scratch:
@@ -139,15 +84,8 @@ def run(block: Block, x: Tensor) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     mask = block.drop_path.draw(x) if block.drop_path.is_active() else None
     if needs_gradient(block, x):
-        return BlockFunction.apply(x, mask, block.norm.eps, *_tensors(block))
-    return _forward(x, *_kept(mask), block.norm.eps, _tensors(block))[0]
-
-
-def needs_gradient(block: Block, x: Tensor) -> bool:
-    """Whether a backward pass may come through ``block``."""
-    return torch.is_grad_enabled() and (
-        x.requires_grad or any(p is not None and p.requires_grad for p in _tensors(block))
-    )
+        return BlockFunction.apply(x, mask, block.norm.eps, *parameters_of(block))
+    return _forward(x, *_kept(mask), block.norm.eps, parameters_of(block))[0]
 
 
 def may_overwrite(block: Block, x: Tensor) -> bool:
@@ -158,18 +96,13 @@ def may_overwrite(block: Block, x: Tensor) -> bool:
 def add_branch_(block: Block, x: Tensor, scratch: Scratch) -> Tensor:
     """Turn ``x``, channels last, into ``block(x)`` in its place; without gradients and drop path."""
     y = _convolved(x, block.dwconv.weight, block.dwconv.bias)
-    _add_branch(x, x, y, block.norm.eps, _tensors(block), 1.0, scratch)
+    _add_branch(x, x, y, block.norm.eps, parameters_of(block), 1.0, scratch)
     return x
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = F.conv2d(x, weight, bias, padding=3, groups=x.shape[1])
     return y.contiguous(memory_format=torch.channels_last)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """``(N, C, H, W)``, channels last, as ``(N H W, C)`` over the same memory."""
-    return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
 
 
 def _parts(count: int, wide: int) -> int:
@@ -209,14 +142,14 @@ def _add_branch(
         out: Of its form, or ``x`` itself.
         y: The convolution's output.
         eps: LayerNorm's.
-        tensors: As :func:`_tensors`.
+        tensors: As :func:`~backbones.fast_block.parameters_of`.
         factor: Of drop path.
         scratch: Memory.
         sums: Gets GRN's L2 norms ``(4 C,)`` of each image.
     """
     weight1, bias1, weight2, bias2, scale, shift = tensors[4:]
     wide = weight2.shape[1]
-    residual, into, rows = _rows(x), _rows(out), _rows(y)
+    residual, into, rows = rows_of(x), rows_of(out), rows_of(y)
     if shift is not None:
         size = len(rows) // len(x)
         for start in range(0, len(rows), size):
@@ -322,13 +255,15 @@ class BlockFunction(torch.autograd.Function):
         part = grad if kept is None else _some(grad, kept)
         grads = _Gradients(tuple(tensors), ctx.eps, ctx.factor)
         if norms is None:
-            grad_y = grads.through_mlp(_rows(part), _rows(y))
+            grad_y = grads.through_mlp(rows_of(part), rows_of(y))
         else:
-            size = len(_rows(y)) // len(y)
-            grad_y = torch.empty_like(_rows(y))
+            size = len(rows_of(y)) // len(y)
+            grad_y = torch.empty_like(rows_of(y))
             for index, start in enumerate(range(0, len(grad_y), size)):
                 image = slice(start, start + size)
-                grads.through_grn(_rows(part)[image], _rows(y)[image], norms[index], grad_y[image])
+                grads.through_grn(
+                    rows_of(part)[image], rows_of(y)[image], norms[index], grad_y[image]
+                )
         grad_y = grad_y.view(len(y), *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
         weight = tensors[0]
         source = x if kept is None else _some(x, kept)
@@ -339,7 +274,7 @@ class BlockFunction(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x = _convolved(grad_y, weight.flip(2, 3), None)
             grad_x = grad_x.add_(grad) if kept is None else grad.clone().index_add_(0, kept, grad_x)
-        return grad_x, None, None, grad_weight, _sum_of(_rows(grad_y)), *grads.of_parameters()
+        return grad_x, None, None, grad_weight, _sum_of(rows_of(grad_y)), *grads.of_parameters()
 
 
 def _sum_of(rows: Tensor) -> Tensor:
@@ -367,7 +302,7 @@ class _Gradients:
         self.is_first = True  # nothing has been added to the large ones
 
     def of_parameters(self) -> list[Tensor | None]:
-        """In the order of :func:`_tensors`, without the convolution's."""
+        """In the order of :func:`~backbones.fast_block.parameters_of`, without the convolution's."""
         return [*self.grad_norm, *self.grad1, *self.grad2, self.grad_scale, self.grad_shift]
 
     def _normed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,12 @@ from pathlib import Path
 # Tests are small: more threads than free cores make them many times slower.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import torch
+
+if not torch.cuda.is_available():
+    # Triton's kernels are interpreted; it asks when it is imported.
+    os.environ.setdefault('TRITON_INTERPRET', '1')
+
 import pytest
 from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
