@@ -21,7 +21,11 @@ setup(
         'downstream.segmentation',
         'downstream.zoo',
     ],
-    package_data={'backbones': ['weights.json', 'cpu_kernels.c'], 'downstream.zoo': ['zoo.json']},
+    package_data={
+        'backbones': ['weights.json', 'cpu_kernels.c'],
+        'downstream': ['roi_align.c'],
+        'downstream.zoo': ['zoo.json'],
+    },
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',

@@ -1,37 +1,30 @@
 """What a ConvNeXt block on a CPU computes beside its matrix products, in C where there is a compiler.
 
-``cpu_kernels.c`` is compiled when it is first needed, in about a second, and kept for the next time.
-Where there is no C compiler, and in float64, PyTorch's operators do the same in more passes.
+Where there is no compiler (:mod:`backbones.c_code`), and in float64, PyTorch's operators do the same in
+more passes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
-from mmengine.logging import print_log
 from torch import Tensor
+
+from .c_code import library
 
 _SIZE = 7
 _SOURCE = Path(__file__).with_name('cpu_kernels.c')
-_OPTIONS = ('-O3', '-march=native', '-fPIC', '-shared')
 _GRADIENTS = {torch.float32: 'gradient_float32', torch.float64: 'gradient_float64'}
-# Pointers, then sizes, then the number of threads.
+# As of :func:`backbones.c_code.library`.
 _ARGUMENTS = {
-    'gelu': (3, 2),
-    'gelu_back': (4, 2),
-    'norm_back': (8, 2),
-    'gradient_float32': (3, 4),
-    'gradient_float64': (3, 4),
+    'gelu': 'pppnnt',
+    'gelu_back': 'ppppnnt',
+    'norm_back': 'ppppppppnnt',
+    'gradient_float32': 'pppnnnnt',
+    'gradient_float64': 'pppnnnnt',
 }
 
 
@@ -139,54 +132,4 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
     """The library of ``cpu_kernels.c``; None where it cannot be made."""
-    command = shlex.split(os.environ.get('CC', '')) or [
-        next((found for name in ('cc', 'gcc', 'clang') if (found := shutil.which(name))), '')
-    ]
-    if not command[0] or platform.system() == 'Windows':
-        return None
-    try:
-        library = ctypes.CDLL(str(_made(command)))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = getattr(error, 'stderr', None) or error
-        print_log(
-            f'{_SOURCE.name} was not compiled, the CPU is slower: {reason}', 'current', level=30
-        )
-        return None
-    for name, (pointers, sizes) in _ARGUMENTS.items():
-        kinds = [ctypes.c_void_p] * pointers + [ctypes.c_long] * sizes + [ctypes.c_int]
-        getattr(library, name).argtypes = kinds
-        getattr(library, name).restype = None
-    return library
-
-
-def _made(command: list[str]) -> Path:
-    """The compiled file, made where it is not there yet."""
-    path = _folder() / f'cpu-kernels-{_fingerprint(command)}.so'
-    if path.is_file():
-        return path
-    with tempfile.TemporaryDirectory(dir=path.parent) as aside:
-        made = Path(aside) / path.name
-        words = [*command, *_OPTIONS, str(_SOURCE), '-o', str(made)]
-        run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=120)
-        # The threads of OpenMP are PyTorch's own, whose library is there already.
-        if run([*words, '-fopenmp']).returncode:
-            run(words, check=True)
-        made.replace(path)  # whole, whoever else is making it
-    return path
-
-
-def _folder() -> Path:
-    """Where compiled code is kept: the user's own, for nobody else to write into."""
-    cache_home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    folder = Path(cache_home) / 'convnext-dense'
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
-
-
-def _fingerprint(command: list[str]) -> str:
-    """Of all that the code depends on: a home folder may be shared by machines of different kinds."""
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    cpu = next((line for line in lines if line.startswith('flags')), platform.processor())
-    parts = (_SOURCE.read_text(), cpu, platform.machine(), *command, *_OPTIONS)
-    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]
+    return library(_SOURCE, _ARGUMENTS)

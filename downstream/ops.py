@@ -15,6 +15,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from .roi_align import RoIAlign
+
 
 def make_module(spec: ModuleSpec) -> ModuleType:
     """The module that stands in for ``mmcv._ext``."""
@@ -133,17 +135,8 @@ def roi_align_forward(
     """RoIAlign (He et al. 2017) of ``input`` ``(N, C, H, W)`` at ``rois`` ``(K, 5)`` into ``output``."""
     _require_average(pool_mode)
     exact = _exact(input.dtype)
-    output.copy_(
-        torch.ops.torchvision.roi_align(
-            input.to(exact),
-            rois.to(exact),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    align = RoIAlign((aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
+    output.copy_(align(input.to(exact), rois.to(exact)))
 
 
 def roi_align_backward(
@@ -162,18 +155,8 @@ def roi_align_backward(
     """Gradient of :func:`roi_align_forward` by its input, added up into ``grad_input``."""
     _require_average(pool_mode)
     exact = _exact(grad_output.dtype)
-    grad_input.copy_(
-        torch.ops.torchvision._roi_align_backward(
-            grad_output.to(exact),
-            rois.to(exact),
-            spatial_scale,
-            aligned_height,
-            aligned_width,
-            *grad_input.shape,
-            sampling_ratio,
-            aligned,
-        )
-    )
+    align = RoIAlign((aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
+    grad_input.copy_(align.back(grad_output.to(exact), rois.to(exact), grad_input.shape))
 
 
 def _require_average(pool_mode: int) -> None:

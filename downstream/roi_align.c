@@ -1,0 +1,177 @@
+/* RoIAlign over maps that lie channels last; see roi_align.py.
+ *
+ * The mean of bilinear samples on a grid is separable: each row and each column of the map has a weight in each
+ * bin. Maps are (n, height, width, channels), results (boxes, channels, bins), boxes (image, x1, y1, x2, y2). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LANES 16
+#define BLOCK (4 * LANES)
+typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+
+struct geometry {
+    long height, width, channels, bins_y, bins_x, sampling, aligned;
+    float scale;
+};
+
+/* What the lines of an axis weigh in each bin: from first[bin] on, length[bin] of them, in steps of size. */
+struct axis {
+    long *first, *length;
+    float *weights;
+};
+
+static struct axis new_axis(long bins, long size)
+{
+    struct axis axis = {malloc(bins * sizeof(long)), malloc(bins * sizeof(long)), malloc(bins * size * sizeof(float))};
+    return axis;
+}
+
+static void free_axis(struct axis axis)
+{
+    free(axis.first);
+    free(axis.length);
+    free(axis.weights);
+}
+
+static void weigh(struct axis *axis, float start, float extent, long bins, long size, long sampling)
+{
+    float bin_size = extent / bins;
+    float pixels = ceilf(bin_size);
+    long samples = sampling > 0 ? sampling : pixels > 0 && pixels < 1e6f ? (long)pixels : 0;
+    for (long bin = 0; bin < bins; bin++) {
+        float *weights = axis->weights + bin * size;
+        axis->first[bin] = axis->length[bin] = 0;
+        for (long i = 0; i < samples; i++) {
+            long step = bin_size < 0 ? samples - 1 - i : i; /* upwards, whichever way the box is turned */
+            float at = start + bin * bin_size + (step + 0.5f) * bin_size / samples;
+            if (!(at >= -1.0f && at <= size))
+                continue; /* outside, or no number */
+            at = at > 0 ? at : 0;
+            long low = (long)at, high = low + 1;
+            if (low >= size - 1)
+                at = low = high = size - 1;
+            if (!axis->length[bin])
+                axis->first[bin] = low;
+            long end = high - axis->first[bin] + 1;
+            for (; axis->length[bin] < end; axis->length[bin]++)
+                weights[axis->length[bin]] = 0;
+            float share = at - low;
+            weights[low - axis->first[bin]] += (1 - share) / samples;
+            weights[high - axis->first[bin]] += share / samples;
+        }
+    }
+}
+
+/* The weights of both axes for a box; what is sampled is image *image. */
+static int place(const float *box, long images, const struct geometry *g, struct axis *y, struct axis *x, long *image)
+{
+    float offset = g->aligned ? 0.5f : 0.0f;
+    float left = box[1] * g->scale - offset, top = box[2] * g->scale - offset;
+    float width = box[3] * g->scale - offset - left, height = box[4] * g->scale - offset - top;
+    if (!g->aligned) {
+        width = width > 1 ? width : 1;
+        height = height > 1 ? height : 1;
+    }
+    *image = (long)box[0];
+    if (*image < 0 || *image >= images)
+        return 0;
+    weigh(y, top, height, g->bins_y, g->height, g->sampling);
+    weigh(x, left, width, g->bins_x, g->width, g->sampling);
+    return 1;
+}
+
+void roi_align(const float *maps, const float *boxes, float *out, long images, long height, long width, long channels,
+               long count, long bins_y, long bins_x, long sampling, long aligned, float scale, int threads)
+{
+    struct geometry g = {height, width, channels, bins_y, bins_x, sampling, aligned, scale};
+    long bins = bins_y * bins_x;
+#pragma omp parallel num_threads(threads)
+    {
+        struct axis y = new_axis(bins_y, height), x = new_axis(bins_x, width);
+        float *tile = malloc((bins * channels + BLOCK) * sizeof(float));
+#pragma omp for schedule(dynamic, 8)
+        for (long k = 0; k < count; k++) {
+            float *into = out + k * channels * bins;
+            long image;
+            if (!place(boxes + 5 * k, images, &g, &y, &x, &image)) {
+                memset(into, 0, channels * bins * sizeof(float));
+                continue;
+            }
+            const float *map = maps + image * height * width * channels;
+            for (long bin = 0; bin < bins; bin++) {
+                long by = bin / bins_x, bx = bin % bins_x;
+                const float *corner = map + (y.first[by] * width + x.first[bx]) * channels;
+                for (long c = 0; c < channels; c += BLOCK) {
+                    Vector sums[4];
+                    memset(sums, 0, sizeof sums);
+                    long left = channels - c;
+                    for (long i = 0; i < y.length[by]; i++)
+                        for (long j = 0; j < x.length[bx]; j++) {
+                            float weight = y.weights[by * height + i] * x.weights[bx * width + j];
+                            const float *from = corner + (i * width + j) * channels + c;
+                            if (left >= BLOCK)
+                                for (int v = 0; v < 4; v++)
+                                    sums[v] += weight * *(const Vector *)(from + v * LANES);
+                            else
+                                for (long l = 0; l < left; l++)
+                                    ((float *)sums)[l] += weight * from[l];
+                        }
+                    memcpy(tile + bin * channels + c, sums, sizeof sums); /* the rest is written over */
+                }
+            }
+            for (long c = 0; c < channels; c++)
+                for (long bin = 0; bin < bins; bin++)
+                    into[c * bins + bin] = tile[bin * channels + c];
+        }
+        free(tile);
+        free_axis(y);
+        free_axis(x);
+    }
+}
+
+/* Adds the gradient of the maps to grad_maps; each thread has channels of its own. */
+void roi_align_back(const float *grad, const float *boxes, float *grad_maps, long images, long height, long width,
+                    long channels, long count, long bins_y, long bins_x, long sampling, long aligned, float scale,
+                    int threads)
+{
+    struct geometry g = {height, width, channels, bins_y, bins_x, sampling, aligned, scale};
+    long bins = bins_y * bins_x, blocks = (channels + BLOCK - 1) / BLOCK;
+#pragma omp parallel num_threads(threads)
+    {
+        struct axis y = new_axis(bins_y, height), x = new_axis(bins_x, width);
+        float *tile = malloc(bins * BLOCK * sizeof(float));
+#pragma omp for schedule(static)
+        for (long block = 0; block < blocks; block++) {
+            long c = block * BLOCK, left = channels - c < BLOCK ? channels - c : BLOCK;
+            for (long k = 0; k < count; k++) {
+                long image;
+                if (!place(boxes + 5 * k, images, &g, &y, &x, &image))
+                    continue;
+                const float *from = grad + (k * channels + c) * bins;
+                for (long l = 0; l < left; l++)
+                    for (long bin = 0; bin < bins; bin++)
+                        tile[bin * BLOCK + l] = from[l * bins + bin];
+                float *map = grad_maps + image * height * width * channels + c;
+                for (long bin = 0; bin < bins; bin++) {
+                    long by = bin / bins_x, bx = bin % bins_x;
+                    const float *towards = tile + bin * BLOCK;
+                    for (long i = 0; i < y.length[by]; i++)
+                        for (long j = 0; j < x.length[bx]; j++) {
+                            float weight = y.weights[by * height + i] * x.weights[bx * width + j];
+                            float *into = map + ((y.first[by] + i) * width + x.first[bx] + j) * channels;
+                            if (left == BLOCK)
+                                for (int v = 0; v < BLOCK; v += LANES)
+                                    *(Vector *)(into + v) += weight * *(const Vector *)(towards + v);
+                            else
+                                for (long l = 0; l < left; l++)
+                                    into[l] += weight * towards[l];
+                        }
+                }
+            }
+        }
+        free(tile);
+        free_axis(y);
+        free_axis(x);
+    }
+}
