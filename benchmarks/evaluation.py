@@ -71,25 +71,24 @@ def random_coco(images: int, masks: bool) -> tuple[dict, list[dict]]:
 
 def coco(kind: str, images: int, rounds: int, target: float) -> Result:
     """Time pycocotools and faster-coco-eval on the same results."""
-    from faster_coco_eval import COCO, COCOeval_faster
+    from downstream.detection.metric import evaluated, faster_evaluation
 
     content, found = random_coco(images, kind == 'segm')
     figures = {}
 
     def evaluate(name: str) -> None:
         own = [dict(detection) for detection in found]  # which they change
-        with contextlib.redirect_stdout(io.StringIO()):
-            if name == OURS:
-                truth = COCO(content)
-                evaluation = COCOeval_faster(truth, truth.loadRes(own), kind)
-            else:
+        if name == OURS:
+            evaluation = evaluated(lambda: faster_evaluation(content, own, kind))
+        else:
+            with contextlib.redirect_stdout(io.StringIO()):
                 truth = slow_coco.COCO()
                 truth.dataset = content
                 truth.createIndex()
                 evaluation = COCOeval(truth, truth.loadRes(own), kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
+                evaluation.evaluate()
+                evaluation.accumulate()
+                evaluation.summarize()
         figures[name] = np.array(evaluation.stats[:12])
 
     names = ('pycocotools', OURS)
@@ -135,11 +134,11 @@ def miou(images: int, rounds: int) -> Result:
     )
 
 
-def measure(rounds: int, images: int = 1000) -> list[Result]:
-    """All evaluators; on one thread, as they mostly run."""
+def measure(rounds: int, images: int = 5000) -> list[Result]:
+    """All evaluators, the largest of ``images`` images; PyTorch on one thread."""
     torch.set_num_threads(1)
     return [
         coco('bbox', images, rounds, 6.0),
-        coco('segm', images // 5, rounds, 3.5),
-        miou(images // 10, rounds),
+        coco('segm', images * 4 // 25, rounds, 3.5),
+        miou(images // 25, rounds),
     ]

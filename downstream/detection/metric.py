@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import tempfile
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 from mmdet.evaluation.metrics import CocoMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
+from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import ConfigError
@@ -84,13 +87,9 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
         if kind == 'segm':
             # With a box in the result pycocotools takes the box's area for the size classes.
             detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = self._evaluation(kind, detections)
-            evaluation.params.catIds = self.cat_ids
-            evaluation.params.imgIds = self.img_ids
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
+        evaluation = evaluated(
+            lambda: self._evaluation(kind, detections), catIds=self.cat_ids, imgIds=self.img_ids
+        )
         report = {name: _supported(evaluation.stats[i]) for name, i in _STATS.items()}
         # precision: IoU threshold, recall, class, area range, detections per image
         precision = evaluation.eval['precision'][:, :, :, 0, -1]
@@ -105,10 +104,55 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
         """An evaluation of ``detections``, of either library."""
         if self.backend == 'pycocotools':
             return COCOeval(self._coco_api, self._coco_api.loadRes(detections), kind)
-        from faster_coco_eval import COCO, COCOeval_faster
+        return faster_evaluation(self._coco_api.dataset, detections, kind)
 
-        truth = COCO(self._coco_api.dataset)
-        return COCOeval_faster(truth, truth.loadRes(detections), kind)
+
+def evaluated(make: Callable[[], COCOeval], **params) -> COCOeval:
+    """What ``make`` returns, evaluated quietly under ``params``.
+
+    Millions of small objects are made and kept meanwhile, among which the garbage collector would look a
+    quarter of the time for cycles that are not there.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = make()
+            for name, value in params.items():
+                setattr(evaluation.params, name, value)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+    finally:
+        if was_on:
+            gc.enable()
+    return evaluation
+
+
+def faster_evaluation(truth: dict, detections: list[dict], kind: str) -> COCOeval:
+    """faster-coco-eval's evaluation of ``detections`` beside annotations in COCO's format.
+
+    Areas and boxes of masks are found all at once; its own ``loadRes`` takes half as long as the
+    evaluation for them.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    expected = COCO(truth)
+    if kind != 'segm':
+        return COCOeval_faster(expected, expected.loadRes(detections), kind)
+    masks = [detection['segmentation'] for detection in detections]
+    # pycocotools counts them in 8 bits
+    areas = [mask.area(masks[i : i + 255]) for i in range(0, len(masks), 255)]
+    found = COCO()
+    found.dataset = {key: truth[key] for key in ('images', 'categories')}
+    found.dataset['annotations'] = [
+        {**detection, 'id': number, 'area': area, 'bbox': box, 'iscrowd': 0}
+        for number, (detection, area, box) in enumerate(
+            zip(detections, np.concatenate(areas).tolist(), mask.toBbox(masks).tolist()), 1
+        )
+    ]
+    found.createIndex()
+    return COCOeval_faster(expected, found, kind)
 
 
 def _installed(backend: str) -> str:
