@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.metadata
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks import backbone, evaluation, memory, models
+from benchmarks import backbone, evaluation, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
@@ -62,7 +64,7 @@ def speed_table(cases: tuple[backbone.Case, ...], rounds: int) -> list[str]:
     return lines
 
 
-def memory_table() -> list[str]:
+def memory_table(rounds: int) -> list[str]:
     """What is kept for the backward pass, and the peak of an inference."""
     lines = ['| MiB | ' + 'this suite | FAIR form | timm | ratio to FAIR form | target |']
     lines.append('|---|---|---|---|---|---|')
@@ -78,7 +80,8 @@ def memory_table() -> list[str]:
         )
     if memory.is_possible():
         for case in backbone.CASES[:2]:
-            peaks = {n: memory.peak_of_inference(case, n) for n in (OURS, BASE, 'timm')}
+            names = (OURS, BASE, 'timm')
+            peaks = {name: memory.peak(backbone.inference, case, name) for name in names}
             lines.append(
                 f'| {case.name}, peak above weights and image, 1x800x1344 | {peaks[OURS] / mib:.0f} '
                 f'| {peaks[BASE] / mib:.0f} | {peaks["timm"] / mib:.0f} '
@@ -89,17 +92,51 @@ def memory_table() -> list[str]:
 
 def model_table(rounds: int) -> list[str]:
     """Whole models with our backbone and with timm's."""
-    lines = ['| | this suite | with timm | speed |', '|---|---|---|---|']
-    for task, size, training in (
-        ('Cascade Mask R-CNN', (800, 1344), False),
-        ('UperNet', (512, 512), False),
-        ('UperNet', (512, 512), True),
-    ):
-        result = models.measure(task, size, training, rounds)
+    lines = [
+        '| | this suite | with timm | speed | MiB at the peak | with timm |',
+        '|---|---|---|---|---|---|',
+    ]
+    for case in tqdm(models.CASES, desc='models'):
+        timings = models.measure(case, rounds)
+        peaks = ['', '']
+        if memory.is_possible():
+            names = (models.OURS, models.PEER)
+            peaks = [f'{memory.peak(models.alone, case, n) / 2**20:.0f}' for n in names]
+        lines.append(
+            f'| {case} | {timings.spread(models.OURS).median:.2f} s '
+            f'| {timings.spread(models.PEER).median:.2f} s '
+            f'| {timings.speed(models.OURS, models.PEER):.2f} | {" | ".join(peaks)} |'
+        )
+    return lines
+
+
+def operator_table(rounds: int) -> list[str]:
+    """Operators of detectors beside torchvision's."""
+    lines = ['| | this suite | torchvision | speed | difference |', '|---|---|---|---|---|']
+    for result in operators.measure(rounds):
         timings = result.timings
         lines.append(
-            f'| {result.name} | {timings.spread(OURS).median:.2f} s '
-            f'| {timings.spread(models.PEER).median:.2f} s | {timings.speed(OURS, models.PEER):.2f} |'
+            f'| {result.name} | {1000 * timings.spread(OURS).median:.0f} ms '
+            f'| {1000 * timings.spread(operators.PEER).median:.0f} ms '
+            f'| {timings.speed(OURS, operators.PEER):.1f} | {result.error:.0e} |'
+        )
+    return lines
+
+
+def gpu_table(rounds: int) -> list[str]:
+    """Backbones on a GPU, where there is one."""
+    lines = [
+        '| | this suite | timm | speed | timm, compiled | speed | of the matrix peak | difference |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    for case in tqdm(gpu.CASES, desc='GPU'):
+        result = gpu.measure(case, rounds)
+        timings = result.timings
+        own, *others = (timings.spread(name).median for name in gpu.NAMES)
+        eager, compiled = (timings.speed(OURS, name) for name in gpu.NAMES[1:])
+        lines.append(
+            f'| {case} | {1000 * own:.1f} ms | {1000 * others[0]:.1f} ms | {eager:.2f} '
+            f'| {1000 * others[1]:.1f} ms | {compiled:.2f} | {result.of_peak:.2f} | {result.error:.0e} |'
         )
     return lines
 
@@ -121,32 +158,43 @@ def evaluation_table(rounds: int) -> list[str]:
     return lines
 
 
+def _fewer(table: Callable[[int], list[str]]) -> Callable[[int], list[str]]:
+    return lambda rounds: table(max(3, rounds // 3))
+
+
+PARTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
+    'backbone': ('Backbone, ConvNeXt-Tiny', functools.partial(speed_table, backbone.CASES)),
+    'sizes': (
+        'Other sizes, one thread',
+        _fewer(functools.partial(speed_table, backbone.MORE)),
+    ),
+    'memory': ('Memory', memory_table),
+    'models': ('Whole models', _fewer(model_table)),
+    'operators': ('Operators of detectors', operator_table),
+    'evaluation': ('Evaluation, one thread', _fewer(evaluation_table)),
+    'gpu': ('Backbone on a GPU', gpu_table),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description='Measure everything beside its peers.')
     parser.add_argument('--quick', action='store_true', help='few rounds')
-    parser.add_argument(
-        '--only', nargs='+', choices=['backbone', 'sizes', 'memory', 'models', 'evaluation']
-    )
+    parser.add_argument('--only', nargs='+', choices=PARTS, help='print these, and write nothing')
     args = parser.parse_args()
     rounds = 3 if args.quick else 9
     torch.set_num_threads(2)
-    parts: dict[str, tuple[str, Callable[[], list[str]]]] = {
-        'backbone': ('Backbone, ConvNeXt-Tiny', lambda: speed_table(backbone.CASES, rounds)),
-        'sizes': (
-            'Other sizes, one thread',
-            lambda: speed_table(backbone.MORE, max(3, rounds // 3)),
-        ),
-        'memory': ('Memory', memory_table),
-        'models': ('Whole models', lambda: model_table(max(3, rounds // 3))),
-        'evaluation': ('Evaluation, one thread', lambda: evaluation_table(max(3, rounds // 3))),
-    }
     text = [machine(), '']
-    for key in args.only or parts:
-        title, measure = parts[key]
-        lines = measure()
+    begin = time.monotonic()
+    for key in args.only or [key for key in PARTS if key != 'gpu' or torch.cuda.is_available()]:
+        title, measure = PARTS[key]
+        lines = measure(rounds)
         text += [f'### {title}', '', *lines, '']
         print('\n'.join(text[-len(lines) - 3 :]), flush=True)
     if not args.only:
+        minutes = (time.monotonic() - begin) / 60
+        text[0] += (
+            f' {rounds} rounds, a third of them of what takes long, in {minutes:.0f} minutes.'
+        )
         page = PAGE.read_text()
         before, after = page.split(_BEGIN)[0], page.split(_END)[1]
         PAGE.write_text(f'{before}{_BEGIN}\n' + '\n'.join(text) + f'\n{_END}{after}')

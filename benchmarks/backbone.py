@@ -100,6 +100,15 @@ def step(model: nn.Module, x: Tensor, training: bool) -> Callable[[], list[Tenso
     return train
 
 
+def inference(case: Case, name: str) -> tuple[Callable[[], object], Callable[[], object]]:
+    """For :func:`benchmarks.memory.peak`: an inference of one implementation, and a smaller one."""
+    torch.set_num_threads(case.threads)
+    model = build(case)[name]
+    count, height, width = case.size
+    x = torch.randn(count, 3, height, width)
+    return step(model, x, False), step(model, x[..., :64, :64], False)
+
+
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
     """The largest difference, relative to the largest value of each tensor."""
     return max(

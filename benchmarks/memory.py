@@ -1,4 +1,4 @@
-"""Peak memory of an inference, each implementation in a process of its own."""
+"""Peak memory of a step, each implementation in a process of its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import contextlib
 import ctypes
 import gc
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from benchmarks.backbone import Case, build
+Step = tuple[Callable[[], object], Callable[[], object]]
 
 _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
@@ -20,29 +19,28 @@ def is_possible() -> bool:
     return _STATUS.is_file() and _CLEAR.exists()
 
 
-def peak_of_inference(case: Case, name: str) -> int:
-    """Bytes that a forward pass takes at its peak on top of weights and input."""
-    context = multiprocessing.get_context('spawn')
-    with context.Pool(1) as pool:
-        return pool.apply(_peak, (case, name))
+def peak(make: Callable[..., Step], *arguments: object) -> int:
+    """Bytes that a step takes at its peak on top of what was there before it.
+
+    Args:
+        make: A function of a module, called in the new process; returns the step, and a smaller one that
+            sets up what libraries make at first.
+        arguments: Its own.
+    """
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(_peak, (make, *arguments))
 
 
-def _peak(case: Case, name: str) -> int:
-    torch.set_num_threads(case.threads)
-    models = build(case)
-    model = models[name]
-    models.clear()
-    count, height, width = case.size
-    x = torch.randn(count, 3, height, width)
-    with torch.inference_mode():
-        model(x[..., :64, :64])  # what libraries set up at first
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide what is taken from it
-        before = _field('VmRSS')
-        _CLEAR.write_text('5')  # forget the peak so far
-        model(x)
-        return _field('VmHWM') - before
+def _peak(make: Callable[..., Step], *arguments: object) -> int:
+    run, first = make(*arguments)
+    first()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide what is taken from it
+    before = _field('VmRSS')
+    _CLEAR.write_text('5')  # forget the peak so far
+    run()
+    return _field('VmHWM') - before
 
 
 def _field(name: str) -> int:

@@ -21,28 +21,19 @@ CONFIGS = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """What was measured."""
-
-    name: str
-    timings: Timings
-
-
-def build(config: str) -> dict[str, nn.Module]:
-    """The model of a recipe, and the same with timm's ConvNeXt."""
+def build(task: str, name: str) -> nn.Module:
+    """The model of a recipe; ``name`` says with whose backbone."""
     from downstream.running.config import RunOptions, read_config
 
-    models = {}
-    for name in (OURS, PEER):
-        cfg = read_config(RunOptions(config))
-        if name == PEER:
-            drop_in(cfg, 'timm:convnext_tiny')
-        cfg.model.backbone.init_cfg = None
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            torch.manual_seed(0)
-            models[name] = MODELS.build(cfg.model)
-    return models
+    cfg = read_config(RunOptions(CONFIGS[task]))
+    if name == PEER:
+        drop_in(cfg, 'timm:convnext_tiny')
+    cfg.model.backbone.init_cfg = None
+    if 'rcnn' in cfg.model.get('test_cfg', {}):
+        cfg.model.test_cfg.rcnn.score_thr = 0.0  # an untrained detector shall find 100 objects, too
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.manual_seed(0)
+        return MODELS.build(cfg.model).cpu()
 
 
 def batch(task: str, size: tuple[int, int], objects: int = 8) -> list:
@@ -75,36 +66,60 @@ def batch(task: str, size: tuple[int, int], objects: int = 8) -> list:
     return [sample]
 
 
-def measure(task: str, size: tuple[int, int], training: bool, rounds: int) -> Result:
-    """Time inference of an image, or a training step of two without the optimizer, of both models."""
-    count = 2 if training else 1
-    torch.set_num_threads(2)
-    models = build(CONFIGS[task])
+@dataclass(frozen=True)
+class Case:
+    """An inference of one image, or a training step of two without the optimizer."""
+
+    task: str
+    size: tuple[int, int]
+    training: bool
+
+    def __str__(self) -> str:
+        kind = f'training step, {_COUNT}' if self.training else 'inference, 1'
+        return f'{self.task} {kind}x{self.size[0]}x{self.size[1]}'
+
+
+_COUNT = 2
+CASES = (
+    Case('Cascade Mask R-CNN', (800, 1344), False),
+    Case('Cascade Mask R-CNN', (640, 640), True),
+    Case('UperNet', (512, 512), False),
+    Case('UperNet', (512, 512), True),
+)
+
+
+def step(model: nn.Module, case: Case, size: tuple[int, int] | None = None) -> Callable[[], None]:
+    """What is timed, on noise of ``size``."""
+    size = size or case.size
+    count = _COUNT if case.training else 1
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8)
+    model.train(case.training)
 
-    def step(model: nn.Module) -> Callable[[], None]:
-        model.train(training)
+    def run() -> None:
+        torch.manual_seed(0)
+        samples = count * batch(case.task, size)
+        inputs = {'inputs': [image.clone() for _ in range(count)], 'data_samples': samples}
+        data = model.data_preprocessor(inputs, case.training)
+        if not case.training:
+            with torch.no_grad():
+                model(**data, mode='predict')
+            return
+        model.zero_grad(set_to_none=True)
+        losses = model(**data, mode='loss')
+        model.parse_losses(losses)[0].backward()
 
-        def run() -> None:
-            torch.manual_seed(0)
-            data = model.data_preprocessor(
-                {
-                    'inputs': [image.clone() for _ in range(count)],
-                    'data_samples': count * batch(task, size),
-                },
-                training,
-            )
-            if not training:
-                with torch.no_grad():
-                    model(**data, mode='predict')
-                return
-            model.zero_grad(set_to_none=True)
-            losses = model(**data, mode='loss')
-            model.parse_losses(losses)[0].backward()
+    return run
 
-        return run
 
-    steps = {name: step(model) for name, model in models.items()}
-    kind = 'training step' if training else 'inference'
-    title = f'{task} {kind}, {count}x{size[0]}x{size[1]}'
-    return Result(title, interleave(steps, rounds, title=title))
+def alone(case: Case, name: str) -> tuple[Callable[[], None], Callable[[], None]]:
+    """For :func:`benchmarks.memory.peak`: a step of one of the models, and a smaller one."""
+    torch.set_num_threads(2)
+    model = build(case.task, name)
+    return step(model, case), step(model, case, (128, 128))
+
+
+def measure(case: Case, rounds: int) -> Timings:
+    """Time both models."""
+    torch.set_num_threads(2)
+    steps = {name: step(build(case.task, name), case) for name in (OURS, PEER)}
+    return interleave(steps, rounds, title=str(case))

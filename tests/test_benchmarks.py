@@ -1,10 +1,13 @@
 """What the benchmarks compare is the same network, and what they count is right."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import gpu, memory, models, operators
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, kept_for_backward, step
 from benchmarks.evaluation import random_coco
 from benchmarks.timing import Spread, interleave
@@ -62,3 +65,28 @@ def test_the_page_has_a_place_for_the_tables():
     assert text.index(command._BEGIN) < text.index(command._END)
     assert OURS != BASE
     assert all(len(case.targets) == 2 for case in CASES)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_the_gpu_part_runs_as_far_as_a_cpu_goes(training):
+    case = gpu.Case(True, (1, 64, 64), training)
+    with mock.patch('torch.compile', side_effect=lambda model: model):
+        result = gpu.measure(case, rounds=2, device='cpu', arch='tiny', peak_size=64)
+    assert list(result.timings.seconds) == list(gpu.NAMES)
+    assert result.error < 0.1
+    assert result.of_peak > 0
+
+
+def test_operators_give_what_torchvisions_do():
+    for result in operators.measure(2):
+        assert result.error < 1e-4  # float32 knows coordinates of 300 pixels to 3e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', models.CONFIGS)
+@pytest.mark.parametrize('training', [False, True])
+def test_whole_models_are_the_same_but_for_the_backbone(task, training):
+    case = models.Case(task, (128, 160), training)
+    assert len(models.measure(case, rounds=2).seconds) == 2
+    if memory.is_possible():
+        assert memory.peak(models.alone, case, models.OURS) > 0
