@@ -239,7 +239,6 @@ class ConvNeXt(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         maps = {}
-        scratch = fast_cpu.Scratch()
         usual = fast_cpu.is_usual(x)
         if usual or (x.is_cuda and is_unwatched(x)):
             # oneDNN's convolutions are several times as fast from there, tensor cores need no copies
@@ -247,6 +246,7 @@ class ConvNeXt(Backbone):
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = downsample(x)
             ours = usual and _is_new(downsample)
+            scratch = fast_cpu.Scratch()
             for block in stage:
                 watched = not usual or is_watched(block)
                 if ours and not watched and fast_cpu.may_overwrite(block, x):
@@ -257,6 +257,7 @@ class ConvNeXt(Backbone):
                 else:
                     x = block(x)
                 ours = not watched
+            del scratch  # the largest thing there is; the next stage needs half
             if i in self.out_indices:
                 maps[i] = getattr(self, f'norm{i}')(x)
         return tuple(maps[i] for i in self.out_indices)

@@ -25,6 +25,11 @@ def has_onednn() -> bool:
     )
 
 
+def brings_memory(dtype: torch.dtype, weight: Tensor) -> bool:
+    """Whether :func:`linear` has no use for ``out``: oneDNN's results come in memory of their own."""
+    return dtype == torch.float32 and min(weight.shape) >= _MIN_CHANNELS and has_onednn()
+
+
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None, gelu: bool = False
 ) -> Tensor:
@@ -34,13 +39,13 @@ def linear(
         x: Rows.
         weight: ``(out, in)``, of any strides.
         bias: ``(out,)``, or none.
-        out: Memory of ``(rows, out)`` that may be used for the result.
+        out: Memory of ``(rows, out)`` for the result, unless :func:`brings_memory`.
         gelu: Whether the result is the product's GELU.
 
     Returns:
         The product, in ``out`` or in memory of its own.
     """
-    if x.dtype == torch.float32 and min(weight.shape) >= _MIN_CHANNELS and has_onednn():
+    if brings_memory(x.dtype, weight):
         after, algorithm = ('gelu', 'none') if gelu else ('none', '')
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], algorithm)
     if bias is None:

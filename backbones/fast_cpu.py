@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import cpu_kernels
-from .cpu_linear import linear
+from .cpu_linear import brings_memory, linear
 from .fast_block import (
     has_plain_parameters,
     is_plain,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 # Rows of a piece, and its hidden activations at most: few enough to stay in the cache that cores share
 # and to come from memory that the process has, enough for products at full speed.
-_PIECE, _PIECE_SIZE = 4096, 6 * 2**20
+_PIECE, _PIECE_SIZE = 4096, 3 * 2**20
 _GRN_EPS = 1e-6
 
 
@@ -165,10 +165,13 @@ def _add_branch(
     # Scaling the weight costs 4 C x C, scaling the product pixels x C.
     folds = len(rows) > 2 * wide
     weight, bias = (weight2 * column, bias2 * scale) if folds else (weight2, bias2)
-    memory = scratch.take('hidden', _longest(len(rows), wide), wide, x)
+    memory = None
+    if not brings_memory(x.dtype, weight1):
+        memory = scratch.take('hidden', _longest(len(rows), wide), wide, x)
     for piece in _pieces(len(rows), wide):
         normed = _normed(rows[piece], eps, tensors)
-        hidden = linear(normed, weight1, bias1, memory[: len(normed)], gelu=True)
+        out_hidden = None if memory is None else memory[: len(normed)]
+        hidden = linear(normed, weight1, bias1, out_hidden, gelu=True)
         product = linear(hidden, weight, bias)
         torch.add(residual[piece], product if folds else product.mul_(scale), out=into[piece])
 
