@@ -20,6 +20,7 @@ from tqdm import tqdm
 import downstream  # noqa: F401  before mmdet
 from benchmarks import backbone, evaluation, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
+from downstream.activations import kept_bytes
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 _BEGIN, _END = '<!-- measured: begin -->', '<!-- measured: end -->'
@@ -72,7 +73,7 @@ def memory_table(rounds: int) -> list[str]:
     for name, v2, target in (('V1', False, '1/5'), ('V2', True, '1/7')):
         found = backbone.build(backbone.Case(name, v2, (1, 512, 512), True))
         x = torch.randn(1, 3, 512, 512)
-        kept = {key: backbone.kept_for_backward(m, x) for key, m in found.items()}
+        kept = {key: kept_bytes(m, functools.partial(m, x)) for key, m in found.items()}
         lines.append(
             f'| {name}, kept for the backward pass, 1x512x512 | {kept[OURS] / mib:.0f} '
             f'| {kept[BASE] / mib:.0f} | {kept["timm"] / mib:.0f} '

@@ -138,19 +138,3 @@ def measure(case: Case, rounds: int) -> Result:
     del reference
     gc.collect()
     return Result(case, interleave(steps, rounds, title=case.name), error)
-
-
-def kept_for_backward(model: nn.Module, x: Tensor) -> int:
-    """Bytes of the tensors that a forward pass keeps for the backward pass, parameters apart."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            # alive, so that no other takes its place
-            kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

@@ -14,20 +14,14 @@ def kept_bytes(model: nn.Module, run: Callable[[], object]) -> int:
     Works on the meta device as well, where nothing is really kept.
     """
     parameters = {p.untyped_storage()._cdata for p in model.parameters()}
-    kept: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in parameters:
-            kept[storage._cdata] = storage.nbytes()
+            kept[storage._cdata] = tensor  # alive, so that no other storage takes its place
         return tensor
 
-    # Every output stays alive, so that no storage takes the place of another.
-    outputs: list = []
-    handle = nn.modules.module.register_module_forward_hook(lambda *args: outputs.append(args[2]))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs.append(run())
-    finally:
-        handle.remove()
-    return sum(kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

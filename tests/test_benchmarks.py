@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import gpu, memory, models, operators
-from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, kept_for_backward, step
+from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
 from benchmarks.timing import Spread, interleave
 
@@ -27,13 +27,6 @@ def test_all_implementations_compute_the_same(v2):
     for name, result in results.items():
         # some libraries have made their weights in float32
         assert difference(result, results[BASE]) < 1e-5, name
-
-
-def test_what_is_kept_counts_each_tensor_once():
-    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    x = torch.randn(5, 4)
-    # the image, and ReLU's output, which two layers keep
-    assert kept_for_backward(model, x) == 4 * (5 * 4 + 5 * 8)
 
 
 def test_rounds_begin_with_another_case_each():

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import ConvNeXt, ConvNeXtV2, cpu_kernels, cpu_linear, fast_cpu
-from benchmarks.backbone import kept_for_backward
+from downstream.activations import kept_bytes
 from downstream.data.shapes import make_shapes
 
 MODELS = {'V1': ConvNeXt, 'V2': ConvNeXtV2}
@@ -309,10 +309,10 @@ def test_two_maps_are_kept_a_block(version, share):
     x = torch.randn(1, 3, 128, 128)
     stages = zip((32, 16, 8, 4), model.arch.dims, model.arch.depths)
     maps = sum(size**2 * width * depth for size, width, depth in stages)
-    fast = kept_for_backward(model, x)
+    fast = kept_bytes(model, lambda: model(x))
     assert fast < 2.9 * 4 * maps
     with plainly():
-        assert kept_for_backward(model, x) > 0.8 * share * fast
+        assert kept_bytes(model, lambda: model(x)) > 0.8 * share * fast
 
 
 @pytest.mark.parametrize('version', MODELS)

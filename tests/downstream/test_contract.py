@@ -209,3 +209,7 @@ def test_activations_are_counted_once():
     assert kept_bytes(layer, lambda: layer(image)) == 2 * 4 * 8 * 4
     meta = layer.to('meta')
     assert kept_bytes(meta, lambda: meta(image.to('meta'))) == 2 * 4 * 8 * 4
+    # the image, and ReLU's output, which two layers keep
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    rows = torch.randn(5, 4)
+    assert kept_bytes(layers, lambda: layers(rows)) == 4 * (5 * 4 + 5 * 8)
