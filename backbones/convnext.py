@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from . import fast_cpu, fast_gpu
 from .base import Backbone
 from .errors import ConfigError
-from .fast_block import is_unwatched, is_watched
+from .fast_block import GRN_EPS, is_unwatched, is_watched
 from .layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
 from .norm import LayerNorm2d
 from .weight_layouts import Translation, translate
@@ -71,7 +71,7 @@ class GRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         stats_dtype = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=stats_dtype)
-        response = (norm / (norm.mean(dim=-1, keepdim=True) + 1e-6)).to(x.dtype)
+        response = (norm / (norm.mean(dim=-1, keepdim=True) + GRN_EPS)).to(x.dtype)
         gamma, beta = self.gamma.to(x.dtype), self.beta.to(x.dtype)
         return x + gamma * (x * response) + beta
 

@@ -18,7 +18,7 @@ from .c_code import library
 _SIZE = 7
 _SOURCE = Path(__file__).with_name('cpu_kernels.c')
 _GRADIENTS = {torch.float32: 'gradient_float32', torch.float64: 'gradient_float64'}
-# As of :func:`backbones.c_code.library`.
+# Kinds of the arguments, see c_code.py.
 _ARGUMENTS = {
     'gelu': 'pppnnt',
     'gelu_back': 'ppppnnt',

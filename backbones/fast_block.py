@@ -11,6 +11,7 @@ from torch.nn.modules import module as module_globals
 if TYPE_CHECKING:
     from .convnext import Block
 
+GRN_EPS = 1e-6
 _HOOKS = ('_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks')
 
 

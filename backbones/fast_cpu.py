@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 from . import cpu_kernels
 from .cpu_linear import brings_memory, linear
 from .fast_block import (
+    GRN_EPS,
     has_plain_parameters,
     is_plain,
     is_unwatched,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 # Rows of a piece, and its hidden activations at most: few enough to stay in the cache that cores share
 # and to come from memory that the process has, enough for products at full speed.
 _PIECE, _PIECE_SIZE = 4096, 3 * 2**20
-_GRN_EPS = 1e-6
 
 
 def is_usual(x: Tensor) -> bool:
@@ -204,7 +204,7 @@ def _add_branch_of_image(
 
 def _grn(norms: Tensor, gamma: Tensor) -> Tensor:
     """By what GRN multiplies each channel of an image whose L2 norms are ``norms``."""
-    return 1 + gamma.flatten() * (norms / (norms.mean() + _GRN_EPS))
+    return 1 + gamma.flatten() * (norms / (norms.mean() + GRN_EPS))
 
 
 def _forward(
@@ -295,7 +295,7 @@ class _Gradients:
     def __init__(self, tensors: tuple, eps: float, factor: float) -> None:
         self.norm_weight, self.norm_bias, self.weight1, self.bias1 = tensors[2:6]
         self.weight2, self.bias2, self.scale, self.shift = tensors[6:]
-        self.tensors, self.eps, self.factor = tensors, eps, factor
+        self.eps, self.factor = eps, factor
         self.scratch = Scratch()
         self.grad_norm = [torch.zeros_like(self.norm_weight), torch.zeros_like(self.norm_bias)]
         self.grad1 = [torch.empty_like(self.weight1), torch.zeros_like(self.bias1)]
@@ -359,8 +359,8 @@ class _Gradients:
         product = self.scratch.take('product', wide, len(self.bias2), rows)
         sums = torch.zeros_like(self.bias2)
         for piece in _pieces(count, wide):
-            normed = _normed(rows[piece], self.eps, self.tensors)
-            hidden = linear(normed, self.weight1, self.bias1, memory[piece])
+            normed = self._normed(rows[piece])
+            hidden = linear(normed[0], self.weight1, self.bias1, memory[piece])
             hiddens.append(hidden)
             after = torch.ops.aten.gelu.out(hidden, out=other[: len(hidden)])
             _add_product(product, after, grad[piece], piece.start == 0)
@@ -368,7 +368,7 @@ class _Gradients:
         sums.mul_(self.factor)
         product = product.t()
         gamma, beta = self.scale.flatten(), self.shift.flatten()
-        level = norms.mean() + _GRN_EPS
+        level = norms.mean() + GRN_EPS
         relative = norms / level
         response = (1 + gamma * relative) * self.factor
         both = (self.weight2 * product).sum(0) * self.factor

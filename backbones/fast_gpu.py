@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .fast_block import (
+    GRN_EPS,
     has_plain_parameters,
     is_plain,
     is_unwatched,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from .convnext import Block
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_GRN_EPS = 1e-6
 # Relative to the largest value, beside what the modules themselves are away; TF32 may be on.
 _TOLERANCE = {torch.float32: 1e-2, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
@@ -201,7 +201,7 @@ def _forward(
 
 def _grn(norms: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What GRN multiplies by, ``(N, 4 C)``; norms relative to their mean; the mean."""
-    level = norms.mean(1, keepdim=True) + _GRN_EPS
+    level = norms.mean(1, keepdim=True) + GRN_EPS
     relative = norms / level
     return 1 + gamma.float().flatten() * relative, relative, level
 
