@@ -78,9 +78,18 @@ class SuiteRunner(Runner):
       lack the former.
     """
 
-    def __init__(self, *args, resume: bool = False, load_from: str | None = None, **kwargs) -> None:
+    def __init__(
+        self,
+        model: nn.Module | dict,
+        work_dir: str,
+        *args,
+        resume: bool = False,
+        load_from: str | None = None,
+        **kwargs,
+    ) -> None:
         self._plan: tuple | None = (resume, load_from)
-        super().__init__(*args, resume=resume, load_from=load_from, **kwargs)
+        with saving.full_disk_told(work_dir):
+            super().__init__(model, work_dir, *args, resume=resume, load_from=load_from, **kwargs)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """A loop whose order and random numbers are those of the seed and the iteration alone."""
@@ -106,7 +115,8 @@ class SuiteRunner(Runner):
 
     def train(self) -> nn.Module:
         try:
-            model = super().train()
+            with saving.full_disk_told(self.work_dir):
+                model = super().train()
         except BaseException:
             # what is being written is worth finishing, and the first error is the one to tell
             with suppress(saving.SavingError):
@@ -168,10 +178,7 @@ class SuiteRunner(Runner):
             then()
         except OSError as error:
             (folder / saving.unfinished(filename)).unlink(missing_ok=True)
-            raise saving.SavingError(
-                f'{folder / filename} cannot be written ({error.strerror or error}); earlier '
-                'checkpoints are untouched. Make room and start again with --resume.'
-            ) from error
+            raise saving.cannot_be_written(folder / filename, error) from error
 
     @cached_property
     def writer(self) -> writing.Writer:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +25,26 @@ _PARTIAL = '.partial'
 
 
 class SavingError(UserError, OSError):
-    """A checkpoint cannot be written."""
+    """A checkpoint, or another file of a run, cannot be written."""
+
+
+def cannot_be_written(path: str | Path, error: OSError) -> SavingError:
+    """The error to raise for ``error``, met while ``path`` was written."""
+    return SavingError(
+        f'{path} cannot be written ({error.strerror or error}); earlier checkpoints are untouched. '
+        'Make room and start again with --resume.'
+    )
+
+
+@contextmanager
+def full_disk_told(folder: str | Path) -> Iterator[None]:
+    """Raise a SavingError where a log or a config meets a full disk, which names no file."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UserError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise cannot_be_written(error.filename or f'A file in {folder}', error) from error
 
 
 def unfinished(name: str) -> str:
