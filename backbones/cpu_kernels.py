@@ -1,4 +1,4 @@
-"""What a ConvNeXt block on a CPU computes beside its matrix products, in C where there is a compiler.
+"""GELU and LayerNorm's backward pass on a CPU, with what is summed up on the way, in C.
 
 Where there is no compiler (:mod:`backbones.c_code`), and in float64, PyTorch's operators do the same in
 more passes.
@@ -15,16 +15,12 @@ from torch import Tensor
 
 from .c_code import library
 
-_SIZE = 7
 _SOURCE = Path(__file__).with_name('cpu_kernels.c')
-_GRADIENTS = {torch.float32: 'gradient_float32', torch.float64: 'gradient_float64'}
 # Kinds of the arguments, see c_code.py.
 _ARGUMENTS = {
     'gelu': 'pppnnt',
     'gelu_back': 'ppppnnt',
     'norm_back': 'ppppppppnnt',
-    'gradient_float32': 'pppnnnnt',
-    'gradient_float64': 'pppnnnnt',
 }
 
 
@@ -105,28 +101,6 @@ def norm_back(
     out.copy_(back[0])
     for total, part in zip(sums, back[1:]):
         total += part
-
-
-def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """Gradient ``(C, 1, 7, 7)`` of the weight of ``conv2d(x, weight, padding=3, groups=C)``.
-
-    oneDNN's takes most of a training step.
-
-    Args:
-        x: Input ``(N, C, H, W)``, channels last, float32 or float64.
-        grad: Gradient of the output, of the same form.
-        weight: The convolution's.
-    """
-    if compiled() is None:
-        mask = [False, True, False]
-        one, half = [1, 1], [_SIZE // 2, _SIZE // 2]
-        return torch.ops.aten.convolution_backward(
-            grad, x, weight, None, one, half, one, False, [0, 0], len(weight), mask
-        )[1]
-    count, channels, height, width = x.shape
-    out = x.new_zeros(_SIZE, _SIZE, channels)
-    _call(_GRADIENTS[x.dtype], x, grad, out, count, height, width, channels)
-    return out.permute(2, 0, 1).unsqueeze(1)
 
 
 @functools.cache

@@ -98,3 +98,9 @@ def needs_gradient(block: Block, x: Tensor) -> bool:
 def rows_of(x: Tensor) -> Tensor:
     """``(N, C, H, W)``, channels last, as ``(N H W, C)`` over the same memory."""
     return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
+
+
+def as_map(rows: Tensor, like: Tensor) -> Tensor:
+    """``(N H W, C)`` as ``(N, C, H, W)``, of the form of ``like``, over the same memory."""
+    count, channels, height, width = like.shape
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

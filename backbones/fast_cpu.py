@@ -21,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import cpu_kernels
+from . import cpu_kernels, depthwise
 from .cpu_linear import brings_memory, linear
 from .fast_block import (
     GRN_EPS,
+    as_map,
     has_plain_parameters,
     is_plain,
     is_unwatched,
@@ -95,14 +96,12 @@ def may_overwrite(block: Block, x: Tensor) -> bool:
 
 def add_branch_(block: Block, x: Tensor, scratch: Scratch) -> Tensor:
     """Turn ``x``, channels last, into ``block(x)`` in its place; without gradients and drop path."""
-    y = _convolved(x, block.dwconv.weight, block.dwconv.bias)
-    _add_branch(x, x, y, block.norm.eps, parameters_of(block), 1.0, scratch)
+    tensors = parameters_of(block)
+    weight, bias, *norm = tensors[:4]
+    memory = as_map(scratch.take('normed', *rows_of(x).shape, x), x)
+    normed = depthwise.convolve(x, weight, bias, memory, norm=(*norm, block.norm.eps))
+    _add_branch(x, x, normed, None, tensors, 1.0, scratch)
     return x
-
-
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y = F.conv2d(x, weight, bias, padding=3, groups=x.shape[1])
-    return y.contiguous(memory_format=torch.channels_last)
 
 
 def _parts(count: int, wide: int) -> int:
@@ -121,7 +120,9 @@ def _longest(count: int, wide: int) -> int:
     return -(-count // _parts(count, wide))
 
 
-def _normed(rows: Tensor, eps: float, tensors: tuple) -> Tensor:
+def _normed(rows: Tensor, eps: float | None, tensors: tuple) -> Tensor:
+    if eps is None:
+        return rows
     return F.layer_norm(rows, tensors[2].shape, tensors[2], tensors[3], eps)
 
 
@@ -129,7 +130,7 @@ def _add_branch(
     x: Tensor,
     out: Tensor,
     y: Tensor,
-    eps: float,
+    eps: float | None,
     tensors: tuple,
     factor: float,
     scratch: Scratch,
@@ -141,7 +142,7 @@ def _add_branch(
         x: Residual, channels last.
         out: Of its form, or ``x`` itself.
         y: The convolution's output.
-        eps: LayerNorm's.
+        eps: LayerNorm's; none if ``y`` has been normed.
         tensors: As :func:`~backbones.fast_block.parameters_of`.
         factor: Of drop path.
         scratch: Memory.
@@ -180,7 +181,7 @@ def _add_branch_of_image(
     residual: Tensor,
     into: Tensor,
     rows: Tensor,
-    eps: float,
+    eps: float | None,
     tensors: tuple,
     factor: float,
     scratch: Scratch,
@@ -214,7 +215,7 @@ def _forward(
     if kept is not None and not len(kept):
         return x.clone(), None, []
     part = x if kept is None else _some(x, kept)
-    y = _convolved(part, tensors[0], tensors[1])
+    y = depthwise.convolve(part, tensors[0], tensors[1])
     sums: list[Tensor] = []
     added = torch.empty_like(part) if kept is None else part
     _add_branch(part, added, y, eps, tensors, factor, Scratch(), sums)
@@ -267,16 +268,18 @@ class BlockFunction(torch.autograd.Function):
                 grads.through_grn(
                     rows_of(part)[image], rows_of(y)[image], norms[index], grad_y[image]
                 )
-        grad_y = grad_y.view(len(y), *y.shape[2:], y.shape[1]).permute(0, 3, 1, 2)
+        grad_y = as_map(grad_y, y)
         weight = tensors[0]
         source = x if kept is None else _some(x, kept)
         grad_weight = (
-            cpu_kernels.weight_gradient(source, grad_y, weight) if ctx.needs_input_grad[3] else None
+            depthwise.weight_gradient(source, grad_y, weight) if ctx.needs_input_grad[3] else None
         )
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = _convolved(grad_y, weight.flip(2, 3), None)
-            grad_x = grad_x.add_(grad) if kept is None else grad.clone().index_add_(0, kept, grad_x)
+            plus = grad if kept is None else None
+            grad_x = depthwise.convolve(grad_y, weight.flip(2, 3), None, plus=plus)
+            if kept is not None:
+                grad_x = grad.clone().index_add_(0, kept, grad_x)
         return grad_x, None, None, grad_weight, _sum_of(rows_of(grad_y)), *grads.of_parameters()
 
 

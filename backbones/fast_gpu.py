@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 
 from .fast_block import (
     GRN_EPS,
+    as_map,
     has_plain_parameters,
     is_plain,
     is_unwatched,
@@ -194,7 +195,7 @@ def _forward(
         factor = None if factor is None else factor.contiguous()
         move = None if move is None else move.contiguous()
         out = gpu_kernels.add_branch(rows_of(x), branch, count, out_dtype, factor, move)
-    out = out.view(count, *x.shape[2:], x.shape[1]).permute(0, 3, 1, 2)
+    out = as_map(out, x)
     is_for_scale = scale is not None and shift is None
     return out, _Kept(low, y, hidden, branch if is_for_scale else None, factor, norms)
 
@@ -293,7 +294,7 @@ def _backward(
     grad_y, *grad_norm = gpu_kernels.norm_back(
         torch.mm(back, weight1.to(dtype)), rows_of(kept.y), norm_weight, eps
     )
-    grad_y = grad_y.view_as(kept.y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    grad_y = as_map(grad_y, kept.y)
     one, half, channels = [1, 1], [3, 3], len(conv_weight)
     grad_x, grad_conv, grad_conv_bias = torch.ops.aten.convolution_backward(
         grad_y, kept.x, conv_weight.to(dtype), [channels], one, half, one, False, [0, 0], channels,

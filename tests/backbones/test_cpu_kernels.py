@@ -102,28 +102,6 @@ def test_the_same_bits_every_time(way):
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-@pytest.mark.parametrize('channels', [1, 8, 16, 40, 96])
-@pytest.mark.parametrize('size', [(1, 1), (2, 5), (3, 9), (6, 4), (7, 7), (20, 33)])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
-def test_the_depthwise_gradient(channels, size, dtype, monkeypatch):
-    if cpu_kernels.compiled() is None:
-        pytest.skip('no C compiler here')
-    torch.manual_seed(0)
-    x, grad = (
-        torch.randn(2, channels, *size, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        for _ in range(2)
-    )
-    weight = torch.randn(channels, 1, 7, 7, dtype=dtype)
-    found = cpu_kernels.weight_gradient(x, grad, weight)
-    exact = weight.double().requires_grad_()
-    y = nn.functional.conv2d(x.double(), exact, padding=3, groups=channels)
-    (expected,) = torch.autograd.grad(y, exact, grad.double())
-    require_close([found.double()], [expected], 1e-5 if dtype == torch.float32 else 1e-13)
-    monkeypatch.setattr(cpu_kernels, 'compiled', lambda: None)
-    found = cpu_kernels.weight_gradient(x, grad, weight)
-    require_close([found.double()], [expected], 1e-5 if dtype == torch.float32 else 1e-13)
-
-
 @pytest.mark.parametrize('compiler', ['false', 'no-such-compiler', ''])
 def test_without_a_working_compiler(compiler, monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

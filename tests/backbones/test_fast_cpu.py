@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones import ConvNeXt, ConvNeXtV2, cpu_kernels, cpu_linear, fast_cpu
+from backbones import ConvNeXt, ConvNeXtV2, cpu_kernels, cpu_linear, depthwise, fast_cpu
 from downstream.activations import kept_bytes
 from downstream.data.shapes import make_shapes
 
@@ -322,7 +322,8 @@ def test_with_whatever_the_machine_has(version, compiled, onednn, monkeypatch):
     if onednn and not torch.backends.mkldnn.is_available():
         pytest.skip('PyTorch has no oneDNN here')
     if not compiled:
-        monkeypatch.setattr(cpu_kernels, 'compiled', lambda: None)
+        for module in (cpu_kernels, depthwise):
+            monkeypatch.setattr(module, 'compiled', lambda: None)
     monkeypatch.setattr(cpu_linear, 'has_onednn', lambda: onednn)
     monkeypatch.setattr(cpu_linear, '_MIN_CHANNELS', 1)
     monkeypatch.setattr(fast_cpu, '_PIECE', 100)
