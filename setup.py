@@ -22,7 +22,7 @@ setup(
         'downstream.zoo',
     ],
     package_data={
-        'backbones': ['weights.json', 'cpu_kernels.c', 'depthwise.c'],
+        'backbones': ['weights.json', 'cpu_kernels.c', 'depthwise.c', 'vectors.h'],
         'downstream': ['roi_align.c'],
         'downstream.zoo': ['zoo.json'],
     },

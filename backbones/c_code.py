@@ -19,7 +19,8 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-_OPTIONS = ('-O3', '-march=native', '-fPIC', '-shared')
+_HEADER = Path(__file__).with_name('vectors.h')
+_OPTIONS = ('-O3', '-march=native', '-fPIC', '-shared', f'-I{_HEADER.parent}')
 _KINDS = {'p': ctypes.c_void_p, 'n': ctypes.c_long, 't': ctypes.c_int, 'f': ctypes.c_float}
 
 
@@ -81,5 +82,12 @@ def _fingerprint(source: Path, command: list[str]) -> str:
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     cpu = next((line for line in lines if line.startswith('flags')), platform.processor())
-    parts = (source.read_text(), cpu, platform.machine(), *command, *_OPTIONS)
+    parts = (
+        source.read_text(),
+        _HEADER.read_text(),
+        cpu,
+        platform.machine(),
+        *command,
+        *_OPTIONS[:-1],
+    )
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]

@@ -18,8 +18,8 @@ from .c_code import library
 _SOURCE = Path(__file__).with_name('cpu_kernels.c')
 # Kinds of the arguments, see c_code.py.
 _ARGUMENTS = {
-    'gelu': 'pppnnt',
-    'gelu_back': 'ppppnnt',
+    'gelu': 'ppppnnt',
+    'gelu_back': 'pppppnnt',
     'norm_back': 'ppppppppnnt',
 }
 
@@ -29,42 +29,53 @@ def _call(name: str, *arguments: Tensor | int | None) -> None:
     getattr(compiled(), name)(*pointers, torch.get_num_threads())
 
 
-def _is_for_c(*tensors: Tensor) -> bool:
+def _is_for_c(*tensors: Tensor | None) -> bool:
     return compiled() is not None and all(
-        t.dtype == torch.float32 and t.is_contiguous() for t in tensors
+        t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors
     )
 
 
-def gelu(x: Tensor, out: Tensor, squares: Tensor) -> None:
-    """GELU, and what GRN wants to know of it.
+def gelu(x: Tensor, bias: Tensor | None, out: Tensor, squares: Tensor | None = None) -> Tensor:
+    """GELU of ``x + bias``, and what GRN wants to know of it.
 
     Args:
         x: ``(rows, columns)``.
+        bias: ``(columns,)``, or none.
         out: Gets the GELU; may be ``x``.
         squares: ``(columns,)``, to which the sums of the GELU's squares are added.
+
+    Returns:
+        ``out``.
     """
-    if _is_for_c(x, out, squares):
-        _call('gelu', x, out, squares, *x.shape)
-    else:
-        torch.ops.aten.gelu.out(x, out=out)
+    if _is_for_c(x, bias, out, squares):
+        _call('gelu', x, bias, out, squares, *x.shape)
+        return out
+    torch.ops.aten.gelu.out(x if bias is None else torch.add(x, bias, out=out), out=out)
+    if squares is not None:
         squares.addmv_((out * out).t(), x.new_ones(len(x)))
+    return out
 
 
-def gelu_back_(x: Tensor, grad: Tensor, sums: Tensor, pull: Tensor | None = None) -> Tensor:
+def gelu_back_(
+    x: Tensor, bias: Tensor | None, grad: Tensor, sums: Tensor, pull: Tensor | None = None
+) -> Tensor:
     """Backward pass of GELU, which also gives its value once more.
 
     Args:
-        x: What GELU was of, ``(rows, columns)``; its content does not count afterwards.
+        x: ``(rows, columns)``; its content does not count afterwards.
+        bias: ``(columns,)``, or none; GELU was of ``x + bias``.
         grad: Gradient of the GELU, of the same form; becomes that of ``x``.
         sums: ``(columns,)``, to which the sums of the gradient of ``x`` are added.
         pull: ``(columns,)``; the GELU times this is added to its gradient first.
 
     Returns:
-        The GELU of ``x``.
+        The GELU of ``x + bias``.
     """
-    if _is_for_c(x, grad, sums):
-        _call('gelu_back', x, grad, pull, sums, *x.shape)
+    if _is_for_c(x, bias, grad, sums, pull):
+        _call('gelu_back', x, bias, grad, pull, sums, *x.shape)
         return x
+    if bias is not None:
+        x = x.add_(bias)
     value = torch.ops.aten.gelu(x)
     if pull is not None:
         grad.addcmul_(value, pull)

@@ -12,6 +12,8 @@ import functools
 import torch
 from torch import Tensor
 
+from . import cpu_kernels
+
 _MIN_CHANNELS = 128
 
 
@@ -30,26 +32,53 @@ def brings_memory(dtype: torch.dtype, weight: Tensor) -> bool:
     return dtype == torch.float32 and min(weight.shape) >= _MIN_CHANNELS and has_onednn()
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None, gelu: bool = False
-) -> Tensor:
-    """``x @ weight.T + bias`` for ``x`` of ``(rows, in)``, without a gradient.
+def linear(x: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    """``x @ weight.T`` for ``x`` of ``(rows, in)``, without a gradient.
 
     Args:
         x: Rows.
         weight: ``(out, in)``, of any strides.
-        bias: ``(out,)``, or none.
         out: Memory of ``(rows, out)`` for the result, unless :func:`brings_memory`.
-        gelu: Whether the result is the product's GELU.
 
     Returns:
         The product, in ``out`` or in memory of its own.
     """
     if brings_memory(x.dtype, weight):
-        after, algorithm = ('gelu', 'none') if gelu else ('none', '')
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], algorithm)
-    if bias is None:
-        product = torch.mm(x, weight.t(), out=out)
+        return _onednn(x, weight, None)
+    return torch.mm(x, weight.t(), out=out)
+
+
+def hidden(
+    x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """``x @ weight.T + bias``, where adding the bias may be left to what comes next.
+
+    MKL would have it written to all of ``out`` beforehand.
+
+    Returns:
+        As :func:`linear`, and the bias that has yet to be added, if any.
+    """
+    if brings_memory(x.dtype, weight):
+        return _onednn(x, weight, bias), None
+    return torch.mm(x, weight.t(), out=out), bias
+
+
+def activated(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor | None = None) -> Tensor:
+    """GELU of ``x @ weight.T + bias``; arguments and result as of :func:`linear`."""
+    if brings_memory(x.dtype, weight):
+        return _onednn(x, weight, bias, gelu=True)
+    product = torch.mm(x, weight.t(), out=out)
+    return cpu_kernels.gelu(product, bias, product)
+
+
+def add_linear(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, into: Tensor) -> None:
+    """Write ``residual + x @ weight.T + bias`` to ``into``, which may be ``residual``."""
+    if brings_memory(x.dtype, weight):
+        torch.add(residual, _onednn(x, weight, bias), out=into)
     else:
-        product = torch.addmm(bias, x, weight.t(), out=out)
-    return torch.ops.aten.gelu_(product) if gelu else product
+        torch.add(residual, bias, out=into).addmm_(x, weight.t())
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    after, algorithm = ('gelu', 'none') if gelu else ('none', '')
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], algorithm)

@@ -2,47 +2,14 @@
  *
  * Maps are (n, height, width, channels). Everything is compiled for the machine it is for; without OpenMP on
  * one thread. */
+#include "vectors.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { SIZE = 7, HALF = SIZE / 2 };
 
-/* Floats of a register, and neighbouring pixels whose sums fit into registers beside a row of weights. */
-#if defined(__AVX512F__)
-enum { LANES = 16, PIXELS = 8 };
-#elif defined(__AVX__)
-enum { LANES = 8, PIXELS = 6 };
-#else
-enum { LANES = 4, PIXELS = 8 };
-#endif
-enum { REACH = PIXELS + SIZE - 1 };
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
-
-static inline Vector load(const float *from, long count)
-{
-    Vector v = {0};
-    if (count >= LANES)
-        return *(const Vector *)from;
-    memcpy(&v, from, count * sizeof(float));
-    return v;
-}
-
-static inline void store(float *into, Vector v, long count)
-{
-    if (count >= LANES)
-        *(Vector *)into = v;
-    else
-        memcpy(into, &v, count * sizeof(float));
-}
-
-static inline float sum_of(Vector v)
-{
-    float sum = 0;
-    for (int i = 0; i < LANES; i++)
-        sum += v[i];
-    return sum;
-}
+/* Neighbouring pixels whose sums fit into registers beside a row of weights. */
+enum { PIXELS = LANES == 8 ? 6 : 8, REACH = PIXELS + SIZE - 1 };
 
 /* Adds to the sums of PIXELS neighbours, for count channels from c on, what rows first to last of the weight
  * make of their surroundings; near points at the pixels of these. */
@@ -199,5 +166,5 @@ void depthwise(const float *x, const float *weight, const float *bias, const flo
                     }                                                                                        \
     }
 
-GRADIENT(gradient_float32, float, 16)
-GRADIENT(gradient_float64, double, 8)
+GRADIENT(gradient_float32, float, LANES)
+GRADIENT(gradient_float64, double, LANES / 2)

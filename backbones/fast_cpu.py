@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import cpu_kernels, depthwise
-from .cpu_linear import brings_memory, linear
+from .cpu_linear import activated, add_linear, brings_memory, hidden, linear
 from .fast_block import (
     GRN_EPS,
     as_map,
@@ -165,16 +165,20 @@ def _add_branch(
     column = scale[:, None] if isinstance(scale, Tensor) else scale
     # Scaling the weight costs 4 C x C, scaling the product pixels x C.
     folds = len(rows) > 2 * wide
-    weight, bias = (weight2 * column, bias2 * scale) if folds else (weight2, bias2)
+    weight, bias = (weight2 * column, bias2 * scale) if folds else (None, None)
     memory = None
     if not brings_memory(x.dtype, weight1):
         memory = scratch.take('hidden', _longest(len(rows), wide), wide, x)
     for piece in _pieces(len(rows), wide):
         normed = _normed(rows[piece], eps, tensors)
-        out_hidden = None if memory is None else memory[: len(normed)]
-        hidden = linear(normed, weight1, bias1, out_hidden, gelu=True)
-        product = linear(hidden, weight, bias)
-        torch.add(residual[piece], product if folds else product.mul_(scale), out=into[piece])
+        active = activated(
+            normed, weight1, bias1, None if memory is None else memory[: len(normed)]
+        )
+        if folds:
+            add_linear(active, weight, bias, residual[piece], into[piece])
+        else:
+            product = linear(active, weight2).add_(bias2).mul_(scale)
+            torch.add(residual[piece], product, out=into[piece])
 
 
 def _add_branch_of_image(
@@ -192,14 +196,14 @@ def _add_branch_of_image(
     memory = scratch.take('hidden', len(rows), wide, into)
     squares = into.new_zeros(wide)
     for piece in _pieces(len(rows), wide):
-        hidden = memory[piece]
-        product = linear(_normed(rows[piece], eps, tensors), weight1, bias1, hidden)
-        cpu_kernels.gelu(product, hidden, squares)
+        active = memory[piece]
+        product, bias = hidden(_normed(rows[piece], eps, tensors), weight1, bias1, active)
+        cpu_kernels.gelu(product, bias, active, squares)
     norms = squares.sqrt_()
     response, bias = _grn(norms, scale), torch.addmv(bias2, weight2, shift.flatten())
     weight, bias = weight2 * (response * factor), bias * factor
     for piece in _pieces(len(rows), wide):
-        torch.add(residual[piece], linear(memory[piece], weight, bias), out=into[piece])
+        add_linear(memory[piece], weight, bias, residual[piece], into[piece])
     return norms
 
 
@@ -320,7 +324,7 @@ class _Gradients:
         values, *moments = normed
         _add_product(self.grad1[0], grad, values, self.is_first)
         self.is_first = False
-        back = linear(grad, self.weight1.t(), None)
+        back = linear(grad, self.weight1.t())
         cpu_kernels.norm_back(back, rows, moments, self.norm_weight, out, self.grad_norm)
 
     def through_mlp(self, grad: Tensor, rows: Tensor) -> Tensor:
@@ -338,9 +342,9 @@ class _Gradients:
             count = piece.stop - piece.start
             before, back = (each[:count] for each in memory)
             normed = self._normed(rows[piece])
-            before = linear(normed[0], self.weight1, self.bias1, before)
-            back = linear(grad[piece] if folds else grad[piece] * scale, weight.t(), None, back)
-            after = cpu_kernels.gelu_back_(before, back, self.grad1[1])
+            before, bias = hidden(normed[0], self.weight1, self.bias1, before)
+            back = linear(grad[piece] if folds else grad[piece] * scale, weight.t(), back)
+            after = cpu_kernels.gelu_back_(before, bias, back, self.grad1[1])
             _add_product(product, after, grad[piece], self.is_first)
             sums.addmv_(grad[piece].t(), grad.new_ones(count))
             self._back_from_hidden(back, rows[piece], normed, out[piece])
@@ -358,16 +362,16 @@ class _Gradients:
         count, wide = len(rows), len(self.bias1)
         memory = self.scratch.take('before', count, wide, rows)
         other = self.scratch.take('other', _longest(count, wide), wide, rows)
-        hiddens = []
+        befores, bias = [], None
         product = self.scratch.take('product', wide, len(self.bias2), rows)
         sums = torch.zeros_like(self.bias2)
         for piece in _pieces(count, wide):
             normed = self._normed(rows[piece])
-            hidden = linear(normed[0], self.weight1, self.bias1, memory[piece])
-            hiddens.append(hidden)
-            after = torch.ops.aten.gelu.out(hidden, out=other[: len(hidden)])
+            before, bias = hidden(normed[0], self.weight1, self.bias1, memory[piece])
+            befores.append(before)
+            after = cpu_kernels.gelu(before, bias, other[: len(before)])
             _add_product(product, after, grad[piece], piece.start == 0)
-            sums.addmv_(grad[piece].t(), grad.new_ones(len(hidden)))
+            sums.addmv_(grad[piece].t(), grad.new_ones(len(before)))
         sums.mul_(self.factor)
         product = product.t()
         gamma, beta = self.scale.flatten(), self.shift.flatten()
@@ -387,7 +391,7 @@ class _Gradients:
         towards = towards / level - (towards @ norms) / (level * level * wide)
         pull = torch.where(norms > 0, towards / norms, torch.zeros_like(norms))
         weight = self.weight2 * response
-        for piece, hidden in zip(_pieces(count, wide), hiddens):
-            gradient = linear(grad[piece], weight.t(), None, other[: len(hidden)])
-            cpu_kernels.gelu_back_(hidden, gradient, self.grad1[1], pull)
+        for piece, before in zip(_pieces(count, wide), befores):
+            gradient = linear(grad[piece], weight.t(), other[: len(before)])
+            cpu_kernels.gelu_back_(before, bias, gradient, self.grad1[1], pull)
             self._back_from_hidden(gradient, rows[piece], self._normed(rows[piece]), out[piece])

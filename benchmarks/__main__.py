@@ -9,9 +9,11 @@ import argparse
 import datetime
 import functools
 import importlib.metadata
+import os
 import platform
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,6 +22,7 @@ from tqdm import tqdm
 import downstream  # noqa: F401  before mmdet
 from benchmarks import backbone, evaluation, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
+from benchmarks.timing import alone
 from downstream.activations import kept_bytes
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
@@ -38,9 +41,19 @@ def machine() -> str:
     day = datetime.date.today().isoformat()
     capability = torch.backends.cpu.get_cpu_capability()
     return (
-        f'{day}, {name or platform.processor()}, {torch.get_num_threads()} threads where nothing else is '
-        f'said, {capability}; Python {platform.python_version()}, {versions}.'
+        f'{day}, {name or platform.processor()}, {capability}; Python {platform.python_version()}, '
+        f'{versions}.'
     )
+
+
+def put(page: str, sections: Mapping[str, str]) -> str:
+    """The page with these tables, by title, in the place of its former ones or after all others."""
+    before, rest = page.split(_BEGIN)
+    measured, after = rest.split(_END)
+    words = re.split(r'^### (.+)\n', measured, flags=re.MULTILINE)[1:]
+    all_ = dict(zip(words[::2], words[1::2])) | sections
+    text = '\n'.join(f'### {title}\n\n{text.strip()}\n' for title, text in all_.items())
+    return f'{before}{_BEGIN}\n{text}\n{_END}{after}'
 
 
 def speed_table(cases: tuple[backbone.Case, ...], rounds: int) -> list[str]:
@@ -50,7 +63,7 @@ def speed_table(cases: tuple[backbone.Case, ...], rounds: int) -> list[str]:
         '|---|---|---|---|---|---|---|---|',
     ]
     for case in tqdm(cases, desc='backbone'):
-        result = backbone.measure(case, rounds)
+        result = alone(backbone.measure, case, rounds)
         timings = result.timings
         best = min(
             (name for name in timings.seconds if name != OURS),
@@ -164,7 +177,10 @@ def _fewer(table: Callable[[int], list[str]]) -> Callable[[int], list[str]]:
 
 
 PARTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
-    'backbone': ('Backbone, ConvNeXt-Tiny', functools.partial(speed_table, backbone.CASES)),
+    'backbone': (
+        'Backbone, ConvNeXt-Tiny, two threads',
+        functools.partial(speed_table, backbone.CASES),
+    ),
     'sizes': (
         'Other sizes, one thread',
         _fewer(functools.partial(speed_table, backbone.MORE)),
@@ -179,26 +195,23 @@ PARTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description='Measure everything beside its peers.')
-    parser.add_argument('--quick', action='store_true', help='few rounds')
-    parser.add_argument('--only', nargs='+', choices=PARTS, help='print these, and write nothing')
+    parser.add_argument('--quick', action='store_true', help='few rounds; writes nothing')
+    parser.add_argument('--only', nargs='+', choices=PARTS, help='these tables')
     args = parser.parse_args()
     rounds = 3 if args.quick else 9
     torch.set_num_threads(2)
-    text = [machine(), '']
-    begin = time.monotonic()
+    limit = os.environ.get('ATEN_CPU_CAPABILITY')
     for key in args.only or [key for key in PARTS if key != 'gpu' or torch.cuda.is_available()]:
         title, measure = PARTS[key]
+        title = f'{title}, {limit}' if limit else title
+        begin = time.monotonic()
         lines = measure(rounds)
-        text += [f'### {title}', '', *lines, '']
-        print('\n'.join(text[-len(lines) - 3 :]), flush=True)
-    if not args.only:
         minutes = (time.monotonic() - begin) / 60
-        text[0] += (
-            f' {rounds} rounds, a third of them of what takes long, in {minutes:.0f} minutes.'
-        )
-        page = PAGE.read_text()
-        before, after = page.split(_BEGIN)[0], page.split(_END)[1]
-        PAGE.write_text(f'{before}{_BEGIN}\n' + '\n'.join(text) + f'\n{_END}{after}')
+        about = f'{machine()} {rounds} rounds, fewer of what takes long, in {minutes:.0f} minutes.'
+        text = '\n'.join([about, '', *lines])
+        print(f'### {title}\n\n{text}\n', flush=True)
+        if not args.quick:
+            PAGE.write_text(put(PAGE.read_text(), {title: text}))
 
 
 if __name__ == '__main__':

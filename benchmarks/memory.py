@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.timing import alone
 
 Step = tuple[Callable[[], object], Callable[[], object]]
 
@@ -27,8 +28,7 @@ def peak(make: Callable[..., Step], *arguments: object) -> int:
             sets up what libraries make at first.
         arguments: Its own.
     """
-    with multiprocessing.get_context('spawn').Pool(1) as pool:
-        return pool.apply(_peak, (make, *arguments))
+    return alone(_peak, make, *arguments)
 
 
 def _peak(make: Callable[..., Step], *arguments: object) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tqdm import tqdm
+
+Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,12 @@ def interleave(
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - begin)
     return Timings(seconds)
+
+
+def alone(function: Callable[..., Result], *arguments: object) -> Result:
+    """What a function of a module returns in a new process.
+
+    How fast large tensors are made depends on what the process has freed before.
+    """
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(function, arguments)

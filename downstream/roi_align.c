@@ -2,13 +2,11 @@
  *
  * The mean of bilinear samples on a grid is separable: each row and each column of the map has a weight in each
  * bin. Maps are (n, height, width, channels), results (boxes, channels, bins), boxes (image, x1, y1, x2, y2). */
+#include "vectors.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define LANES 16
-#define BLOCK (4 * LANES)
-typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
+enum { BLOCK = 64 }; /* channels, in registers */
 
 struct geometry {
     long height, width, channels, bins_y, bins_x, sampling, aligned;
@@ -103,7 +101,7 @@ void roi_align(const float *maps, const float *boxes, float *out, long images, l
                 long by = bin / bins_x, bx = bin % bins_x;
                 const float *corner = map + (y.first[by] * width + x.first[bx]) * channels;
                 for (long c = 0; c < channels; c += BLOCK) {
-                    Vector sums[4];
+                    Vector sums[BLOCK / LANES];
                     memset(sums, 0, sizeof sums);
                     long left = channels - c;
                     for (long i = 0; i < y.length[by]; i++)
@@ -111,7 +109,7 @@ void roi_align(const float *maps, const float *boxes, float *out, long images, l
                             float weight = y.weights[by * height + i] * x.weights[bx * width + j];
                             const float *from = corner + (i * width + j) * channels + c;
                             if (left >= BLOCK)
-                                for (int v = 0; v < 4; v++)
+                                for (int v = 0; v < BLOCK / LANES; v++)
                                     sums[v] += weight * *(const Vector *)(from + v * LANES);
                             else
                                 for (long l = 0; l < left; l++)

@@ -58,6 +58,18 @@ def test_the_page_has_a_place_for_the_tables():
     assert text.index(command._BEGIN) < text.index(command._END)
     assert OURS != BASE
     assert all(len(case.targets) == 2 for case in CASES)
+    titles = [title for title, _ in command.PARTS.values()]
+    assert all(f'### {title}\n' in text for title in titles if 'GPU' not in title)
+
+
+def test_new_tables_take_the_place_of_former_ones():
+    begin, end = command._BEGIN, command._END
+    page = f'before\n{begin}\n### A\n\nold\n\n### B\n\nkept\n\n{end}\nafter'
+    found = command.put(page, {'A': 'new', 'C': 'more'})
+    assert found == (
+        f'before\n{begin}\n### A\n\nnew\n\n### B\n\nkept\n\n### C\n\nmore\n\n{end}\nafter'
+    )
+    assert command.put(found, {}) == found
 
 
 @pytest.mark.parametrize('training', [False, True])

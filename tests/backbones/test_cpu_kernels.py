@@ -7,53 +7,47 @@ import torch
 from torch import nn
 
 from backbones import cpu_kernels
+from tests.close import require_close
 
-
-@pytest.fixture(params=['C', 'torch'])
-def way(request, monkeypatch) -> None:
-    if request.param == 'torch':
-        monkeypatch.setattr(cpu_kernels, 'compiled', lambda: None)
-    elif cpu_kernels.compiled() is None:
-        pytest.skip('no C compiler here')
-
-
-def require_close(found: list, expected: list, error: float) -> None:
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected):
-        assert a.shape == b.shape
-        assert float((a - b).abs().max()) <= error * float(b.abs().max())
+C_MODULE = cpu_kernels
 
 
 SIZES = [(1, 1), (3, 5), (7, 16), (33, 40), (100, 384)]
 
 
+@pytest.mark.parametrize('with_bias', [False, True])
 @pytest.mark.parametrize('size', SIZES)
-def test_gelu_and_its_squares(size, way):
+def test_gelu_and_its_squares(size, with_bias, way):
     torch.manual_seed(0)
     x = 3 * torch.randn(size)
-    expected = nn.functional.gelu(x.double())
+    bias = torch.randn(size[1]) if with_bias else None
+    expected = nn.functional.gelu(x.double() + bias if with_bias else x.double())
     squares, out = torch.ones(size[1]), torch.empty(size)
-    cpu_kernels.gelu(x, out, squares)
-    require_close([out.double()], [expected], 1e-6)
-    require_close([squares.double()], [1 + expected.square().sum(0)], 1e-6)
-    cpu_kernels.gelu(x, x, squares.zero_())
-    require_close([x, squares.double()], [out, expected.square().sum(0)], 1e-6)
+    assert cpu_kernels.gelu(x, bias, out, squares) is out
+    require_close(out, expected, 1e-6)
+    require_close(squares, 1 + expected.square().sum(0), 1e-6)
+    found = cpu_kernels.gelu(x.clone(), bias, out.zero_())
+    require_close(found, expected, 1e-6)
+    cpu_kernels.gelu(x, bias, x, squares.zero_())
+    require_close([x, squares], [out, expected.square().sum(0)], 1e-6)
 
 
+@pytest.mark.parametrize('with_bias', [False, True])
 @pytest.mark.parametrize('with_pull', [False, True])
 @pytest.mark.parametrize('size', SIZES)
-def test_back_through_gelu(size, with_pull, way):
+def test_back_through_gelu(size, with_pull, with_bias, way):
     torch.manual_seed(0)
     x, grad = 3 * torch.randn(size), torch.randn(size)
     pull = torch.randn(size[1]) if with_pull else None
-    exact = x.double().requires_grad_()
+    bias = torch.randn(size[1]) if with_bias else None
+    exact = (x.double() + bias if with_bias else x.double()).requires_grad_()
     value = nn.functional.gelu(exact)
     towards = grad.double() + (value.detach() * pull if with_pull else 0)
     (expected,) = torch.autograd.grad(value, exact, towards)
     sums = torch.ones(size[1])
-    found = cpu_kernels.gelu_back_(x, grad, sums, pull)
-    require_close([found.double(), grad.double()], [value, expected], 1e-6)
-    require_close([sums.double()], [1 + expected.sum(0)], 1e-5)
+    found = cpu_kernels.gelu_back_(x, bias, grad, sums, pull)
+    require_close([found, grad], [value, expected], 1e-6)
+    require_close(sums, 1 + expected.sum(0), 1e-5)
 
 
 def test_gelu_of_any_float(way):
@@ -63,12 +57,15 @@ def test_gelu_of_any_float(way):
     value = nn.functional.gelu(exact)
     (slope,) = torch.autograd.grad(value.sum(), exact)
     grad = torch.ones(1, len(x))
-    found = cpu_kernels.gelu_back_(x[None].clone(), grad, torch.zeros(len(x)))[0]
+    found = cpu_kernels.gelu_back_(x[None].clone(), None, grad, torch.zeros(len(x)))[0]
+    torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=1e-6)
+    found = cpu_kernels.gelu(x[None], None, torch.empty(1, len(x)))[0]
     torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(grad[0].double(), slope, rtol=1e-6, atol=1e-6)
     grad = torch.ones(1, 1)
-    broken = cpu_kernels.gelu_back_(torch.tensor([[float('nan')]]), grad, torch.zeros(1))
+    broken = cpu_kernels.gelu_back_(torch.tensor([[float('nan')]]), None, grad, torch.zeros(1))
     assert broken.isnan().all()
+    assert cpu_kernels.gelu(torch.tensor([[float('nan')]]), None, broken.zero_()).isnan().all()
     assert grad.isnan().all()
 
 
@@ -82,7 +79,7 @@ def test_back_through_the_norm(size, way):
     _, *moments = torch.native_layer_norm(x, size[1:], weight, torch.zeros(size[1]), 1e-6)
     out, sums = torch.empty(size), [torch.zeros(size[1]), torch.zeros(size[1])]
     cpu_kernels.norm_back(grad, x, moments, weight, out, sums)
-    require_close([t.double() for t in (out, *sums)], list(expected), 1e-5)
+    require_close([out, *sums], expected, 1e-5)
 
 
 def test_the_same_bits_every_time(way):
@@ -95,7 +92,7 @@ def test_the_same_bits_every_time(way):
         results = []
         for _ in range(20):
             sums = torch.zeros(40)
-            cpu_kernels.gelu_back_(x.clone(), grad.clone(), sums)
+            cpu_kernels.gelu_back_(x.clone(), None, grad.clone(), sums)
             results.append(sums)
     finally:
         torch.set_num_threads(before)
@@ -144,7 +141,7 @@ def test_a_compiler_without_openmp(monkeypatch, tmp_path):
     try:
         x, squares = torch.randn(50, 20), torch.zeros(20)
         expected = nn.functional.gelu(x)
-        cpu_kernels.gelu(x, x, squares)
+        cpu_kernels.gelu(x, None, x, squares)
         torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
         assert list(tmp_path.rglob('*.so'))
     finally:

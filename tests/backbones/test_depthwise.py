@@ -5,28 +5,17 @@ import torch
 from torch import Tensor, nn
 
 from backbones import depthwise
+from tests.close import require_close
 
+C_MODULE = depthwise
 CHANNELS = [1, 8, 16, 40, 96]
 SIZES = [(1, 1), (2, 5), (3, 9), (6, 4), (7, 7), (20, 33)]
-
-
-@pytest.fixture(params=['C', 'torch'])
-def way(request, monkeypatch) -> None:
-    if request.param == 'torch':
-        monkeypatch.setattr(depthwise, 'compiled', lambda: None)
-    elif depthwise.compiled() is None:
-        pytest.skip('no C compiler here')
 
 
 def maps(count: int, *form: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     torch.manual_seed(0)
     last = torch.channels_last
     return [torch.randn(form, dtype=dtype).contiguous(memory_format=last) for _ in range(count)]
-
-
-def require_close(found: Tensor, expected: Tensor, error: float) -> None:
-    assert found.shape == expected.shape
-    assert float((found.double() - expected).abs().max()) <= error * float(expected.abs().max())
 
 
 @pytest.mark.parametrize('channels', CHANNELS)

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import ConvNeXt, ConvNeXtV2, cpu_kernels, cpu_linear, depthwise, fast_cpu
 from downstream.activations import kept_bytes
 from downstream.data.shapes import make_shapes
+from tests.close import require_close
 
 MODELS = {'V1': ConvNeXt, 'V2': ConvNeXtV2}
 
@@ -41,13 +42,6 @@ def outputs_and_gradients(model: nn.Module, x: torch.Tensor) -> tuple[list, list
     torch.manual_seed(4)
     sum((y * torch.randn(y.shape, dtype=torch.float64).to(y)).sum() for y in outputs).backward()
     return [y.detach() for y in outputs], [x.grad, *(p.grad.clone() for p in model.parameters())]
-
-
-def require_close(found: list, expected: list, error: float) -> None:
-    assert len(found) == len(expected)
-    for a, b in zip(found, expected):
-        assert a.shape == b.shape
-        assert float((a - b).abs().max()) <= error * float(b.abs().max())
 
 
 @pytest.fixture
@@ -334,10 +328,10 @@ def test_with_whatever_the_machine_has(version, compiled, onednn, monkeypatch):
         without = model.eval()(x)
     model.float().train()
     found, found_gradients = outputs_and_gradients(model, x.float())
-    require_close([y.double() for y in found], expected, 1e-5)
-    require_close([g.double() for g in found_gradients], gradients, 1e-5)
+    require_close(found, expected, 1e-5)
+    require_close(found_gradients, gradients, 1e-5)
     with torch.inference_mode():
-        require_close([y.double() for y in model.eval()(x.float())], without, 1e-5)
+        require_close(model.eval()(x.float()), without, 1e-5)
 
 
 def losses_of_fifty_steps(root, plain: bool) -> list[float]:
