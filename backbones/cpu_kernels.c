@@ -1,7 +1,6 @@
-/* What a ConvNeXt block computes beside its matrix products, on a CPU; see cpu_kernels.py.
+/* GELU and LayerNorm of a ConvNeXt block on a CPU; see cpu_kernels.py.
  *
- * Maps are (n, height, width, channels), rows are pixels. Everything is compiled for the machine it is for;
- * without OpenMP on one thread. */
+ * Rows are pixels. Everything is compiled for the machine it is for; without OpenMP on one thread. */
 #include "vectors.h"
 #include <stdlib.h>
 #ifdef _OPENMP

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,12 +24,14 @@ def is_possible() -> bool:
 def peak(make: Callable[..., Step], *arguments: object) -> int:
     """Bytes that a step takes at its peak on top of what was there before it.
 
+    What the process has freed and kept makes them vary: the median of three processes.
+
     Args:
         make: A function of a module, called in the new process; returns the step, and a smaller one that
             sets up what libraries make at first.
         arguments: Its own.
     """
-    return alone(_peak, make, *arguments)
+    return statistics.median(alone(_peak, make, *arguments) for _ in range(3))
 
 
 def _peak(make: Callable[..., Step], *arguments: object) -> int:
