@@ -20,7 +20,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 _HEADER = Path(__file__).with_name('vectors.h')
-_OPTIONS = ('-O3', '-march=native', '-fPIC', '-shared', f'-I{_HEADER.parent}')
+_OPTIONS = ('-O3', '-march=native', '-fPIC', '-shared')
 _KINDS = {'p': ctypes.c_void_p, 'n': ctypes.c_long, 't': ctypes.c_int, 'f': ctypes.c_float}
 
 
@@ -60,7 +60,7 @@ def _made(source: Path, command: list[str]) -> Path:
         return path
     with tempfile.TemporaryDirectory(dir=path.parent) as aside:
         made = Path(aside) / path.name
-        words = [*command, *_OPTIONS, str(source), '-o', str(made)]
+        words = [*command, *_OPTIONS, f'-I{_HEADER.parent}', str(source), '-o', str(made)]
         run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=120)
         # The threads of OpenMP are PyTorch's own, whose library is there already.
         if run([*words, '-fopenmp']).returncode:
@@ -88,6 +88,6 @@ def _fingerprint(source: Path, command: list[str]) -> str:
         cpu,
         platform.machine(),
         *command,
-        *_OPTIONS[:-1],
+        *_OPTIONS,
     )
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]

@@ -362,13 +362,13 @@ class _Gradients:
         count, wide = len(rows), len(self.bias1)
         memory = self.scratch.take('before', count, wide, rows)
         other = self.scratch.take('other', _longest(count, wide), wide, rows)
-        befores, bias = [], None
+        befores = []
         product = self.scratch.take('product', wide, len(self.bias2), rows)
         sums = torch.zeros_like(self.bias2)
         for piece in _pieces(count, wide):
             normed = self._normed(rows[piece])
             before, bias = hidden(normed[0], self.weight1, self.bias1, memory[piece])
-            befores.append(before)
+            befores.append((before, bias))
             after = cpu_kernels.gelu(before, bias, other[: len(before)])
             _add_product(product, after, grad[piece], piece.start == 0)
             sums.addmv_(grad[piece].t(), grad.new_ones(len(before)))
@@ -391,7 +391,7 @@ class _Gradients:
         towards = towards / level - (towards @ norms) / (level * level * wide)
         pull = torch.where(norms > 0, towards / norms, torch.zeros_like(norms))
         weight = self.weight2 * response
-        for piece, before in zip(_pieces(count, wide), befores):
+        for piece, (before, bias) in zip(_pieces(count, wide), befores):
             gradient = linear(grad[piece], weight.t(), other[: len(before)])
             cpu_kernels.gelu_back_(before, bias, gradient, self.grad1[1], pull)
             self._back_from_hidden(gradient, rows[piece], self._normed(rows[piece]), out[piece])
