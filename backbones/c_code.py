@@ -15,9 +15,12 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from mmengine.logging import print_log
+from torch import Tensor
 
 _HEADER = Path(__file__).with_name('vectors.h')
 _OPTIONS = ('-O3', '-march=native', '-fPIC', '-shared')
@@ -51,6 +54,12 @@ def library(source: Path, functions: dict[str, str]) -> ctypes.CDLL | None:
         getattr(made, name).argtypes = [_KINDS[kind] for kind in kinds]
         getattr(made, name).restype = None
     return made
+
+
+def call(function: Callable[..., None], *arguments: Tensor | int | float | None) -> None:
+    """Call a function of C with pointers to tensors, numbers, null, and at last PyTorch's threads."""
+    words = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
+    function(*words, torch.get_num_threads())
 
 
 def _made(source: Path, command: list[str]) -> Path:

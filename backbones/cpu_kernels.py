@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .c_code import library
+from .c_code import call, library
 
 _SOURCE = Path(__file__).with_name('cpu_kernels.c')
 # Kinds of the arguments, see c_code.py.
@@ -22,11 +22,6 @@ _ARGUMENTS = {
     'gelu_back': 'pppppnnt',
     'norm_back': 'ppppppppnnt',
 }
-
-
-def _call(name: str, *arguments: Tensor | int | None) -> None:
-    pointers = (a if a is None or isinstance(a, int) else a.data_ptr() for a in arguments)
-    getattr(compiled(), name)(*pointers, torch.get_num_threads())
 
 
 def _is_for_c(*tensors: Tensor | None) -> bool:
@@ -48,7 +43,7 @@ def gelu(x: Tensor, bias: Tensor | None, out: Tensor, squares: Tensor | None = N
         ``out``.
     """
     if _is_for_c(x, bias, out, squares):
-        _call('gelu', x, bias, out, squares, *x.shape)
+        call(compiled().gelu, x, bias, out, squares, *x.shape)
         return out
     torch.ops.aten.gelu.out(x if bias is None else torch.add(x, bias, out=out), out=out)
     if squares is not None:
@@ -72,7 +67,7 @@ def gelu_back_(
         The GELU of ``x + bias``.
     """
     if _is_for_c(x, bias, grad, sums, pull):
-        _call('gelu_back', x, bias, grad, pull, sums, *x.shape)
+        call(compiled().gelu_back, x, bias, grad, pull, sums, *x.shape)
         return x
     if bias is not None:
         x = x.add_(bias)
@@ -104,7 +99,7 @@ def norm_back(
     """
     mean, rstd = moments
     if _is_for_c(grad, x, mean, rstd, weight, out, *sums):
-        _call('norm_back', grad, x, mean, rstd, weight, out, *sums, *x.shape)
+        call(compiled().norm_back, grad, x, mean, rstd, weight, out, *sums, *x.shape)
         return
     back = torch.ops.aten.native_layer_norm_backward(
         grad, x, weight.shape, mean, rstd, weight, sums[1], [True, True, True]

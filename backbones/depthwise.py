@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .c_code import library
+from .c_code import call, library
 
 _SIZE = 7
 _SOURCE = Path(__file__).with_name('depthwise.c')
@@ -62,12 +62,9 @@ def convolve(
     by_channel = weight.reshape(channels, -1).t().contiguous()
     vectors = [each.contiguous() for each in norm[:2]] if norm else [None, None]
     bias = None if bias is None else bias.contiguous()
-    pointers = (x, by_channel, bias, plus, out, *vectors)
-    compiled().depthwise(
-        *(None if each is None else each.data_ptr() for each in pointers),
-        norm[2] if norm else 0.0,
-        *(count, height, width, channels, torch.get_num_threads()),
-    )
+    size = (count, height, width, channels)
+    eps = norm[2] if norm else 0.0
+    call(compiled().depthwise, x, by_channel, bias, plus, out, *vectors, eps, *size)
     return out
 
 
@@ -88,8 +85,7 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
     count, channels, height, width = x.shape
     out = x.new_zeros(_SIZE, _SIZE, channels)
     run = getattr(compiled(), _GRADIENTS[x.dtype])
-    pointers = (each.data_ptr() for each in (x, grad, out))
-    run(*pointers, count, height, width, channels, torch.get_num_threads())
+    call(run, x, grad, out, count, height, width, channels)
     return out.permute(2, 0, 1).unsqueeze(1)
 
 

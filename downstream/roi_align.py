@@ -11,7 +11,7 @@ import torch
 import torchvision  # noqa: F401  registers its operators
 from torch import Tensor
 
-from backbones.c_code import library
+from backbones.c_code import call, library
 from backbones.fast_block import is_unwatched
 
 _KINDS = 'ppp' + 'n' * 9 + 'ft'
@@ -68,15 +68,5 @@ class RoIAlign:
     def _run(self, function, source: Tensor, boxes: Tensor, into: Tensor, shape) -> None:
         count, channels, height, width = shape
         boxes = boxes.contiguous()
-        pointers = (t.data_ptr() for t in (source, boxes, into))
-        sizes = (
-            count,
-            height,
-            width,
-            channels,
-            len(boxes),
-            *self.size,
-            self.sampling,
-            self.aligned,
-        )
-        function(*pointers, *sizes, self.scale, torch.get_num_threads())
+        sizes = (count, height, width, channels, len(boxes), *self.size)
+        call(function, source, boxes, into, *sizes, self.sampling, self.aligned, self.scale)
