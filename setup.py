@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 TEST = ['pytest>=8', 'pytest-timeout>=2.3', 'pytest-xdist>=3.6', 'transformers>=5']
 
@@ -12,18 +12,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
-    packages=[
-        'backbones',
-        'downstream',
-        'downstream.data',
-        'downstream.detection',
-        'downstream.running',
-        'downstream.segmentation',
-        'downstream.zoo',
-    ],
+    packages=find_packages(include=['backbones*', 'downstream*']),
     package_data={
-        'backbones': ['weights.json', 'cpu_kernels.c', 'depthwise.c', 'vectors.h'],
-        'downstream': ['roi_align.c'],
+        'backbones.kernels': ['*.c', '*.h'],
+        'backbones.weights': ['weights.json'],
         'downstream.zoo': ['zoo.json'],
     },
     install_requires=[

@@ -1,11 +1,13 @@
 """What is evaluated. Importing it registers every backbone and the layer-decay constructor."""
 
+from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
+from backbones.convnext.model import ConvNeXt, ConvNeXtV2
+from backbones.optim.layer_decay import LayerDecayOptimWrapperConstructor
+from backbones.timm_backbone.backbone import TimmBackbone
+from backbones.weights.load import load_pretrained, weights_table
+
 from .base import Backbone
-from .convnext import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, ConvNeXt, ConvNeXtV2
 from .errors import ConfigError, DataError, UserError, WeightsError
-from .layer_decay import LayerDecayOptimWrapperConstructor
-from .pretrained import load_pretrained, weights_table
-from .timm_backbone import TimmBackbone
 
 __all__ = [
     'CONVNEXTV2_ARCHS',

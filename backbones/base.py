@@ -9,10 +9,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from backbones.optim.layer_depth import Depth, generic_depths
+from backbones.weights.load import load_pretrained
+from backbones.weights.translation import Translation, by_own_names
+
 from .errors import ConfigError
-from .layer_depth import Depth, generic_depths
-from .pretrained import load_pretrained
-from .weight_layouts import Translation, by_own_names
 
 
 def accepted_arguments(cls: type) -> set[str]:
@@ -43,7 +44,7 @@ class Backbone(BaseModule):
 
     Args:
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
-            a path or a URL; see :func:`backbones.pretrained.load_pretrained`.
+            a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
         norm_eval: Keep BatchNorm's statistics as they are also while training.
     """
 
@@ -102,7 +103,7 @@ class Backbone(BaseModule):
         """Depth of a parameter for layer-wise learning-rate decay.
 
         Unless a subclass knows better: blocks in the order of their definition, in at most 12 groups
-        (:func:`backbones.layer_depth.generic_depths`).
+        (:func:`backbones.optim.layer_depth.generic_depths`).
 
         Returns:
             ``(depth, number_of_layers)``: mmpretrain's convention, in which the rate is multiplied

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from mmengine.registry import MODELS
 
-from .convnext import ConvNeXt, ConvNeXtV2
+from backbones.convnext.model import ConvNeXt, ConvNeXtV2
+from backbones.weights.sources import weights_table
+from backbones.weights.timm_catalog import check_model_name, model_names, pretrained_cfg
+
 from .errors import ConfigError, WeightsError
-from .timm_models import check_model_name, model_names, pretrained_cfg
-from .weight_files import weights_table
 
 _CONVNEXTS = {cls.family: cls for cls in (ConvNeXt, ConvNeXtV2)}
 _SWIN = 'swin_{}_patch4_window7_224'

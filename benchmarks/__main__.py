@@ -23,7 +23,7 @@ import downstream  # noqa: F401  before mmdet
 from benchmarks import backbone, evaluation, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
 from benchmarks.timing import alone
-from downstream.activations import kept_bytes
+from downstream.contract.saved_memory import kept_bytes
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 _BEGIN, _END = '<!-- measured: begin -->', '<!-- measured: end -->'

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from backbones.kernels.roi_align import RoIAlign
 from benchmarks.backbone import OURS, difference
 from benchmarks.timing import Timings, interleave
-from downstream.roi_align import RoIAlign
 
 PEER = 'torchvision'
 

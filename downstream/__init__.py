@@ -1,5 +1,5 @@
 """How a backbone is evaluated. Import it before mmdet, mmseg and mmcv.ops: it brings the operators."""
 
-from .ops_finder import install as _install_operators
+from downstream.operators.finder import install as _install_operators
 
 _install_operators()

@@ -24,7 +24,7 @@ def check_backbone() -> Callable:
     """
 
     def check(name: str | type, **options) -> list:
-        from downstream import contract
+        from .contract import checks as contract
 
         findings = list(contract.check_backbone(name, **{'speed': False, **options}))
         failed = [str(finding) for finding in findings if finding.passed is False]

@@ -25,7 +25,8 @@ from pycocotools.cocoeval import COCOeval
 
 import downstream  # noqa: F401
 from downstream.data.shapes import make_shapes
-from tests.c_ways import way  # noqa: F401  a fixture
+
+from .c_ways import way  # noqa: F401  a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from downstream import command_line
+from downstream.commands import line as command_line
 
 FORKS = multiprocessing.get_context('forkserver')
 

@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg
-from downstream.command_line import run
+from downstream.commands.line import run
 
 
 def parse_args() -> argparse.Namespace:

@@ -9,8 +9,8 @@ def main() -> None:
     parser.add_argument('task', choices=['detection', 'segmentation'])
     args = parser.parse_args()
     print('Loading ...', flush=True)
-    from downstream.command_line import run
-    from downstream.demo import demo
+    from downstream.commands.demo import demo
+    from downstream.commands.line import run
 
     run(lambda: demo(args.task))
 

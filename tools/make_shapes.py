@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from downstream.command_line import run
+from downstream.commands.line import run
 from downstream.data.shapes import make_shapes
 
 

@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from downstream.command_line import run
-from downstream.publish import publish
+from downstream.commands.line import run
+from downstream.commands.publish import publish
 
 
 def main() -> None:

@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
-from downstream.command_line import parse_run_arguments, run, run_options
+from downstream.commands.line import parse_run_arguments, run, run_options
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from downstream.command_line import run
+from downstream.commands.line import run
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     command.add_argument('--image', type=Path, help='a picture; default: random values')
     command.add_argument('--resolution', type=int, default=224)
     args = vars(parser.parse_args())
-    from downstream import weights
+    from downstream.commands import weights
 
     functions = {
         'list': weights.list_weights,

@@ -1,6 +1,6 @@
 _base_ = '../_base_/protocols/cascade-mask-rcnn_3x_coco.py'
 from downstream.drop_in import detector
-from downstream.optimizers import as_for_resnets
+from downstream.drop_in.weight_decay import as_for_resnets
 
 model = detector('resnext101-64x4d_in1k')
 optim_wrapper = dict(type='AmpOptimWrapper', **as_for_resnets(lr=1e-4))

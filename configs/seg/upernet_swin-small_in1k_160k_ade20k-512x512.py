@@ -1,6 +1,6 @@
 _base_ = '../_base_/protocols/upernet_160k_ade20k-512x512.py'
 from downstream.drop_in import segmentor
-from downstream.optimizers import as_in_swin
+from downstream.drop_in.weight_decay import as_in_swin
 
 model = segmentor('swin-small_in1k', drop_path_rate=0.3)
 model['test_cfg'] = dict(_delete_=True, mode='whole')

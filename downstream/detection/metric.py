@@ -19,7 +19,7 @@ from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import ConfigError
-from downstream.exchange import DataOnlyMetric
+from downstream.distributed.gather import DataOnlyMetric
 
 _BACKENDS = ('faster-coco-eval', 'pycocotools')
 

@@ -1,13 +1,13 @@
 """Running a config: complete it, train it, test it. Importing it registers runner, hooks, wrapper."""
 
-from .guard import FiniteGuardHook
-from .hanging import HangHook
+from downstream.running.hooks.finite import FiniteGuardHook
+from downstream.running.hooks.hanging import HangHook
 from .precision import BFloat16OptimWrapper
-from .preemption import PreemptionHook
-from .progress import ProgressHook
+from downstream.running.hooks.preemption import PreemptionHook
+from downstream.running.hooks.progress import ProgressHook
 from .runner import SuiteRunner
-from .saving import SafeCheckpointHook
-from .unreadable import UnreadableImagesHook
+from downstream.running.checkpoint.hook import SafeCheckpointHook
+from downstream.running.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
     'BFloat16OptimWrapper',

@@ -15,11 +15,12 @@ from mmengine.utils import import_modules_from_strings
 from backbones import ConvNeXt, ConvNeXtV2
 from backbones.errors import ConfigError
 from backbones.names import import_from_here
-from backbones.weight_files import weights_table
-from downstream.command_line import is_first_process, process_count, was_restarted
+from backbones.weights.sources import weights_table
+from downstream.distributed.processes import is_first_process, process_count, was_restarted
 
-from . import checkpoints, saving
 from .batch import keep_batch, recipe_batch
+from .checkpoint import files as saving
+from .checkpoint import read as checkpoints
 from .precision import set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.
@@ -107,7 +108,7 @@ def read_config(options: RunOptions) -> Config:
 
 def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     """Drop ``options.backbone`` into ``cfg``, say what came of it, and name the run after it."""
-    from downstream.drop_in import drop_in
+    from downstream.drop_in.apply import drop_in
 
     # What the user sets of the backbone decides how many channels it has.
     start = 'model.backbone.'

@@ -26,15 +26,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backbones.errors import ConfigError
-from backbones.pretrained import load_pretrained
+from backbones.weights.load import load_pretrained
 from downstream.data.boxes import reported_boxes
 from downstream.data.reading import guard
-from downstream.exchange import broadcast, gather
+from downstream.distributed.gather import broadcast, gather
+from downstream.running.hooks.unreadable import UnreadableImagesHook
+from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
+from downstream.running.resume.seeded_data import exact_dataloader
 
-from . import checkpoints, saving, sharding, writing
-from .exact import exact_dataloader
-from .loops import EXACT_LOOPS, ExactEpochLoop
-from .unreadable import UnreadableImagesHook
+from .checkpoint import files as saving
+from .checkpoint import read as checkpoints
+from .checkpoint import sharding
+from .checkpoint import writer as writing
 
 # mmengine logs these at the start of every run; they are in the log file and in the dumped config.
 _FILE_ONLY = (

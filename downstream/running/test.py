@@ -10,12 +10,12 @@ from mmengine.evaluator import DumpResults
 from rich.console import Console
 from rich.table import Table
 
-from downstream.command_line import is_first_process
 from downstream.data.checks import check_datasets
-from downstream.exchange import DataOnlyMetric
+from downstream.distributed.gather import DataOnlyMetric
+from downstream.distributed.processes import is_first_process
+from downstream.running.checkpoint.files import write_text
 
 from .config import TestOptions, task_of, testing_config
-from .saving import write_text
 from .train import build_runner
 
 

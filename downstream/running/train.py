@@ -5,8 +5,8 @@ from __future__ import annotations
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from downstream.command_line import is_first_process
 from downstream.data.checks import check_datasets
+from downstream.distributed.processes import is_first_process
 
 from .config import TrainOptions, training_config
 from .runner import SuiteRunner

@@ -9,7 +9,7 @@ from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
 from backbones.errors import DataError
-from downstream.exchange import DataOnlyMetric
+from downstream.distributed.gather import DataOnlyMetric
 
 
 @METRICS.register_module()

@@ -15,7 +15,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from backbones.errors import UserError, WeightsError
-from backbones.pretrained import load_state
+from backbones.weights.load import load_state
 
 from . import complexity
 from .rules import expected_rates

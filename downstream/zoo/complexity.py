@@ -21,7 +21,7 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from backbones import ConvNeXt
-from backbones.norm import LayerNorm2d
+from backbones.layers import LayerNorm2d
 
 # RoIs that the counter sends through each box head and each mask head.
 BOX_ROIS, MASK_ROIS = 1000, 100

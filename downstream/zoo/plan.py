@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from backbones.errors import ConfigError
-from downstream.activations import kept_bytes
+from downstream.contract.saved_memory import kept_bytes
 
 from .checks import GPUS, iterations
 from .complexity import build_on_meta, run_parts

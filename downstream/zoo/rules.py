@@ -1,7 +1,7 @@
 """The papers' rules of learning rates and weight decay, written down a second time from their sources.
 
-Recipes use :mod:`backbones.layer_depth` and mmengine; this states what must come of it, parameter by
-parameter, in the words of the official repositories, so that the two can be compared.
+Recipes use :mod:`backbones.optim.layer_depth` and mmengine; this states what must come of it, parameter
+by parameter, in the words of the official repositories, so that the two can be compared.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.errors import ConfigError
-from backbones.weight_files import weights_table
+from backbones.weights.sources import weights_table
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 _FILE = Path(__file__).with_name('zoo.json')

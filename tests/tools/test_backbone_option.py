@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from downstream.running.checkpoints import read
+from downstream.running.checkpoint.read import read
 from tests.conftest import ROOT, read_metrics, write_tiny_config
 
 LAST = {'detection': 'epoch_1.pth', 'segmentation': 'iter_2.pth'}

@@ -11,7 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from downstream.running import saving
+from downstream.running.checkpoint import files as saving
 from tests.conftest import ROOT, write_tiny_config
 
 ADDRESSES = ('10.77.0.1', '10.77.0.2')

@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from backbones.classifier import classifier_of
+from backbones.convnext.classifier import classifier_of
 from tests.conftest import ROOT, read_metrics, write_tiny_config
 
 
@@ -93,7 +93,7 @@ def test_publish(tool, shapes, tmp_path):
     for key, value in load_file(safe).items():
         assert torch.equal(value, original['state_dict'][key])
         assert torch.equal(value, published['state_dict'][key])
-    from backbones.weight_files import sha256
+    from backbones.weights.download import sha256
 
     assert safe.stem.endswith(f'-{sha256(safe)[:8]}')
     text = card.read_text()
@@ -110,7 +110,7 @@ def test_publish(tool, shapes, tmp_path):
 def test_publishing_names_the_inherited_licence():
     from mmengine.config import Config
 
-    from downstream.publish import inherited_licence
+    from downstream.commands.publish import inherited_licence
 
     cfg = Config.fromfile(ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py')
     assert inherited_licence(cfg) == 'MIT (inherited from convnext-tiny_in1k)'

@@ -53,7 +53,7 @@ def test_what_is_changed_is_named(name, changes, title, words):
 
 def test_rates_are_compared_with_a_rule_of_its_own(monkeypatch):
     """A mistake in the recipes' own rule shows."""
-    from backbones import convnext
+    from backbones.convnext import model as convnext
 
     right = convnext.convnext_layer_depth
     monkeypatch.setattr(

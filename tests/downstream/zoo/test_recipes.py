@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from downstream.drop_in import drop_in
 from downstream.zoo import Row, rows
-from tests.downstream.test_timm_families import SIDE, batch
+from tests.downstream.drop_in.test_timm_families import SIDE, batch
 
 # The smallest sibling of each family.
 SMALLEST = {

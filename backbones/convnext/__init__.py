@@ -1,0 +1,16 @@
+"""ConvNeXt and ConvNeXt V2 (arXiv 2201.03545, 2301.00808)."""
+
+from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
+from .block import GRN, Block, DropPath
+from .model import ConvNeXt, ConvNeXtV2
+
+__all__ = [
+    'CONVNEXTV2_ARCHS',
+    'CONVNEXT_ARCHS',
+    'GRN',
+    'Arch',
+    'Block',
+    'ConvNeXt',
+    'ConvNeXtV2',
+    'DropPath',
+]

@@ -1,0 +1,239 @@
+"""ConvNeXt and ConvNeXt V2 for dense prediction: four feature maps at strides 4, 8, 16 and 32.
+
+Sources: "A ConvNet for the 2020s" (Liu et al. 2022, arXiv 2201.03545) and "ConvNeXt V2"
+(Woo et al. 2023, arXiv 2301.00808). Parameter names and shapes are those of the official code, so
+that official checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from backbones.base import Backbone
+from backbones.errors import ConfigError
+from backbones.kernels.eager import is_unwatched, is_watched
+from backbones.layers import LayerNorm2d
+from backbones.optim.layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
+from backbones.weights.translation import Translation
+
+from . import fused_cpu
+from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
+from .block import GRN, NORM_EPS
+from .fused import FusedBlock
+from .weight_names import translate
+
+STRIDES = (4, 8, 16, 32)
+
+
+@MODELS.register_module()
+class ConvNeXt(Backbone):
+    """ConvNeXt (V1) with a LayerNorm on every output, as in the official detection code.
+
+    Args:
+        arch: A size of :attr:`archs`, or ``dict(depths=..., dims=...)`` of four numbers each.
+        out_indices: Stages whose feature maps are returned, in this order.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
+        layer_scale_init_value: Initial layer scale; 0 leaves it out. The papers' dense-prediction
+            recipes use 1.0, ImageNet training 1e-6.
+        frozen_stages: How many stages, from the stem on, do not train (-1 and 0: all train).
+        with_cp: Recompute each block in the backward pass to save memory.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
+            a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
+
+    Input ``(N, 3, H, W)``; output a tuple of ``(N, out_channels[i], H // out_strides[i],
+    W // out_strides[i])``.
+
+    Raises:
+        ConfigError: An argument is not possible; the message lists what is.
+    """
+
+    family = 'convnext'
+    archs: Mapping[str, Arch] = CONVNEXT_ARCHS
+    use_grn = False
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'tiny',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.arch = self.resolve_arch(arch)
+        self.out_indices = _checked_out_indices(out_indices)
+        _check_range('drop_path_rate', drop_path_rate, 0, 1)
+        _check_range('layer_scale_init_value', layer_scale_init_value, 0, float('inf'))
+        if not (isinstance(frozen_stages, int) and -1 <= frozen_stages <= 4):
+            raise ConfigError(f'frozen_stages={frozen_stages!r}: give -1 (none) to 4 (all stages).')
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+        self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+
+        depths, dims = self.arch.depths, self.arch.dims
+        stem = nn.Sequential(
+            nn.Conv2d(3, dims[0], kernel_size=4, stride=4), LayerNorm2d(dims[0], eps=NORM_EPS)
+        )
+        self.downsample_layers = nn.ModuleList([stem])
+        for width_in, width_out in pairwise(dims):
+            self.downsample_layers.append(
+                nn.Sequential(
+                    LayerNorm2d(width_in, eps=NORM_EPS),
+                    nn.Conv2d(width_in, width_out, kernel_size=2, stride=2),
+                )
+            )
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    FusedBlock(dim, next(rates), layer_scale_init_value, self.use_grn)
+                    for _ in range(depth)
+                )
+            )
+            for depth, dim in zip(depths, dims)
+        )
+        for i in sorted(self.out_indices):
+            self.add_module(f'norm{i}', LayerNorm2d(dims[i], eps=NORM_EPS))
+        self.apply(_init_as_official)
+        self._freeze()
+
+    @classmethod
+    def resolve_arch(cls, arch: str | Mapping[str, Sequence[int]]) -> Arch:
+        """The depths and widths that ``arch`` stands for; ConfigError if it is unknown."""
+        if isinstance(arch, str):
+            if arch not in cls.archs:
+                raise ConfigError(
+                    f'{cls.__name__} has no arch {arch!r}; known: {", ".join(cls.archs)}.'
+                )
+            return cls.archs[arch]
+        if not isinstance(arch, Mapping) or set(arch) != {'depths', 'dims'}:
+            raise ConfigError(
+                f'arch={arch!r}: give one of {", ".join(cls.archs)}, '
+                'or dict(depths=(four numbers), dims=(four numbers)).'
+            )
+        for key, values in arch.items():
+            if len(values) != 4 or not all(isinstance(v, int) and v > 0 for v in values):
+                raise ConfigError(f'arch: {key}={values!r} must be four positive integers.')
+        return Arch(tuple(arch['depths']), tuple(arch['dims']))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        maps = {}
+        usual = fused_cpu.is_usual(x)
+        if usual or (x.is_cuda and is_unwatched(x)):
+            # oneDNN's convolutions are several times as fast from there, tensor cores need no copies
+            x = x.contiguous(memory_format=torch.channels_last)
+        for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
+            x = downsample(x)
+            ours = usual and _is_new(downsample)
+            scratch = fused_cpu.Scratch()
+            for block in stage:
+                watched = not usual or is_watched(block)
+                if ours and not watched and fused_cpu.may_overwrite(block, x):
+                    x = x.contiguous(memory_format=torch.channels_last)
+                    fused_cpu.add_branch_(block, x, scratch)
+                elif self.with_cp and x.requires_grad:
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+                ours = not watched
+            del scratch  # the largest thing there is; the next stage needs half
+            if i in self.out_indices:
+                maps[i] = getattr(self, f'norm{i}')(x)
+        return tuple(maps[i] for i in self.out_indices)
+
+    def translate(self, state: Mapping[str, Tensor]) -> Translation:
+        return translate(state)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Depth:
+        """Official layer ids; see :func:`backbones.optim.layer_depth.convnext_layer_depth`."""
+        return convnext_layer_depth(param_name.removeprefix(prefix), self.arch.depths[2])
+
+    def get_stage_depth(self, param_name: str, prefix: str = '') -> Depth:
+        """Official ids by stage; see :func:`backbones.optim.layer_depth.convnext_stage_depth`."""
+        return convnext_stage_depth(param_name.removeprefix(prefix), self.arch.depths[2])
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters with several dimensions that weight decay must spare: GRN's."""
+        return {
+            f'{name}.{param}'
+            for name, module in self.named_modules()
+            if isinstance(module, GRN)
+            for param in ('gamma', 'beta')
+        }
+
+    def frozen_modules(self) -> list[nn.Module]:
+        count = max(self.frozen_stages, 0)
+        return [*self.downsample_layers[:count], *self.stages[:count]]
+
+    def _freeze(self) -> None:
+        for module in self.frozen_modules():
+            module.eval().requires_grad_(False)
+
+
+@MODELS.register_module()
+class ConvNeXtV2(ConvNeXt):
+    """ConvNeXt V2: GRN in every block instead of layer scale. Arguments as :class:`ConvNeXt`."""
+
+    family = 'convnextv2'
+    archs = CONVNEXTV2_ARCHS
+    use_grn = True
+
+    def __init__(
+        self,
+        arch: str | Mapping[str, Sequence[int]] = 'tiny',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            out_indices,
+            drop_path_rate,
+            layer_scale_init_value,
+            frozen_stages,
+            with_cp,
+            init_cfg,
+        )
+
+
+def _init_as_official(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _is_new(downsample: nn.Module) -> bool:
+    """Whether nobody but the stage has what ``downsample`` returns."""
+    modules = (downsample, *downsample.children())
+    return (
+        type(downsample) is nn.Sequential
+        and type(modules[-1]) in (nn.Conv2d, LayerNorm2d)
+        and not any(map(is_watched, modules))
+    )
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        bound = f'from {low} to {high}' if high != float('inf') else f'of at least {low}'
+        raise ConfigError(f'{name}={value!r}: give a number {bound}.')
+
+
+def _checked_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or len(set(indices)) != len(indices) or not set(indices) <= {0, 1, 2, 3}:
+        raise ConfigError(
+            f'out_indices={out_indices!r}: give stages out of 0, 1, 2, 3, each at most once.'
+        )
+    return indices

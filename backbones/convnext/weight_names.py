@@ -1,0 +1,171 @@
+"""The names that ConvNeXt's parameters have in other libraries, translated into the official ones.
+
+Sources: the official repositories facebookresearch/ConvNeXt and ConvNeXt-V2 (whose names are kept
+here), timm, torchvision, transformers, mmpretrain, and DINOv3's own and transformers' exports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from backbones.weights.translation import Translation, prefixes_of
+
+# Every name that an official classifier or dense-prediction backbone has.
+OFFICIAL = re.compile(
+    r'downsample_layers\.[0-3]\.[01]\.(weight|bias)'
+    r'|stages\.[0-3]\.\d+\.((dwconv|norm|pwconv1|pwconv2)\.(weight|bias)|gamma|grn\.(gamma|beta))'
+    r'|(norm[0-3]?|head)\.(weight|bias)'
+)
+
+
+Rename = tuple[str, str | Callable[[re.Match], str]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way of naming: ``renames`` are regular expressions and their replacements, in order."""
+
+    name: str
+    renames: tuple[Rename, ...] = ()
+    drop: str | None = None
+
+    def official_name(self, key: str) -> str | None:
+        """The official name of ``key``, or None for a tensor that means nothing to this network."""
+        if self.drop and re.match(self.drop, key):
+            return None
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+
+def _torchvision_part(match: re.Match) -> str:
+    index = int(match['index'])
+    return f'stages.{index // 2}.' if index % 2 else f'downsample_layers.{index // 2}.'
+
+
+_MMPRETRAIN_BLOCK = (
+    (r'\.depthwise_conv\.', '.dwconv.'),
+    (r'\.pointwise_conv([12])\.', r'.pwconv\1.'),
+)
+LAYOUTS = (
+    # DINOv3's own files hold the final norm twice.
+    Layout('official', drop=r'norms\.\d\.'),
+    Layout(
+        'sparse FCMAE (MinkowskiEngine)',
+        (
+            (r'\.(ln|linear)\.', '.'),
+            (r'\.kernel$', '.weight'),
+        ),
+        drop=r'(decoder|proj|pred)\.|mask_token',
+    ),
+    Layout(
+        'timm',
+        (
+            (r'^stem[._](\d)\.', r'downsample_layers.0.\1.'),
+            (r'^stages[._](\d)\.downsample\.', r'downsample_layers.\1.'),
+            (r'^stages[._](\d)\.blocks\.', r'stages.\1.'),
+            (r'\.conv_dw\.', '.dwconv.'),
+            (r'\.mlp\.fc([12])\.', r'.pwconv\1.'),
+            (r'\.mlp\.grn\.weight$', '.grn.gamma'),
+            (r'\.mlp\.grn\.bias$', '.grn.beta'),
+            (r'^(head\.norm|norm_pre)\.', 'norm.'),
+            (r'^head\.fc\.', 'head.'),
+        ),
+    ),
+    Layout(
+        'torchvision',
+        (
+            (r'^features\.(?P<index>\d)\.', _torchvision_part),
+            (r'\.block\.0\.', '.dwconv.'),
+            (r'\.block\.2\.', '.norm.'),
+            (r'\.block\.3\.', '.pwconv1.'),
+            (r'\.block\.5\.', '.pwconv2.'),
+            (r'\.layer_scale$', '.gamma'),
+            (r'^classifier\.0\.', 'norm.'),
+            (r'^classifier\.2\.', 'head.'),
+        ),
+    ),
+    Layout(
+        'transformers',
+        (
+            (r'^(convnext|convnextv2)\.', ''),
+            (r'^embeddings\.patch_embeddings\.', 'downsample_layers.0.0.'),
+            (r'^embeddings\.layernorm\.', 'downsample_layers.0.1.'),
+            (r'^(encoder\.)?stages\.(\d)\.downsampling_layer\.', r'downsample_layers.\2.'),
+            (r'^(encoder\.)?stages\.(\d)\.layers\.', r'stages.\2.'),
+            (r'^layernorm\.', 'norm.'),
+            (r'\.layernorm\.', '.norm.'),
+            (r'\.layer_scale_parameter$', '.gamma'),
+            (r'\.grn\.weight$', '.grn.gamma'),
+            (r'\.grn\.bias$', '.grn.beta'),
+            (r'^hidden_states_norms\.stage(\d)\.', lambda m: f'norm{int(m[1]) - 1}.'),
+            (r'^classifier\.', 'head.'),
+        ),
+    ),
+    Layout(
+        'transformers DINOv3',
+        (
+            (r'^(model\.)?stages\.(\d)\.downsample_layers\.', r'downsample_layers.\2.'),
+            (r'^(model\.)?stages\.(\d)\.layers\.', r'stages.\2.'),
+            *_MMPRETRAIN_BLOCK,
+            (r'\.layer_norm\.', '.norm.'),
+            (r'^layer_norm\.', 'norm.'),
+        ),
+    ),
+    Layout('mmpretrain', (*_MMPRETRAIN_BLOCK, (r'^head\.fc\.', 'head.'))),
+)
+
+
+def translate(state: Mapping[str, Tensor]) -> Translation:
+    """``state`` in official names, by the layout that explains most of it."""
+    candidates = [
+        _translated(state, layout, prefix) for prefix in prefixes_of(state) for layout in LAYOUTS
+    ]
+    best = max(candidates, key=lambda c: (len(c.tensors), -len(c.foreign)))
+    if best.layout == 'mmpretrain' and 'norm0.weight' not in best.tensors:
+        # Its classifiers call the final norm norm3; its detectors have a norm on every output.
+        for part in ('weight', 'bias'):
+            if f'norm3.{part}' in best.tensors:
+                best.tensors[f'norm.{part}'] = best.tensors.pop(f'norm3.{part}')
+    return best
+
+
+def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Translation:
+    tensors, dropped, foreign = {}, [], []
+    for key, value in state.items():
+        if not key.startswith(prefix):
+            # A classifier stands beside the network that it belongs to.
+            name = layout.official_name(key)
+            if name in ('head.weight', 'head.bias') and prefix:
+                tensors[name] = value
+            elif name is None:
+                dropped.append(key)
+            else:
+                foreign.append(key)
+            continue
+        name = layout.official_name(key.removeprefix(prefix))
+        if name is None:
+            dropped.append(key)
+        elif OFFICIAL.fullmatch(name) and name not in tensors:
+            tensors[name] = _dense(value) if 'FCMAE' in layout.name else value
+        else:
+            foreign.append(key)
+    return Translation(layout.name, prefix, tensors, tuple(dropped), tuple(foreign))
+
+
+def _dense(kernel: Tensor) -> Tensor:
+    """A MinkowskiEngine tensor as a dense layer's.
+
+    Kernels are ``(k * k, in, out)``, depthwise ones ``(k * k, C)``, and enumerate their offsets with
+    the first spatial axis fastest; biases are ``(1, C)``.
+    """
+    side = round(kernel.shape[0] ** 0.5)
+    if kernel.ndim == 3 and side * side == kernel.shape[0]:
+        return kernel.permute(2, 1, 0).unflatten(2, (side, side)).transpose(2, 3)
+    if kernel.ndim == 2 and kernel.shape[0] == 49:
+        return kernel.t().unflatten(1, (7, 7)).transpose(1, 2).unsqueeze(1)
+    return kernel

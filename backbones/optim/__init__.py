@@ -1,0 +1,1 @@
+"""Learning-rate decay by the depth of a parameter."""

@@ -1,0 +1,403 @@
+"""Any model of timm as a backbone with feature maps at strides 4, 8, 16 and 32.
+
+timm's own parameter names are kept, under ``model.``, and timm's own rules say how deep a parameter
+lies and which ones weight decay spares. What timm leaves open for dense prediction is added: norms on
+the outputs, strides that a model does not have, images of any size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones.base import Backbone, accepted_arguments
+from backbones.convnext.weight_names import LAYOUTS
+from backbones.errors import ConfigError
+from backbones.layers import LayerNorm2d
+from backbones.optim.layer_depth import (
+    Depth,
+    convnext_layer_depth,
+    convnext_stage_depth,
+    folded,
+    generic_depths,
+)
+from backbones.weights.timm_catalog import check_model_name, first_line
+from backbones.weights.translation import Translation
+
+from .pyramid import pyramid_level
+
+STRIDES = (4, 8, 16, 32)
+NORM_EPS = 1e-6
+# What makes timm's models take images of any size, for those that have the option.
+_ANY_SIZE = {
+    'dynamic_img_size': True,
+    'dynamic_img_pad': True,
+    'strict_img_size': False,
+    'always_partition': True,
+}
+_OTHER_NORMS = ('LayerNorm', 'GroupNorm', 'RmsNorm', 'SimpleNorm')
+# Position tables of one size, read by indices that a meta device does not check.
+_ONE_SIZE = ('MultiScaleVit',)
+_TIMM_LAYOUT = next(layout for layout in LAYOUTS if layout.name == 'timm')
+
+
+@MODELS.register_module()
+class TimmBackbone(Backbone):
+    """A timm model, returning the last feature map of each of the strides 4, 8, 16 and 32.
+
+    A stride that the model does not have is made from the nearest one as in ViTDet's simple feature
+    pyramid (Li et al. 2022, section 3): finer maps by transposed convolutions that halve the channels,
+    coarser ones by max pooling. For a plain ViT those are all but its own. The 1x1 and 3x3 convolutions
+    which follow there are those of the neck here.
+
+    Args:
+        model: A name of ``timm.list_models()``.
+        out_indices: Which of the four maps are returned, in this order.
+        drop_path_rate: Stochastic depth, where the model has it.
+        output_norm: Whether every output gets a LayerNorm, as Swin's and ConvNeXt's detectors have;
+            None: if the model has any other normalisation than BatchNorm, whose residual stream is
+            not normalised.
+        frozen_stages: Nothing (-1), the stem (0), or the stem and as many stages do not train.
+        norm_eval: Keep BatchNorm's statistics as they are also while training.
+        sync_bn: Take BatchNorm's statistics over all processes (on CUDA, where torch can).
+        with_cp: Recompute blocks in the backward pass to save memory, where the model can.
+        size_divisor: What the model needs the sides of an image to be multiples of; inputs that are
+            not are padded, and maps cropped. None: found by trial on the meta device.
+        model_args: Further arguments of timm's model.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)``, e.g. ``timm:<model>.<tag>``.
+
+    Input ``(N, 3, H, W)``; output a tuple of ``(N, out_channels[i], H / out_strides[i],
+    W / out_strides[i])``, rounded down or up as the model does it.
+
+    Raises:
+        ConfigError: There is no such model, it has no feature maps, it takes images of one size alone,
+            or an argument is not possible.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        output_norm: bool | None = None,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        sync_bn: bool = False,
+        with_cp: bool = False,
+        size_divisor: int | None = None,
+        model_args: Mapping | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg, norm_eval)
+        check_model_name(model)
+        self.model_name = model
+        self.out_indices = tuple(out_indices)
+        if not self.out_indices or not set(self.out_indices) <= {0, 1, 2, 3}:
+            raise ConfigError(f'out_indices={out_indices!r}: give maps out of 0, 1, 2, 3.')
+        self._model_args = _model_args(model, drop_path_rate, dict(model_args or {}))
+        self.model = _create(model, self._model_args)
+
+        # For each output its stride, and the feature map that it is made from.
+        features = _features(model, self.model)
+        self._sources = {i: _nearest(STRIDES[i], features) for i in self.out_indices}
+        self._taken = sorted({features[s] for s in self._sources.values()})
+        self._stride_of = {features[s]: s for s in features}
+        widths = {s: self.model.feature_info[index]['num_chs'] for s, index in features.items()}
+        self._prune()
+        self.input_divisor = size_divisor or self._find_input_divisor()
+
+        self.pyramid = nn.ModuleDict()
+        channels = []
+        norms = _leaves_outputs_unnormalised(self.model) if output_norm is None else output_norm
+        eps = next((m.eps for m in self.model.modules() if isinstance(m, nn.LayerNorm)), NORM_EPS)
+        for i in self.out_indices:
+            source = self._sources[i]
+            level, width = pyramid_level(widths[source], source, STRIDES[i])
+            if level is not None:
+                self.pyramid[str(i)] = level
+            if norms:
+                self.add_module(f'norm{i}', LayerNorm2d(width, eps=eps))
+            channels.append(width)
+        self.output_norm = norms
+        self.out_channels = tuple(channels)
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+
+        if with_cp:
+            if not hasattr(self.model, 'set_grad_checkpointing'):
+                raise ConfigError(f'timm:{model} cannot recompute its blocks; leave with_cp out.')
+            self.model.set_grad_checkpointing(True)
+        if sync_bn and torch.cuda.is_available():
+            from timm.layers import convert_sync_batchnorm
+
+            self.model = convert_sync_batchnorm(self.model)
+        self._stage_depths: Mapping[str, Depth] | None = None
+        self._freeze(frozen_stages)
+
+    @property
+    def stages(self) -> int:
+        """How many stages ``frozen_stages`` counts; as many leave only norms and pyramid to train."""
+        return max(_groups(self.model, coarse=True).values())
+
+    @property
+    def size_divisor(self) -> int:
+        return max(self.input_divisor, *self.out_strides)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        height, width = x.shape[-2:]
+        down, right = -height % self.input_divisor, -width % self.input_divisor
+        if down or right:
+            x = F.pad(x, (0, right, 0, down))
+        maps = self.model.forward_intermediates(
+            x, indices=self._taken, output_fmt='NCHW', intermediates_only=True
+        )
+        by_stride = {self._stride_of[i]: m for i, m in zip(self._taken, maps)}
+        outputs = []
+        for i in self.out_indices:
+            y = by_stride[self._sources[i]]
+            if str(i) in self.pyramid:
+                y = self.pyramid[str(i)](y)
+            if down or right:
+                y = y[..., : -(-height // STRIDES[i]), : -(-width // STRIDES[i])]
+            if self.output_norm:
+                y = getattr(self, f'norm{i}')(y)
+            outputs.append(y)
+        return tuple(outputs)
+
+    def translate(self, state: Mapping[str, Tensor]) -> Translation:
+        """A file's tensors under this model's names: its own, or whatever timm can read for it."""
+        own = self.state_dict()
+        mine = super().translate(state)
+        if mine.tensors and not mine.foreign:
+            return mine
+        filtered, known = _as_timm_reads(self.model_name, self._model_args, state)
+        tensors = {f'model.{k}': v for k, v in filtered.items() if f'model.{k}' in own}
+        rest = [k for k in filtered if f'model.{k}' not in own]
+        return Translation(
+            'timm',
+            '',
+            tensors,
+            tuple(k for k in rest if k in known),
+            tuple(k for k in rest if k not in known),
+        )
+
+    def layer_depths(self) -> Mapping[str, Depth]:
+        """timm's groups of layers (``group_matcher``) between the stem and the heads, in at most 12;
+        for its ConvNeXts the official ids, for its ResNets one group: their recipes know no decay."""
+        if self._layer_depths is None:
+            self._layer_depths = self._depths(convnext_layer_depth, coarse=False)
+        return self._layer_depths
+
+    def stage_depths(self) -> Mapping[str, Depth]:
+        """The groups by stage; plain ViTs have no stages and keep their layers."""
+        if self._stage_depths is None:
+            self._stage_depths = self._depths(convnext_stage_depth, coarse=True)
+        return self._stage_depths
+
+    def no_weight_decay(self) -> set[str]:
+        """What timm's own rule spares: position tables, class tokens, GRN, ..."""
+        spared = set(getattr(self.model, 'no_weight_decay', set)())
+        names = (name for name, _ in self.model.named_parameters())
+        return {f'model.{name}' for name in names if name in spared or '.grn.' in name}
+
+    def frozen_modules(self) -> Iterable[nn.Module]:
+        """Leaf modules none of whose parameters train."""
+        for module in self.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(p.requires_grad for p in own):
+                yield module
+
+    def _find_input_divisor(self) -> int:
+        strides = [self._stride_of[i] for i in self._taken]
+        divisor = _find_size_divisor(self.model_name, self._model_args, self._taken, strides)
+        made_from = [s for i, s in self._sources.items() if s != STRIDES[i]]
+        # A map made from a coarser one has the size it should if that one was not rounded.
+        return max([divisor, *made_from])
+
+    def _prune(self) -> None:
+        """Take away what no output needs: parameters without gradients stop distributed training."""
+        if hasattr(self.model, 'prune_intermediate_layers'):
+            self.model.prune_intermediate_layers(self._taken, prune_norm=True, prune_head=True)
+
+    def _freeze(self, stages: int) -> None:
+        if stages < 0:
+            return
+        if stages > self.stages:
+            raise ConfigError(f'frozen_stages={stages}: timm:{self.model_name} has {self.stages}.')
+        groups = _groups(self.model, coarse=True)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(groups[name] > stages)
+        self.train(self.training)
+
+    def _depths(self, convnext_rule, coarse: bool) -> Mapping[str, Depth]:
+        from timm.models.convnext import ConvNeXt
+        from timm.models.resnet import ResNet
+
+        names = [name for name, _ in self.model.named_parameters()]
+        if isinstance(self.model, ConvNeXt):
+            blocks = len(self.model.stages[2].blocks)
+            rule = lambda name: convnext_rule(_TIMM_LAYOUT.official_name(name), blocks)  # noqa: E731
+            return {f'model.{name}': rule(name) for name in names}
+        if isinstance(self.model, ResNet):
+            return {f'model.{name}': (0, 1) for name in names}
+        groups = _groups(self.model, coarse=False)
+        fine = folded(groups) if len(set(groups.values())) > 2 else generic_depths(names)
+        if coarse:
+            stages = _groups(self.model, coarse=True)
+            if len(set(stages.values())) > 3:
+                total = next(iter(fine.values()))[1]
+                fine = {name: (min(stages[name], total - 2), total) for name in names}
+        return {f'model.{name}': depth for name, depth in fine.items()}
+
+
+def _model_args(name: str, drop_path_rate: float, given: dict) -> dict:
+    """The arguments that make timm's model fit for dense prediction, below those ``given``."""
+    with torch.device('meta'):
+        model = _create(name, given)
+    accepted = accepted_arguments(type(model))
+    args = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
+    strides = {info['reduction'] for info in model.feature_info}
+    if 14 in strides and 'patch_size' in accepted:
+        # timm resamples the weights of the patch embedding to another size of patches.
+        args['patch_size'] = 16
+    if drop_path_rate:
+        if 'drop_path_rate' not in accepted:
+            raise ConfigError(f'timm:{name} knows no drop path; set drop_path_rate=0.')
+        args['drop_path_rate'] = drop_path_rate
+    return args | given
+
+
+def _create(name: str, args: Mapping, **pretrained) -> nn.Module:
+    import timm
+
+    from .swin import pad_before_shift
+
+    try:
+        model = timm.create_model(name, num_classes=0, **args, **pretrained)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f'timm:{name} cannot be built with {dict(args)}: {first_line(error)}'
+        ) from error
+    pad_before_shift(model)
+    return model
+
+
+def _features(name: str, model: nn.Module) -> dict[int, int]:
+    """The last feature map of every stride that is of use: stride -> index.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    infos = list(getattr(model, 'feature_info', None) or ())
+    found = {info['reduction']: index for index, info in enumerate(infos)}
+    # A stride of 64 could only be turned back into 32; strides off the powers of two fit nowhere.
+    useful = {stride: index for stride, index in found.items() if stride in (*STRIDES, 64)}
+    if not useful or not hasattr(model, 'forward_intermediates'):
+        had = ', '.join(map(str, sorted(found))) or 'no map'
+        raise ConfigError(
+            f'timm:{name} cannot be a backbone: its feature maps have stride {had}, and a pyramid of '
+            'strides 4, 8, 16 and 32 needs at least one of these.'
+        )
+    return useful
+
+
+def _nearest(stride: int, features: Mapping[int, int]) -> int:
+    """The stride of ``features`` that a map of ``stride`` is made from; the finer of two."""
+    return min(sorted(features), key=lambda s: max(s / stride, stride / s))
+
+
+def _find_size_divisor(
+    name: str, args: Mapping, indices: Sequence[int], strides: Sequence[int]
+) -> int:
+    """The smallest of some numbers that sides of images must be multiples of.
+
+    1 (any size), powers of two, and the model's own input size, whose windows or partitions fit no
+    other number.
+    """
+    with torch.device('meta'):
+        model = _create(name, args).eval()
+    side = model.pretrained_cfg['input_size'][-1]
+    why = ''
+    for divisor in (1, 4, 16, 32, 64, side):
+        # odd multiples: what halves them would show
+        height, width = (_odd_multiple(160, divisor), _odd_multiple(224, divisor))
+        why = _what_does_not_fit(model, indices, strides, height, width)
+        if not why and type(model).__name__ not in _ONE_SIZE:
+            return divisor
+    raise ConfigError(
+        f'timm:{name} cannot be a backbone: it was made for images of {side} x {side}, and with others '
+        + (why or 'its position tables do not fit')
+        + '. Take a model of convolutions, of windows or with dynamic positions.'
+    )
+
+
+def _odd_multiple(size: int, divisor: int) -> int:
+    """The smallest odd multiple of ``divisor`` that is greater than ``size``."""
+    return (size // divisor + 1 | 1) * divisor
+
+
+@torch.no_grad()
+def _what_does_not_fit(
+    model: nn.Module, indices: Sequence[int], strides: Sequence[int], height: int, width: int
+) -> str:
+    """What goes wrong with images of that size, '' if they give the maps that the strides promise."""
+    try:
+        maps = model.forward_intermediates(
+            torch.zeros(2, 3, height, width, device='meta'),
+            indices=list(indices),
+            output_fmt='NCHW',
+            intermediates_only=True,
+        )
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
+        return f'it fails ({first_line(error)})'
+    for m, stride in zip(maps, strides):
+        for size, image in zip(m.shape[-2:], (height, width)):
+            if size not in (image // stride, -(-image // stride)):
+                return f'a map of stride {stride} is {size} wide for an image of {image}'
+    return ''
+
+
+def _leaves_outputs_unnormalised(model: nn.Module) -> bool:
+    """Whether anything but BatchNorm normalises: such models do so within the branches of residual
+    blocks, and the stream that comes out is not normalised."""
+    kinds = {type(module) for module in model.modules()}
+    if not any(issubclass(kind, _BatchNorm) for kind in kinds):
+        return True
+    return any(word in kind.__name__ for kind in kinds for word in _OTHER_NORMS)
+
+
+def _groups(model: nn.Module, coarse: bool) -> dict[str, int]:
+    """timm's number of the layer (coarse: the stage) of every parameter; the stem's is 0."""
+    from timm.models import group_parameters
+
+    if not hasattr(model, 'group_matcher'):
+        return {name: 0 for name, _ in model.named_parameters()}
+    return group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+
+
+def _as_timm_reads(
+    name: str, args: Mapping, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], set[str]]:
+    """``state`` as timm converts it before it loads it, and all names of the whole model.
+
+    timm's converters are private to its modules; the public way through them ends in
+    ``load_state_dict``, where this listens.
+    """
+    heard = SimpleNamespace(state={}, known=set())
+
+    def listen(self, state_dict, *_, **__):
+        heard.state, heard.known = dict(state_dict), set(self.state_dict())
+        return nn.modules.module._IncompatibleKeys([], [])
+
+    try:
+        with mock.patch.object(nn.Module, 'load_state_dict', listen):
+            _create(name, args, pretrained=True, pretrained_cfg_overlay={'state_dict': dict(state)})
+    except (ConfigError, KeyError, IndexError, AttributeError):
+        pass  # a converter looked for what another model's file does not have: nothing was heard
+    return heard.state, heard.known

@@ -1,0 +1,30 @@
+"""Maps of one stride from those of another, as in ViTDet's simple feature pyramid."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from backbones.layers import LayerNorm2d
+
+
+def pyramid_level(channels: int, source: int, target: int) -> tuple[nn.Module | None, int]:
+    """What makes a map of stride ``target`` of one of stride ``source``, and its channels.
+
+    Each halving of the stride is a transposed 2x2 convolution that halves the channels, with
+    LayerNorm and GELU between two of them; each doubling is a 2x2 max pooling. Source: Li et al. 2022
+    ("Exploring Plain Vision Transformer Backbones for Object Detection"), section 3.
+
+    Returns:
+        None for a map that is right as it is.
+    """
+    layers: list[nn.Module] = []
+    while source > target:
+        if layers:
+            layers += [LayerNorm2d(channels), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(channels, channels // 2, kernel_size=2, stride=2))
+        source, channels = source // 2, channels // 2
+    while source < target:
+        # ceil_mode: a map of an odd size keeps its last row and column
+        layers.append(nn.MaxPool2d(kernel_size=2, ceil_mode=True))
+        source *= 2
+    return (nn.Sequential(*layers) if layers else None), channels

@@ -1,0 +1,1 @@
+"""Pretrained weights: found, downloaded, read as data, translated and loaded whole."""

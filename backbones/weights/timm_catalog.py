@@ -1,0 +1,66 @@
+"""What timm knows: names of models, tags of weights, where they lie, and under which licence."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING
+
+from backbones.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
+
+
+@cache
+def model_names() -> tuple[str, ...]:
+    """Every model of the installed timm."""
+    import timm
+
+    return tuple(timm.list_models())
+
+
+def check_model_name(name: str) -> None:
+    """Raise ConfigError, with the nearest names, if timm has no model ``name``."""
+    if name in model_names():
+        return
+    near = get_close_matches(name, model_names(), 4, 0.5)
+    import timm
+
+    raise ConfigError(
+        f'timm:{name}: timm {timm.__version__} has no such model.'
+        + (f' Did you mean {" or ".join(near)}?' if near else ' timm.list_models() lists them.')
+    )
+
+
+def tags(model: str) -> tuple[str, ...]:
+    """The tags of the weights that timm knows for a model."""
+    import timm
+
+    names = timm.list_pretrained(f'{model}.*') + timm.list_pretrained(model)
+    return tuple(dict.fromkeys(n.partition('.')[2] for n in names if '.' in n))
+
+
+def pretrained_cfg(name: str) -> PretrainedCfg:
+    """timm's description of the weights ``<model>.<tag>``.
+
+    Raises:
+        ConfigError: There is no such model.
+        WeightsError: It has no such weights.
+    """
+    from timm.models import get_pretrained_cfg
+
+    model, _, tag = name.partition('.')
+    check_model_name(model)
+    known = tags(model)
+    if tag not in known:
+        raise WeightsError(
+            f'timm:{name}: timm has no weights {tag!r} of {model}; '
+            + (f'known: {", ".join(known)}.' if known else 'it has none at all of this model.')
+        )
+    return get_pretrained_cfg(name)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

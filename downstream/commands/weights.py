@@ -1,0 +1,170 @@
+"""What tools/weights.py does: list, show, fetch, inspect, convert and check weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from backbones.convnext.classifier import classifier_of
+from backbones.convnext.weight_names import translate
+from backbones.errors import ConfigError, WeightsError
+from backbones.weights.download import local_file
+from backbones.weights.load import describe
+from backbones.weights.read import read
+from backbones.weights.sources import find, weights_table
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CROP_RATIO = 0.875
+
+
+def list_weights(pattern: str = '*') -> None:
+    """Print the rows of the table whose names match ``pattern``."""
+    rows = {name: row for name, row in weights_table().items() if fnmatch(name, pattern)}
+    if not rows:
+        raise ConfigError(f'no weights match {pattern!r}; without a pattern all are listed.')
+    table = Table('name', 'top-1', 'px', 'licence')
+    for name, row in rows.items():
+        top1 = '-' if row['top1'] is None else f'{row["top1"]:.1f}'
+        table.add_row(name, top1, str(row['resolution']), row['licence'])
+    Console(width=100).print(table)
+
+
+def show(name: str) -> None:
+    """Print one row of the table."""
+    row = weights_table().get(name)
+    if row is None:
+        find(name)  # says which names there are
+        raise ConfigError(f'{name} is no name of the table; `inspect` tells what a file holds.')
+    for key, value in row.items():
+        print(f'{key:>10}: {"not known here" if value is None else value}')
+
+
+def fetch(name: str) -> Path:
+    """Download weights, verify them, and print where they are."""
+    path = local_file(find(name))
+    print(path)
+    return path
+
+
+def inspect(name: str, trust: bool = False) -> None:
+    """Print what weights hold."""
+    source = find(name)
+    state = read(local_file(source), trust)
+    found = translate(state)
+    print(f'    source: {source.name}')
+    print(f'    layout: {found.layout}' + (f', prefix {found.prefix!r}' if found.prefix else ''))
+    print(f'   network: {describe(state)}')
+    print(f'   licence: {source.licence}')
+    head = found.tensors.get('head.weight')
+    print(f'   classes: {"no head" if head is None else len(head)}')
+    print(f'   tensors: {len(state)}, {sum(v.numel() for v in state.values()):,} values')
+    if found.foreign:
+        print(f'  not read: {len(found.foreign)}, e.g. {", ".join(found.foreign[:4])}')
+
+
+def convert(name: str, out: Path, trust: bool = False) -> None:
+    """Write weights under their official names, as ``.safetensors`` or ``{'model': ...}`` in ``.pth``."""
+    out = Path(out)
+    if out.suffix not in ('.pth', '.pt', '.safetensors'):
+        raise ConfigError(f'{out}: end it in .safetensors, .pth or .pt.')
+    state = read(local_file(find(name)), trust)
+    if describe(state) == 'no ConvNeXt':
+        raise WeightsError(f'{name} is no ConvNeXt checkpoint; there is nothing to convert.')
+    tensors = {key: _official_shape(key, v) for key, v in translate(state).tensors.items()}
+    save(tensors, out)
+    print(f'{out}: {describe(tensors)}, {len(tensors)} tensors')
+
+
+def _official_shape(key: str, value: Tensor) -> Tensor:
+    if '.grn.' in key:
+        value = value.reshape(1, 1, 1, -1)
+    elif key.endswith('.gamma'):
+        value = value.reshape(-1)
+    elif '.pwconv' in key and key.endswith('.weight'):
+        value = value.flatten(1)
+    return value.contiguous()
+
+
+def save(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors aside and rename the file when it is whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(f'.{out.name}.{os.getpid()}')
+    try:
+        if out.suffix == '.safetensors':
+            from safetensors.torch import save_file
+
+            save_file(tensors, aside, metadata=metadata)
+        else:
+            torch.save({'model': tensors}, aside)
+        aside.replace(out)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def check(
+    names: Sequence[str], image: Path | None = None, resolution: int = 224, trust: bool = False
+) -> list[Tensor]:
+    """Print the five best classes that each of ``names`` gives ``image``, and how far they differ.
+
+    Args:
+        names: Weights of classifiers.
+        image: A picture; without one, the same random values for all.
+        resolution: Side of the square that the network sees, in pixels.
+        trust: Unpickle files that hold more than data.
+
+    Returns:
+        The logits ``(classes,)`` of each.
+    """
+    pixels = _read_image(image, resolution) if image else _random_image(resolution)
+    results = []
+    for name in names:
+        model = classifier_of(read(local_file(find(name)), trust), name)
+        with torch.inference_mode():
+            logits = model(pixels)[0]
+        results.append(logits)
+        print(f'{name}: {len(logits)} classes')
+        classes = _class_names(len(logits))
+        for score, index in zip(*logits.softmax(0).topk(min(5, len(logits)))):
+            print(f'  {100 * score:6.2f} %  {classes[int(index)]}')
+    for name, logits in list(zip(names, results))[1:]:
+        if logits.shape == results[0].shape:
+            difference = (logits - results[0]).abs().max().item()
+            print(f'largest difference of logits, {names[0]} and {name}: {difference:.2e}')
+    return results
+
+
+def _random_image(side: int) -> Tensor:
+    return torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def _read_image(path: Path, side: int) -> Tensor:
+    from torchvision.transforms import v2
+
+    from downstream.data.checks import open_image
+
+    shorter = round(side / _CROP_RATIO)
+    steps = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(shorter, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+            v2.CenterCrop(side),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(_MEAN, _STD),
+        ]
+    )
+    return steps(open_image(path).convert('RGB'))[None]
+
+
+def _class_names(count: int) -> Sequence[str]:
+    if count == 1000:
+        from torchvision.models import ConvNeXt_Tiny_Weights
+
+        return ConvNeXt_Tiny_Weights.DEFAULT.meta['categories']
+    return [f'class {i}' for i in range(count)]

@@ -1,0 +1,5 @@
+"""What a backbone must do, checked."""
+
+from .checks import Finding, check_backbone, gmacs, require_all_passed
+
+__all__ = ['Finding', 'check_backbone', 'gmacs', 'require_all_passed']

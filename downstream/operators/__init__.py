@@ -1,0 +1,1 @@
+"""mmcv's operators without mmcv's compiler."""

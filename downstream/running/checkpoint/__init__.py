@@ -1,0 +1,1 @@
+"""Checkpoints: whole or not there, read as data, sharded models included."""

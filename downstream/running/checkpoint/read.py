@@ -1,0 +1,118 @@
+"""Checkpoints of whole models: read without executing anything, translated, refused if they misfit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+import mmengine.runner.checkpoint
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from backbones.convnext.weight_names import translate
+from backbones.errors import WeightsError
+from backbones.weights.download import local_file
+from backbones.weights.read import read_content
+from backbones.weights.sources import find
+from downstream.distributed.safe_pickle import safe_globals
+
+
+def read(location: str | Path) -> dict:
+    """A checkpoint as ``{'state_dict': ..., 'meta': ..., ...}``.
+
+    Args:
+        location: A path or a URL of a run's checkpoint, of a published ``.safetensors``, or of the
+            official ConvNeXt code, mmdet or mmseg.
+
+    Raises:
+        WeightsError: There is no such file, it is no checkpoint, or it holds more than data.
+    """
+    location = str(location)
+    if not location.startswith(('http://', 'https://')) and not Path(location).is_file():
+        raise WeightsError(f'checkpoint {location} does not exist.')
+    path = local_file(find(location))
+    with safe_globals():
+        content = read_content(path)
+    if isinstance(content, dict) and 'state_dict' not in content:
+        tensors = content.get('model', content)
+        if isinstance(tensors, dict) and tensors and _are_tensors(tensors):
+            content = {'state_dict': tensors}
+    state = content.get('state_dict') if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not _are_tensors(state):
+        raise WeightsError(f"{path} holds no 'state_dict': it is not the checkpoint of a model.")
+    return content
+
+
+def read_whatever_fits(file: str | Path | BinaryIO, *args: object, **kwargs: object) -> object:
+    """What a file or a stream holds, in the place of a reader of mmengine that unpickles anything.
+
+    mmengine's warns of a file that holds more than data, and then runs it. This one refuses it.
+    """
+    with safe_globals():
+        if isinstance(file, (str, Path)):
+            return read_content(Path(file))
+        return torch.load(file, map_location='cpu', weights_only=True)
+
+
+# Weights of OpenMMLab's own backbones come through here.
+mmengine.runner.checkpoint._safe_torch_load = read_whatever_fits
+
+
+def _are_tensors(state: dict) -> bool:
+    return all(isinstance(value, Tensor) for value in state.values())
+
+
+def fitted(
+    state: dict[str, Tensor], model: nn.Module, source: str, fine_tuning: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of ``state`` that ``model`` takes, under its names.
+
+    The backbone's may have the names of another library (:mod:`backbones.convnext.weight_names`); the
+    names of necks and heads have been the same since mmdet 2 and mmseg 0.11.
+
+    Args:
+        state: Tensors of a whole model.
+        model: The model that they must fit.
+        source: Where they come from, for messages.
+        fine_tuning: Whether heads may differ; most tensors must still match.
+
+    Raises:
+        WeightsError: They do not fit.
+    """
+    expected = model.state_dict()
+    if set(state) != set(expected):
+        state = _renamed(state, expected)
+    matched = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
+    misfits = [f'{key}: missing from the file' for key in expected if key not in state]
+    misfits += [f'{key}: not in the model' for key in state if key not in expected]
+    misfits += [
+        f'{key}: {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the model'
+        for key, value in expected.items()
+        if key in state and key not in matched
+    ]
+    if misfits:
+        shown = '\n  '.join(misfits[:5]) + ('\n  ...' if len(misfits) > 5 else '')
+        summary = (
+            f'{len(matched)} of {len(expected)} tensors match, {len(misfits)} do not:\n  {shown}'
+        )
+        if not fine_tuning or len(matched) < len(expected) / 2:
+            raise WeightsError(f'{source} does not fit the model of this config: {summary}')
+        print_log(f'Fine-tuning from {source}: {summary}', 'current')
+    return matched
+
+
+def _renamed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` without wrappers' prefixes, its backbone under the official names."""
+    state = {re.sub(r'^(module\.|model\.)+', '', key): value for key, value in state.items()}
+    prefix = 'backbone.'
+    backbone = {k: v for k, v in state.items() if k.startswith(prefix)}
+    if not backbone or f'{prefix}downsample_layers.0.0.weight' not in expected:
+        return state
+    renamed = {k: v for k, v in state.items() if not k.startswith(prefix)}
+    for name, value in translate(backbone).tensors.items():
+        wanted = expected.get(prefix + name)
+        fits = wanted is not None and wanted.numel() == value.numel()
+        renamed[prefix + name] = value.reshape(wanted.shape) if fits else value
+    return renamed

@@ -1,0 +1,1 @@
+"""Resumed runs that go on as if nothing had happened."""

@@ -1,0 +1,184 @@
+"""Finding and downloading weights, against a server on this machine."""
+
+import hashlib
+import http.server
+import multiprocessing
+import threading
+
+import pytest
+import torch
+
+from backbones import ConvNeXt, WeightsError, load_pretrained
+from backbones.weights import sources as weight_files
+from backbones.weights.download import FOLDER, MIRROR, local_file
+from backbones.weights.sources import find
+
+BODY = bytes(range(256)) * 4096
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``files`` by path, counts answers, and can break off."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(('127.0.0.1', 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.asked: list[tuple[str, str | None]] = []
+        self.break_after: int | None = None
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        wanted = self.headers.get('Range')
+        self.server.asked.append((self.path, wanted))
+        body = self.server.files.get(self.path)
+        if body is None:
+            self.send_error(404)
+            return
+        start = int(wanted.removeprefix('bytes=').rstrip('-')) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        self.send_header('Content-Length', str(len(body) - start))
+        self.end_headers()
+        end = self.server.break_after
+        self.server.break_after = None
+        self.wfile.write(body[start:end])
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / 'cache'
+    monkeypatch.setenv(FOLDER, str(folder))
+    return folder
+
+
+def url(server, path='/a/weights.pth') -> str:
+    return f'http://127.0.0.1:{server.server_port}{path}'
+
+
+def files_of(folder) -> set[str]:
+    return {p.name for p in folder.iterdir() if not p.name.endswith('.lock')}
+
+
+def test_a_file_is_downloaded_once_and_its_digest_recorded(server, cache):
+    server.files['/a/weights.pth'] = BODY
+    path = local_file(find(url(server)))
+    assert path.read_bytes() == BODY
+    assert local_file(find(url(server))) == path
+    assert len(server.asked) == 1
+    record = (cache / 'weights.pth.sha256').read_text().split()
+    assert record == [hashlib.sha256(BODY).hexdigest(), 'weights.pth']
+    assert files_of(cache) == {'weights.pth', 'weights.pth.sha256'}
+
+
+def test_a_broken_download_goes_on(server, cache):
+    server.files['/a/weights.pth'] = BODY
+    server.break_after = 300_000
+    with pytest.raises(WeightsError, match='broke off at 300000 of 1048576 bytes|IncompleteRead'):
+        local_file(find(url(server)))
+    assert not (cache / 'weights.pth').exists()
+    assert local_file(find(url(server))).read_bytes() == BODY
+    assert server.asked[1][1] == 'bytes=300000-'
+
+
+def test_a_changed_file_is_noticed(server, cache):
+    server.files['/a/weights.pth'] = BODY
+    path = local_file(find(url(server)))
+    path.write_bytes(BODY[:-1] + b'x')
+    with pytest.raises(WeightsError, match=r'has changed since its first use.*weights.pth.sha256'):
+        local_file(find(url(server)))
+
+
+def test_the_digest_in_a_name_is_verified(server, cache):
+    good = hashlib.sha256(BODY).hexdigest()[:8]
+    server.files[f'/net-{good}.pth'] = BODY
+    server.files['/net-00000000.pth'] = BODY
+    assert local_file(find(url(server, f'/net-{good}.pth'))).is_file()
+    with pytest.raises(WeightsError, match='is damaged: its SHA-256 is'):
+        local_file(find(url(server, '/net-00000000.pth')))
+    assert not (cache / 'net-00000000.pth').exists()
+
+
+def test_a_mirror_takes_the_place_of_every_host(server, cache, monkeypatch):
+    server.files['/convnext/convnext_tiny_1k_224.pth'] = BODY
+    monkeypatch.setenv(MIRROR, f'http://127.0.0.1:{server.server_port}')
+    assert local_file(find('convnext-tiny_in1k')).read_bytes() == BODY
+
+
+def test_an_offline_folder_needs_no_network(cache, monkeypatch):
+    cache.mkdir()
+    (cache / 'convnext_tiny_1k_224.pth').write_bytes(BODY)
+    monkeypatch.setattr(weight_files, '_download', None)
+    assert local_file(find('convnext-tiny_in1k')).parent == cache
+
+
+def test_hub_files_of_different_models_do_not_collide(server, cache, monkeypatch):
+    monkeypatch.setenv(MIRROR, f'http://127.0.0.1:{server.server_port}')
+    for size in ('tiny', 'small'):
+        file = f'/timm/convnext_{size}.fb_in1k/resolve/main/model.safetensors'
+        server.files[file] = size.encode()
+    server.files['/lab/mine/resolve/main/pytorch_model.bin'] = b'old'
+    paths = [local_file(find(f'timm:convnext_{size}.fb_in1k')) for size in ('tiny', 'small')]
+    assert [path.read_bytes() for path in paths] == [b'tiny', b'small']
+    # an older repository has no .safetensors
+    assert local_file(find('hf:lab/mine')).read_bytes() == b'old'
+    with pytest.raises(WeightsError, match='there is nothing at'):
+        local_file(find('hf:lab/nothing'))
+
+
+def test_without_network_the_error_says_where_to_put_the_file(cache, monkeypatch):
+    monkeypatch.setenv(MIRROR, 'http://127.0.0.1:9')
+    with pytest.raises(WeightsError, match=r'cannot download http://127.0.0.1:9/.*put the file at'):
+        load_pretrained(ConvNeXt('tiny'), 'convnext-tiny_in1k')
+    assert files_of(cache) == set()
+
+
+def fetch(address: str, queue) -> None:
+    queue.put(str(local_file(find(address))))
+
+
+def test_two_processes_download_once(server, cache):
+    server.files['/a/weights.pth'] = BODY * 20
+    context = multiprocessing.get_context('fork')
+    queue = context.Queue()
+    processes = [context.Process(target=fetch, args=(url(server), queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = {queue.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join()
+    assert found == {str(cache / 'weights.pth')}
+    assert len(server.asked) == 1
+    assert files_of(cache) == {'weights.pth', 'weights.pth.sha256'}
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(WeightsError, match='is a folder'):
+        find(str(tmp_path))
+
+
+def test_weights_of_the_table_load_through_the_whole_way(server, cache, monkeypatch, tmp_path):
+    """Name, mirror, download, official layout, report."""
+    model = ConvNeXt('tiny')
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith('norm')}
+    torch.save({'model': state}, tmp_path / 'file.pth')
+    content = (tmp_path / 'file.pth').read_bytes()
+    server.files['/convnext/convnext_tiny_1k_224.pth'] = content
+    monkeypatch.setenv(MIRROR, f'http://127.0.0.1:{server.server_port}')
+    cfg = {'type': 'Pretrained', 'checkpoint': 'convnext-tiny_in1k'}
+    loaded = ConvNeXt('tiny', init_cfg=cfg)
+    loaded.init_weights()
+    assert torch.equal(loaded.stages[2][4].pwconv1.weight, model.stages[2][4].pwconv1.weight)

@@ -1,0 +1,215 @@
+"""Every check passes for a right backbone and fails for one that breaks just this."""
+
+import pytest
+import torch
+from torch import nn
+
+from downstream.contract import check_backbone, gmacs
+from downstream.contract.saved_memory import kept_bytes
+from tests.conftest import ROOT
+
+pytest_plugins = ['downstream.pytest_plugin']
+ME = 'tests.downstream.contract.test_checks'
+
+
+class Good(nn.Module):
+    """The smallest backbone that fulfils the contract."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out_channels, self.out_strides = (4, 8, 16, 32), (4, 8, 16, 32)
+        self.stages = nn.ModuleList(
+            nn.Conv2d(3 if i == 0 else c // 2, c, 4 if i == 0 else 2, 4 if i == 0 else 2)
+            for i, c in enumerate(self.out_channels)
+        )
+
+    def forward(self, x):
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return tuple(maps)
+
+
+class StatesNothing(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.out_channels, self.out_strides
+
+
+class FixesItsType(Good):
+    def forward(self, x):
+        return tuple(m.double() for m in super().forward(x))
+
+
+class MixesImages(Good):
+    def forward(self, x):
+        return super().forward(x - x.mean(0))
+
+
+class NeverEvaluates(Good):
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class CountsEvaluations(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('count', torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return super().forward(x)
+
+
+class AlwaysDropsOut(Good):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+class HasUnusedLayers(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(32, 10)
+
+
+class DeepStem(Good):
+    def get_layer_depth(self, name, prefix=''):
+        return 3 - int(name.removeprefix(prefix).split('.')[1]), 5
+
+
+class NoDepth(Good):
+    def get_layer_depth(self, name, prefix=''):
+        return 7
+
+
+class Overflows(Good):
+    def forward(self, x):
+        return tuple((1e4 * m) ** 2 / 1e8 for m in super().forward(x))
+
+
+class Views(Good):
+    def forward(self, x):
+        return super().forward(x.view(x.shape[0], -1).view(x.shape))
+
+
+class Forgets(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = torch.randn(())
+
+    def forward(self, x):
+        return super().forward(x + self.offset)
+
+
+class BranchesOnValues(Good):
+    def forward(self, x):
+        if x.sum().item() > 0:
+            x = x + 1
+        return super().forward(x)
+
+
+class RaggedAtOddSizes(Good):
+    def forward(self, x):
+        assert x.shape[-1] % 256 == x.shape[-2] % 256 == 0 or x.shape[-2:] == (128, 192)
+        return super().forward(x)
+
+
+def failed(cls, **options) -> dict[str, str]:
+    findings = list(check_backbone(cls, speed=False, **options))
+    return {finding.check: str(finding) for finding in findings if finding.passed is False}
+
+
+def test_a_good_one_passes_everything(check_backbone):
+    findings = check_backbone(f'{ME}:Good')
+    assert len(findings) == 15
+    assert not failed(Good)
+
+
+@pytest.mark.parametrize('name', ['convnext-atto', 'convnextv2-atto', 'timm:resnet18'])
+def test_ours_fulfil_it(check_backbone, name):
+    check_backbone(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['swin-tiny', 'resnet-50', 'resnext101-32x4d', 'timm:vit_tiny_patch16_224']
+)
+def test_the_larger_ones_fulfil_it(check_backbone, name):
+    check_backbone(name)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'check', 'words'),
+    [
+        (StatesNothing, 'states its outputs', 'no out_channels and no out_strides'),
+        (FixesItsType, 'multiples of 32', 'torch.float64 for an image of torch.float32'),
+        (MixesImages, 'batch', 'alone and in a batch'),
+        (NeverEvaluates, 'train and eval', 'training mode'),
+        (CountsEvaluations, 'train and eval', 'evaluation changes count'),
+        (AlwaysDropsOut, 'train and eval', 'two passes in evaluation mode differ'),
+        (HasUnusedLayers, 'gradients', 'head.weight, head.bias'),
+        (DeepStem, 'parameter depths', 'the first parameter has depth 3'),
+        (NoDepth, 'parameter depths', 'gives 7'),
+        (Overflows, 'float16', 'infinite'),
+        (Views, 'channels_last', 'view'),
+        (Forgets, 'checkpoint', 'a reloaded one differs'),
+        (BranchesOnValues, 'torch.compile', 'no single graph'),
+        (BranchesOnValues, 'torch.export', 'cannot be exported'),
+        (RaggedAtOddSizes, 'multiples of 32', 'AssertionError'),
+    ],
+)
+def test_what_is_broken_is_named(cls, check, words):
+    found = failed(cls)
+    assert words in found[check], found
+    assert len(found[check].splitlines()) == 2  # the advice
+
+
+def test_the_fixture_fails_the_test(check_backbone):
+    with pytest.raises(AssertionError, match=r'head\.weight'):
+        check_backbone(HasUnusedLayers)
+
+
+def test_the_tool_says_what_passed(tool):
+    result = tool('check_backbone', 'convnext-atto')
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert sum(line.startswith('pass') for line in lines) == 14
+    assert 'x its time' in result.out
+    assert 'fulfils the contract' in lines[-1]
+
+
+def test_the_tool_fails_with_what_failed(tool, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    result = tool('check_backbone', f'{ME}:HasUnusedLayers', '--no-speed')
+    assert result.code == 2
+    assert 'FAIL  gradients' in result.out
+    assert 'in 1 of 15 checks' in result.err
+    result = tool('check_backbone', 'convnext-tini')
+    assert result.code == 2
+    assert 'Did you mean convnext-tiny' in result.err
+
+
+def test_the_tool_hands_arguments_on(tool):
+    result = tool('check_backbone', 'ConvNeXt', '--args', 'arch=femto', '--no-speed')
+    assert result.code == 0, result.err
+    assert '48/4' in result.out
+
+
+def test_costs_are_those_of_the_paper():
+    from backbones import ConvNeXt
+
+    with torch.device('meta'):
+        assert gmacs(ConvNeXt('tiny'), (224, 224)) == pytest.approx(4.457, rel=2e-3)
+
+
+def test_activations_are_counted_once():
+    layer = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    image = torch.zeros(4, 8)
+    assert kept_bytes(layer, lambda: layer(image)) == 2 * 4 * 8 * 4
+    meta = layer.to('meta')
+    assert kept_bytes(meta, lambda: meta(image.to('meta'))) == 2 * 4 * 8 * 4
+    # the image, and ReLU's output, which two layers keep
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    rows = torch.randn(5, 4)
+    assert kept_bytes(layers, lambda: layers(rows)) == 4 * (5 * 4 + 5 * 8)

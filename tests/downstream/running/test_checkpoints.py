@@ -1,0 +1,464 @@
+"""Whole checkpoints or none: kills at any moment, full disks, damaged files; bad numbers stop a run."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
+from mmengine.structures import BaseDataElement
+
+from backbones import WeightsError
+from downstream.running.checkpoint import files as saving
+from downstream.running.checkpoint import writer as writing
+from downstream.running.hooks.finite import NotFiniteError
+from downstream.running.runner import SuiteRunner
+from tests import processes
+from tests.conftest import write_tiny_config
+
+
+@MODELS.register_module()
+class TinyRegressor(BaseModel):
+    """A model with random numbers of its own, small enough to be killed often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(
+            torch.nn.Linear(8, 32), torch.nn.BatchNorm1d(32), torch.nn.Dropout(0.3),
+            torch.nn.Linear(32, 1),
+        )  # fmt: skip
+
+    def forward(self, inputs, mode='loss'):
+        if mode == 'predict':
+            return [BaseDataElement()]
+        return {'loss': (self.net(torch.stack(inputs)) ** 2).mean()}
+
+
+@DATASETS.register_module()
+class NoiseDataset(torch.utils.data.Dataset):
+    metainfo: dict = {}
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index):
+        return {'inputs': torch.from_numpy(np.random.rand(8).astype('float32')) + index}
+
+
+@HOOKS.register_module()
+class SlowHook(Hook):
+    """Stretches steps, so that kills come in all parts of a run."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        time.sleep(0.02)
+
+
+REGULAR = dict(
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, by_epoch=False, max_keep_ckpts=1),
+    logger=dict(type='LoggerHook', interval=1000),
+)
+
+
+def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> SuiteRunner:
+    found = saving.newest_whole(work_dir) if resume else None
+    runner = SuiteRunner(
+        model=dict(type='TinyRegressor'),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            dataset=dict(type='NoiseDataset'),
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            batch_size=4,
+            num_workers=0,
+        ),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+        default_hooks=changes.pop('default_hooks', REGULAR),
+        custom_hooks=changes.pop('custom_hooks', [dict(type='SlowHook')]),
+        randomness=dict(seed=11),
+        load_from=str(found[0]) if found else None,
+        resume=bool(found),
+        cfg=dict(max_epochs=epochs, sharded=changes.pop('sharded', False)),
+        launcher='pytorch' if 'WORLD_SIZE' in os.environ else 'none',
+        experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',
+        **changes,
+    )
+    runner.train()
+    return runner
+
+
+LAST = 'iter_15.pth'
+LAST_OF_TWO = 'iter_10.pth'
+
+
+def kill_until_done(work_dir: Path, kills: int, count: int, rng: random.Random) -> int:
+    """Start again and again, with one process killed at a random moment; how many were killed."""
+    killed = 0
+    while True:
+        arguments = [{'work_dir': work_dir, 'resume': True}] * count
+        running = processes.start(tiny_run, work_dir, arguments)
+        if killed < kills:
+            # wait for the first sign of training, then for a random moment of it
+            before = newest_change(work_dir)
+            deadline = time.time() + 60
+            while newest_change(work_dir) == before and running[0].is_alive():
+                assert time.time() < deadline
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 0.15))
+            victim = rng.choice(running)
+            if victim.is_alive():
+                victim.kill()
+                killed += 1
+        # the others notice that one is gone
+        for process in running:
+            process.join(60)
+        codes = [process.exitcode for process in running]
+        assert None not in codes
+        if list(work_dir.glob('*.pth')):
+            assert saving.newest_whole(work_dir) is not None
+        if not any(codes):
+            return killed
+        assert -signal.SIGKILL in codes, codes
+
+
+def newest_change(work_dir: Path) -> int:
+    """When a checkpoint came last; the run replaces them while this looks."""
+    times = [0]
+    for path in work_dir.glob('*.pth'):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime_ns)
+    return max(times)
+
+
+def kill_test(tmp_path, kills: int, count: int = 1) -> None:
+    last = LAST if count == 1 else LAST_OF_TWO
+    kill_until_done(tmp_path / 'whole', 0, count, random.Random(0))
+    expected = saving.verified(tmp_path / 'whole' / last)
+    rng, done, round_ = random.Random(0), 0, 0
+    while done < kills:
+        round_ += 1
+        work_dir = tmp_path / f'killed{round_}'
+        work_dir.mkdir()
+        killed = kill_until_done(work_dir, min(kills - done, 10), count, rng)
+        found = saving.verified(work_dir / last)
+        for key, value in expected['state_dict'].items():
+            assert torch.equal(found['state_dict'][key], value), key
+        assert killed
+        done += killed
+
+
+def test_kills_at_any_moment(tmp_path):
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 20)))
+
+
+def test_kills_of_one_of_two_processes(tmp_path):
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 6)), count=2)
+
+
+def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
+    seen = []
+    remove = saving.remove
+
+    def spying(path):
+        if path.is_file():
+            named = Path((tmp_path / 'last_checkpoint').read_text())
+            assert named != path
+            assert named.is_file()
+            saving.verified(named)
+            seen.append(path.name)
+        remove(path)
+
+    monkeypatch.setattr(saving, 'remove', spying)
+    tiny_run(tmp_path, custom_hooks=[])
+    assert len(seen) == 14
+    assert sorted(p.name for p in tmp_path.glob('*.pth*')) == [LAST, f'{LAST}.sha256']
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 128 KiB."""
+    folder = tmp_path / 'small'
+    folder.mkdir()
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', str(folder)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip('this process may not mount a file system')
+    yield folder
+    subprocess.run(['umount', '-l', str(folder)], check=True)
+
+
+class FillingHook(Hook):
+    """Fills the disk up to half of a checkpoint before the one of a step is written."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_train_iter(self, runner, *args, **kwargs) -> None:
+        if runner.iter + 1 == self.step:
+            runner.writer.wait()
+            former, _ = saving.newest_whole(runner.work_dir)
+            fill(Path(runner.work_dir), former.stat().st_size // 2)
+
+
+def fill(folder: Path, left: int = 0) -> None:
+    """Leave so many bytes on the disk of a folder."""
+    with open(folder / 'ballast', 'wb', buffering=0) as ballast:
+        # Not by os.statvfs, which is a few pages off where several cores write.
+        with contextlib.suppress(OSError):
+            while ballast.write(bytes(4096)):
+                pass
+        ballast.truncate(max(0, ballast.tell() - left))
+
+
+def test_a_full_disk_leaves_the_former_one(small_disk):
+    """A real one, which fills up while a checkpoint is being written."""
+    with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
+        tiny_run(small_disk, custom_hooks=[FillingHook(4)], epochs=2)
+    former, _ = saving.newest_whole(small_disk)
+    assert former.name == 'iter_3.pth'
+    assert (small_disk / 'last_checkpoint').read_text() == str(former)
+    assert not list(small_disk.glob(f'*{saving._PARTIAL}'))
+    (small_disk / 'ballast').unlink()
+    tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
+    assert saving.newest_whole(small_disk)[0].name == 'iter_6.pth'
+
+
+def test_a_disk_that_is_full_at_the_start(small_disk):
+    """Before the first step a run writes its config, and Python does not say into which file."""
+    tiny_run(small_disk, custom_hooks=[], epochs=1)
+    fill(small_disk)
+    with pytest.raises(saving.SavingError, match=f'{small_disk}.*No space left.*--resume'):
+        tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
+    (small_disk / 'ballast').unlink()
+    tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
+    assert saving.newest_whole(small_disk)[0].name == 'iter_6.pth'
+
+
+def test_a_disk_that_fails_leaves_the_former_one(tmp_path, monkeypatch):
+    write = writing.write
+
+    def failing(content, path):
+        if 'iter_9' in path.name:
+            path.write_bytes(b'half')
+            raise OSError(28, 'No space left on device')
+        write(content, path)
+
+    monkeypatch.setattr(writing, 'write', failing)
+    with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
+        tiny_run(tmp_path, custom_hooks=[])
+    assert {p.name for p in tmp_path.glob('*iter*')} == {'iter_8.pth', 'iter_8.pth.sha256'}
+    path, content = saving.newest_whole(tmp_path)
+    assert path.name == 'iter_8.pth'
+    assert content['meta']['iter'] == 8
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """What is saved is the state of its step, whatever training does meanwhile."""
+    write, runners, overtaken = writing.write, [], []
+
+    class KeepingHook(Hook):
+        def before_train(self, runner) -> None:
+            runners.append(runner)
+
+    def slow(content, path):
+        before = runners[0].iter
+        time.sleep(0.1)
+        overtaken.append(runners[0].iter - before)
+        write(content, path)
+
+    slowly = [dict(type='SlowHook'), KeepingHook()]
+    expected = tiny_run(tmp_path / 'plain', custom_hooks=[]).model.state_dict()
+    at_eight = []
+
+    class NotingHook(Hook):
+        def after_train_iter(self, runner, *args, **kwargs) -> None:
+            if runner.iter == 7:
+                at_eight.append({k: v.clone() for k, v in runner.model.state_dict().items()})
+
+    monkeypatch.setattr(writing, 'write', slow)
+    runner = tiny_run(
+        tmp_path / 'slow',
+        custom_hooks=[*slowly, NotingHook()],
+        default_hooks=dict(
+            checkpoint=dict(type='SafeCheckpointHook', interval=4, by_epoch=False),
+            logger=dict(type='LoggerHook', interval=1000),
+        ),
+    )
+    assert max(overtaken) > 0
+    assert all(torch.equal(v, expected[k]) for k, v in runner.model.state_dict().items())
+    saved = saving.verified(tmp_path / 'slow' / 'iter_8.pth')['state_dict']
+    assert all(torch.equal(v, at_eight[0][k]) for k, v in saved.items())
+
+
+def test_where_memory_is_short_nothing_is_copied(tmp_path, monkeypatch):
+    content = {'state_dict': {'weight': torch.zeros(1000)}}
+    copied = writing.snapshot(content)
+    assert copied['state_dict']['weight'].data_ptr() != content['state_dict']['weight'].data_ptr()
+    monkeypatch.setattr(writing, 'free_memory', lambda: 7999)
+    assert writing.snapshot(content) is None
+    tiny_run(tmp_path, custom_hooks=[])
+    assert saving.newest_whole(tmp_path)[0].name == LAST
+
+
+def test_free_memory_is_that_of_this_machine():
+    assert 2**20 < writing.free_memory() < 2**50
+
+
+@METRICS.register_module()
+class ScriptedMetric(BaseMetric):
+    """Figures that are given beforehand."""
+
+    def __init__(self, figures: list[float]) -> None:
+        super().__init__()
+        self.figures = iter(figures)
+
+    def process(self, data_batch, data_samples) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results) -> dict[str, float]:
+        return {'mIoU': next(self.figures)}
+
+
+def best_run(work_dir, figures: list[float], resume: bool = False, epochs: int = 4) -> SuiteRunner:
+    return tiny_run(
+        work_dir,
+        resume,
+        epochs,
+        custom_hooks=[],
+        val_dataloader=dict(
+            dataset=dict(type='NoiseDataset'), sampler=dict(type='DefaultSampler', shuffle=False)
+        ),
+        val_cfg=dict(type='ValLoop'),
+        val_evaluator=dict(type='ScriptedMetric', figures=figures),
+        default_hooks=dict(
+            checkpoint=dict(
+                type='SafeCheckpointHook', interval=1, max_keep_ckpts=1, save_best='auto'
+            ),
+            logger=dict(type='LoggerHook', interval=1000),
+        ),
+    )
+
+
+def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
+    removed = []
+    remove = saving.remove
+
+    def spying(path):
+        if path.name.startswith('best'):
+            assert list(tmp_path.glob('best_mIoU_epoch_3.pth'))  # the better one is there by then
+            removed.append(path.name)
+        remove(path)
+
+    expected = best_run(tmp_path / 'whole', [1, 2, 3, 1]).model.state_dict()
+    monkeypatch.setattr(saving, 'remove', spying)
+    best_run(tmp_path, [2, 1], epochs=2)
+    assert {p.name for p in tmp_path.glob('best*.pth')} == {'best_mIoU_epoch_1.pth'}
+    runner = best_run(tmp_path, [3, 1], resume=True)
+    assert {p.name for p in tmp_path.glob('best*.pth')} == {'best_mIoU_epoch_3.pth'}
+    assert removed == ['best_mIoU_epoch_1.pth']
+    content = saving.verified(tmp_path / 'best_mIoU_epoch_3.pth')
+    assert content['meta']['epoch'] == 3
+    assert 'optimizer' not in content
+    assert saving.newest_whole(tmp_path)[0].name == 'epoch_4.pth'
+    assert all(torch.equal(v, expected[k]) for k, v in runner.model.state_dict().items())
+
+
+@pytest.mark.parametrize('damage', ['cut', 'flipped', 'emptied', 'garbled digest'])
+def test_a_damaged_file_is_skipped_for_the_one_before(damage, tmp_path):
+    content = {'state_dict': {'weight': torch.zeros(1000)}, 'meta': {'iter': 1}}
+    for name in ('iter_1.pth', 'iter_2.pth'):
+        torch.save(content, tmp_path / saving.unfinished(name))
+        saving.publish(tmp_path, name)
+        time.sleep(0.01)
+    newest = tmp_path / 'iter_2.pth'
+    data = bytearray(newest.read_bytes())
+    if damage == 'cut':
+        newest.write_bytes(data[:-100])
+    elif damage == 'flipped':
+        data[len(data) // 2] ^= 1
+        newest.write_bytes(data)
+    elif damage == 'emptied':
+        newest.write_bytes(b'')
+    else:
+        (tmp_path / 'iter_2.pth.sha256').write_text('')
+    os.utime(newest)
+    path, _ = saving.newest_whole(tmp_path)
+    assert path.name == 'iter_1.pth'
+    with pytest.raises(WeightsError):
+        saving.verified(newest)
+
+
+def test_nothing_to_resume_from_is_a_fresh_start(tmp_path):
+    assert saving.newest_whole(tmp_path) is None
+    (tmp_path / saving.unfinished('iter_3.pth')).write_bytes(b'half')
+    (tmp_path / 'best_mIoU_iter_3.pth').write_bytes(b'not for resuming')
+    assert saving.newest_whole(tmp_path) is None
+
+
+def test_another_config_says_what_has_changed(tmp_path, capsys):
+    tiny_run(tmp_path, custom_hooks=[], epochs=1)
+    tiny_run(tmp_path, resume=True, custom_hooks=[], epochs=2)
+    shown = capsys.readouterr().out
+    assert 'The config has changed since the checkpoint' in shown
+    assert '- max_epochs = 1' in shown
+    assert '+ max_epochs = 2' in shown
+
+
+@HOOKS.register_module()
+class PoisonHook(Hook):
+    """Makes the loss or a gradient infinite in one step."""
+
+    def __init__(self, what: str, step: int = 4) -> None:
+        self.what, self.step = what, step
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter != self.step:
+            return
+        if self.what == 'loss':
+            data_batch['inputs'][0][0] = float('inf')
+        else:
+            runner.model.net[3].bias.register_hook(lambda grad: grad * float('nan'))
+
+
+@pytest.mark.parametrize('what', ['loss', 'gradient'])
+def test_numbers_that_are_none_stop_before_the_weights(what, tmp_path):
+    hooks = [dict(type='FiniteGuardHook'), dict(type='PoisonHook', what=what)]
+    with pytest.raises(NotFiniteError, match='iteration 4: .*not finite') as caught:
+        tiny_run(tmp_path, custom_hooks=hooks)
+    if what == 'gradient':
+        assert 'net.3.bias' in str(caught.value)
+    content = torch.load(tmp_path / 'not_finite_iter4_rank0.pth')
+    assert len(content['inputs']) == 4
+    assert saving.newest_whole(tmp_path)[1]['meta']['iter'] == 4
+    state = saving.newest_whole(tmp_path)[1]['state_dict']
+    assert all(torch.isfinite(v).all() for v in state.values() if v.is_floating_point())
+
+
+def test_a_few_such_steps_may_be_left_out(tmp_path, capsys):
+    hooks = [
+        dict(type='FiniteGuardHook', skips=1),
+        dict(type='PoisonHook', what='gradient', step=14),
+    ]
+    runner = tiny_run(tmp_path, custom_hooks=hooks)
+    assert all(torch.isfinite(p).all() for p in runner.model.parameters())
+    assert 'left out, 0 more may be' in capsys.readouterr().out
+
+
+def test_the_images_of_a_bad_step_are_named(tool, shapes, tmp_path):
+    config = write_tiny_config('detection', shapes, tmp_path)
+    with open(config, 'a') as file:
+        file.write("optim_wrapper = dict(optimizer=dict(lr=float('inf')))\n")
+    result = tool('train', config, '--work-dir', tmp_path / 'run')
+    assert result.code == 2, result.out[-2000:]
+    assert 'not finite' in result.err
+    assert 'images [' in result.err
+    assert len(result.err.strip().splitlines()) == 1

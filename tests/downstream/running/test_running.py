@@ -1,0 +1,210 @@
+"""Small parts of a run: options, precision, progress bar, checkpoints, demo."""
+
+import io
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from tqdm import tqdm
+
+from backbones import ConfigError, WeightsError
+from downstream.running import config as options
+from downstream.running.checkpoint import read as checkpoints
+from downstream.running.precision import set_precision
+from tests.conftest import ROOT, write_tiny_config
+
+CASCADE = ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
+UPERNET = ROOT / 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
+
+
+@pytest.mark.parametrize(
+    ('word', 'value'),
+    [
+        ('a.b=1', 1),
+        ('a.b=1e-4', 1e-4),
+        ('a.b=None', None),
+        ('a.b=true', True),
+        ('a.b=text', 'text'),
+        ('a.b=x=y', 'x=y'),
+        ('a.b=1,2', (1, 2)),
+        ('a.b=x,y', ['x', 'y']),
+        ('a.b=[x,y]', ['x', 'y']),
+        ("a.b=[('x', 1)]", [('x', 1)]),
+        ('a.b=[dict(c=1)]', '[dict(c=1)]'),
+    ],
+)
+def test_cfg_options(word, value):
+    assert options.parse_cfg_options([word]) == {'a.b': value}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')
+def test_float16_recipe_trains_in_float32_without_cuda():
+    cfg = Config.fromfile(CASCADE)
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+    set_precision(cfg, None)
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper
+    set_precision(cfg, 'auto')
+    assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
+    with pytest.raises(ConfigError, match='needs CUDA'):
+        set_precision(cfg, 'fp16')
+
+
+def test_cuda_takes_float16_by_default(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = Config.fromfile(UPERNET)
+    set_precision(cfg, None)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    set_precision(cfg, 'bf16')
+    assert cfg.optim_wrapper.type == 'BFloat16OptimWrapper'
+    set_precision(cfg, 'auto')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    cfg.optim_wrapper.type = 'ApexOptimWrapper'
+    with pytest.raises(ConfigError, match='ApexOptimWrapper'):
+        set_precision(cfg, 'bf16')
+
+
+def prepared(tmp_path, config, **words) -> Config:
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
+    checkpoint = str(tmp_path / 'a.pth')
+    return options.testing_config(options.TestOptions(str(config), checkpoint=checkpoint, **words))
+
+
+def test_tta_of_ade20k_takes_whole_images_and_leaves_the_rest(tmp_path):
+    cfg = prepared(tmp_path, UPERNET, tta=True)
+    assert cfg.model.type == 'SegTTAModel'
+    assert cfg.model.module.test_cfg == {'mode': 'whole'}
+    assert cfg.model.module.decode_head.channels == 512
+    assert cfg.test_dataloader.dataset.pipeline[1].type == 'TestTimeAug'
+
+
+def test_testing_fetches_no_pretrained_weights(tmp_path):
+    assert prepared(tmp_path, CASCADE).model.backbone.init_cfg is None
+
+
+def test_tta_of_a_config_that_says_nothing_flips(tmp_path, shapes):
+    config = write_tiny_config('detection', shapes, tmp_path)
+    changes = {'tta_model': None, 'tta_pipeline': None}
+    cfg = prepared(tmp_path, config, tta=True, cfg_options=changes)
+    assert cfg.model.type == 'InstanceTTAModel'
+    *steps, augmented = cfg.test_dataloader.dataset.pipeline
+    assert [step.type for step in steps] == ['LoadImageFromFile', 'Resize', 'LoadAnnotations']
+    flips, (pack,) = augmented.transforms
+    assert [flip.prob for flip in flips] == [0.0, 1.0]
+    assert {'flip', 'flip_direction', 'scale_factor'} <= set(pack.meta_keys)
+
+
+def test_default_work_dir_is_named_after_the_config():
+    assert (
+        options.read_config(options.TrainOptions(str(CASCADE))).work_dir
+        == f'work_dirs/{CASCADE.stem}'
+    )
+    assert options.read_config(options.TrainOptions(str(CASCADE), work_dir='x')).work_dir == 'x'
+
+
+def test_a_checkpoint_must_fit_exactly():
+    model = torch.nn.Linear(2, 2)
+    state = dict(model.state_dict())
+    assert set(checkpoints.fitted(state, model, 'a.pth')) == {'weight', 'bias'}
+    with pytest.raises(WeightsError, match='extra: not in the model'):
+        checkpoints.fitted({**state, 'extra': torch.zeros(1)}, model, 'a.pth')
+    with pytest.raises(WeightsError, match=r'bias: missing from the file\n.*\(3, 2\) in the file'):
+        checkpoints.fitted({'weight': torch.zeros(3, 2)}, model, 'a.pth')
+
+
+def test_fine_tuning_may_change_heads_but_not_most_of_the_model():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
+    other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5)).state_dict()
+    with pytest.raises(WeightsError, match=r'2 of 4 tensors match.*\n.*1.weight: \(5, 2\)'):
+        checkpoints.fitted(other, model, 'a.pth')
+    assert set(checkpoints.fitted(other, model, 'a.pth', fine_tuning=True)) == {
+        '0.weight',
+        '0.bias',
+    }
+    wrapped = {f'net.{k}': v for k, v in other.items()}
+    with pytest.raises(WeightsError, match='0 of 4 tensors match'):
+        checkpoints.fitted(wrapped, model, 'a.pth', fine_tuning=True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_the_log_file_the_lines(shapes, tmp_path, monkeypatch):
+    from downstream.running.train import train
+
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, 'stdout', terminal)
+    changes = {'default_hooks.logger.interval': 1}
+    try:
+        train(
+            options.TrainOptions(str(config), work_dir=str(tmp_path / 'run'), cfg_options=changes)
+        )
+    finally:
+        monkeypatch.undo()
+        tqdm._instances.clear()
+    shown = terminal.getvalue()
+    assert 'train: 100%' in shown
+    assert 'loss ' in shown
+    assert 'GiB' in shown
+    assert 'val: 100%' in shown
+    assert 'mIoU' in shown
+    assert 'Iter(train)' not in shown
+    assert 'Config:' not in shown
+    (log,) = (tmp_path / 'run').glob('*/*.log')
+    assert 'Iter(train) [1/2]' in log.read_text()
+    assert 'Config:' in log.read_text()
+
+
+def test_demo_does_each_step_once(shapes, tmp_path, monkeypatch, capsys):
+    from downstream.commands import demo
+
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(config))
+    monkeypatch.setattr(demo, 'make_shapes', lambda root: False)
+    monkeypatch.chdir(tmp_path)
+    first = demo.demo('segmentation')
+    for key in ('log', 'checkpoint', 'pictures'):
+        assert (tmp_path / first[key]).exists(), key
+    trained_at = (tmp_path / first['checkpoint']).stat().st_mtime_ns
+
+    # once more: nothing is done
+    assert demo.demo('segmentation') == first
+    assert 'Nothing to do' in capsys.readouterr().out
+    # the summary is lost: the test is done again, the training is not
+    (tmp_path / 'work_dirs' / 'segmentation' / 'demo.json').unlink()
+    assert demo.demo('segmentation')['metrics'] == first['metrics']
+    assert (tmp_path / first['checkpoint']).stat().st_mtime_ns == trained_at
+    # another config: all anew
+    config.write_text(config.read_text() + 'optim_wrapper = dict(optimizer=dict(lr=1e-5))\n')
+    demo.demo('segmentation')
+    assert (tmp_path / first['checkpoint']).stat().st_mtime_ns != trained_at
+
+
+def test_an_interrupted_demo_goes_on(shapes, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    from downstream.commands import demo
+
+    whole_train = demo.train
+
+    def interrupted(words):
+        shorter = {'train_cfg.max_iters': 1, 'train_cfg.val_interval': 1}
+        whole_train(replace(words, cfg_options=shorter))
+        raise KeyboardInterrupt
+
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(config))
+    monkeypatch.setattr(demo, 'make_shapes', lambda root: False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, 'train', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.demo('segmentation')
+    work_dir = tmp_path / 'work_dirs' / 'segmentation'
+    first = (work_dir / 'iter_1.pth').stat().st_mtime_ns
+    monkeypatch.setattr(demo, 'train', whole_train)
+    assert demo.demo('segmentation')['checkpoint'].endswith('iter_2.pth')
+    assert (work_dir / 'iter_1.pth').stat().st_mtime_ns == first
