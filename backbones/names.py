@@ -114,7 +114,7 @@ def _import_class(name: str) -> str:
         raise ConfigError(f'backbone {name!r}: importing {module_name} failed: {error}') from error
     classes = [key for key, value in vars(module).items() if isinstance(value, type)]
     if class_name not in classes:
-        own = [key for key in classes if vars(module)[key].__module__ == module_name]
+        own = [key for key in classes if vars(module)[key].__module__.startswith(module_name)]
         near = get_close_matches(class_name, own, 3, 0.4) or own
         raise ConfigError(
             f'backbone {name!r}: {module_name} has no class {class_name!r}'

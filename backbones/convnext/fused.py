@@ -16,7 +16,3 @@ class FusedBlock(Block):
             if path.fits(self, x):
                 return path.run(self, x)
         return super().forward(x)
-
-    def by_modules(self, x: Tensor) -> Tensor:
-        """What the block is, module by module."""
-        return super().forward(x)

@@ -61,7 +61,7 @@ def test_in_float32(kind, rate, shape):
     block, x = block_of(kind, rate=rate), torch.randn(shape, device=DEVICE)
     found = results(block, x, lambda x: fast_gpu.run(block, x))
     torch.manual_seed(1)
-    expected = results(block.double(), x.double(), block.by_modules)
+    expected = results(block.double(), x.double(), block)
     if rate:  # masks are drawn in other dtypes, but of the same numbers
         found_dropped = (found[0] == x).flatten(1).all(1)
         assert torch.equal(found_dropped, (expected[0] == x).flatten(1).all(1))
@@ -78,9 +78,9 @@ def test_under_autocast(kind, half, x_dtype):
     block = block_of(kind)
     x = torch.randn(2, 40, 12, 9, device=DEVICE).to(x_dtype)
     found = results(block, x, lambda x: fast_gpu.run(block, x), half)
-    plain = results(block, x, block.by_modules, half)
+    plain = results(block, x, block, half)
     assert [t.dtype for t in found] == [t.dtype for t in plain]
-    exact = results(block.double(), x.double(), block.by_modules)
+    exact = results(block.double(), x.double(), block)
     for ours, theirs in zip(away(found, exact), away(plain, exact)):
         assert ours < 1.5 * theirs + 2 * torch.finfo(half).eps
 
@@ -90,8 +90,8 @@ def test_whole_in_half(dtype):
     block = block_of('V2').to(dtype)
     x = torch.randn(2, 40, 8, 8, device=DEVICE, dtype=dtype)
     with torch.inference_mode():
-        found, plain = fast_gpu.run(block, x), block.by_modules(x)
-    exact = block.double().by_modules(x.double())
+        found, plain = fast_gpu.run(block, x), block(x)
+    exact = block.double()(x.double())
     assert found.dtype == dtype
     ours, theirs = away([found, plain], [exact, exact])
     assert ours < 1.5 * theirs + torch.finfo(dtype).eps

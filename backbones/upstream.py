@@ -1,0 +1,68 @@
+"""Names that torch, timm, mmengine and mmdet do not promise to keep, and what needs each of them.
+
+Every private name that this suite uses stands here once and is resolved once, when what needs it is
+imported. So an upgrade that renames one either stops the import with a clear error or turns one feature
+off, and nothing fails, or silently changes, in the middle of a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+# Dotted path of the name -> the feature that needs it.
+PRIVATE_NAMES: dict[str, str] = {}
+_DISTRIBUTIONS = {
+    'torch': ('torch',),
+    'timm': ('timm',),
+    'mmengine': ('onedl-mmengine', 'mmengine'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'numpy': ('numpy',),
+}
+
+
+class UpstreamError(ImportError):
+    """A library no longer has a name that the suite cannot do without."""
+
+
+def optional(path: str) -> object | None:
+    """The object that a name of :data:`PRIVATE_NAMES` stands for, or None where there is none."""
+    if path not in PRIVATE_NAMES:
+        raise KeyError(f'{path} is not listed in backbones.upstream.PRIVATE_NAMES.')
+    parts = path.split('.')
+    for count in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module('.'.join(parts[:count]))
+        except ImportError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return None
+            found = getattr(found, part)
+        return found
+    return None
+
+
+def required(path: str) -> object:
+    """Like :func:`optional`, for what the suite cannot do without.
+
+    Raises:
+        UpstreamError: There is no such name; the message says which version is installed.
+    """
+    found = optional(path)
+    if found is None:
+        library = path.partition('.')[0]
+        raise UpstreamError(
+            f'{library} {_version(library)} has no {path}, which {PRIVATE_NAMES[path]} needs; '
+            'constraints.txt lists the versions that are tested together.'
+        )
+    return found
+
+
+def _version(library: str) -> str:
+    for distribution in _DISTRIBUTIONS[library]:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return '(version unknown)'
