@@ -222,7 +222,7 @@ _COMPILE = """
 import re, sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from backbones import gpu_kernels as kernels
+from backbones.kernels import triton_pointwise as gpu_kernels as kernels
 
 flags = dict(SCALES=True, SHIFTS=True, COMPARES=True, PULLS=True, KEEPS=True, **kernels._SHAPE)
 for capability in (80, 90):
