@@ -125,6 +125,10 @@ class SuiteRunner(Runner):
             with suppress(saving.SavingError):
                 self.writer.wait()
             raise
+        finally:
+            # Signal handlers and threads must not outlive a failed run.
+            for hook in self.hooks:
+                getattr(hook, 'close', lambda: None)()
         self.writer.wait()
         return model
 
