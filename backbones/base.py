@@ -38,9 +38,12 @@ class Backbone(BaseModule):
       W / out_strides[i])``;
     - ``size_divisor``, where it is not the largest stride: what the sides of an image must be
       multiples of;
+    - ``added_modules``: names of its modules that pretrained files do not contain and that start from
+      their initial values. The default is OpenMMLab's convention, a norm ``norm<i>`` for every ``i`` of
+      ``out_indices``;
 
-    and may override :meth:`get_layer_depth`, :meth:`get_stage_depth`, :meth:`no_weight_decay` and
-    :meth:`translate`.
+    and may override :meth:`get_layer_depth`, :meth:`get_stage_depth`, :meth:`no_weight_decay`,
+    :meth:`translate` and :meth:`describe`.
 
     Args:
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
@@ -50,6 +53,7 @@ class Backbone(BaseModule):
 
     out_channels: tuple[int, ...] = ()
     out_strides: tuple[int, ...] = ()
+    added_modules: tuple[str, ...] | None = None
 
     def __init__(self, init_cfg: dict | None = None, norm_eval: bool = False) -> None:
         super().__init__(init_cfg)
@@ -84,6 +88,16 @@ class Backbone(BaseModule):
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
         """A file's tensors under the names that this model has for them."""
         return by_own_names(state, self.state_dict())
+
+    def describe(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """The architecture that ``tensors``, under this model's names, belong to.
+
+        Messages about weights that do not match use it: "these are the weights of ...".
+
+        Returns:
+            None if it cannot be recognized; a message then lists the tensors instead.
+        """
+        return None
 
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)

@@ -1,4 +1,4 @@
-"""ConvNeXt as the classifier that it was pretrained as: to see that weights predict what they should."""
+"""ConvNeXt as the image classifier that it was pretrained as, to verify the predictions of weights."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import WeightsError
-from backbones.weights.load import describe, load_state
+from backbones.weights.load import load_state
+from backbones.weights.translation import Translation
 
 from .block import NORM_EPS
 from .model import ConvNeXt, ConvNeXtV2
-from .weight_names import translate
+from .weight_names import describe, translate
 
 
 class Classifier(nn.Module):
     """A backbone with global average pooling, ``norm`` and ``head``, under their official names.
 
     Args:
-        backbone: Its output norms are taken away.
-        num_classes: Width of the head.
+        backbone: Its stages are used, its output norms are not.
+        num_classes: Number of classes.
     """
 
     def __init__(self, backbone: ConvNeXt, num_classes: int) -> None:
@@ -37,20 +38,32 @@ class Classifier(nn.Module):
             x = stage(downsample(x))
         return self.head(self.norm(x.mean(dim=(2, 3))))
 
+    def translate(self, state: Mapping[str, Tensor]) -> Translation:
+        """A file's tensors under the official names, which are this model's."""
+        return translate(state)
+
+    def describe(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """The architecture of ``tensors``; see :meth:`backbones.base.Backbone.describe`."""
+        return describe(tensors)
+
 
 def classifier_of(state: Mapping[str, Tensor], source: str = 'state dict') -> Classifier:
-    """The classifier whose weights ``state`` holds, in evaluation mode.
+    """The classifier that ``state`` is a checkpoint of, in evaluation mode and float32.
 
     Raises:
-        WeightsError: It holds no ConvNeXt, one of a size that is not in the tables, or no head.
+        WeightsError: It is no ConvNeXt, has a size that is not in the tables, or no head.
     """
     tensors = translate(state).tensors
     if 'head.weight' not in tensors or 'norm.weight' not in tensors:
-        raise WeightsError(f'{source} has no final norm and head: it is no classifier.')
-    family, _, size = describe(state).partition(' ')
+        raise WeightsError(f'{source} has no final norm and head: it is not a classifier.')
+    found = describe(tensors)
+    family, _, size = (found or '').partition(' ')
     cls = {'ConvNeXt': ConvNeXt, 'ConvNeXtV2': ConvNeXtV2}.get(family)
     if cls is None or size not in cls.archs:
-        raise WeightsError(f'{source}: {family} {size} is not one that can be checked.')
+        raise WeightsError(
+            f'{source} is {found or "not a ConvNeXt"}; only the published sizes of ConvNeXt and '
+            'ConvNeXtV2 can be checked.'
+        )
     scale = 1.0 if 'stages.0.0.gamma' in tensors else 0.0
     model = Classifier(
         cls(size, layer_scale_init_value=scale), num_classes=len(tensors['head.weight'])

@@ -26,7 +26,7 @@ from . import fused_cpu
 from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
 from .block import GRN, NORM_EPS
 from .fused import FusedBlock
-from .weight_names import translate
+from .weight_names import describe, translate_backbone
 
 STRIDES = (4, 8, 16, 32)
 
@@ -151,7 +151,10 @@ class ConvNeXt(Backbone):
         return tuple(maps[i] for i in self.out_indices)
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
-        return translate(state)
+        return translate_backbone(state, self.state_dict())
+
+    def describe(self, tensors: Mapping[str, Tensor]) -> str | None:
+        return describe(tensors)
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Depth:
         """Official layer ids; see :func:`backbones.optim.layer_depth.convnext_layer_depth`."""

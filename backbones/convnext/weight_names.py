@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from backbones.weights.translation import Translation, prefixes_of
+
+from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
 
 # Every name that an official classifier or dense-prediction backbone has.
 OFFICIAL = re.compile(
@@ -20,6 +22,7 @@ OFFICIAL = re.compile(
     r'|stages\.[0-3]\.\d+\.((dwconv|norm|pwconv1|pwconv2)\.(weight|bias)|gamma|grn\.(gamma|beta))'
     r'|(norm[0-3]?|head)\.(weight|bias)'
 )
+_OUTSIDE_THE_STAGES = re.compile(r'(norm[0-3]?|head)\.(weight|bias)')
 
 
 Rename = tuple[str, str | Callable[[re.Match], str]]
@@ -132,6 +135,42 @@ def translate(state: Mapping[str, Tensor]) -> Translation:
             if f'norm3.{part}' in best.tensors:
                 best.tensors[f'norm.{part}'] = best.tensors.pop(f'norm3.{part}')
     return best
+
+
+def translate_backbone(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Translation:
+    """:func:`translate` for a dense-prediction backbone with the tensors ``own``.
+
+    The classifier's final norm and head, and norms of outputs that the backbone does not have, move to
+    ``dropped``.
+    """
+    found = translate(state)
+    unneeded = [k for k in found.tensors if k not in own and _OUTSIDE_THE_STAGES.fullmatch(k)]
+    tensors = {k: v for k, v in found.tensors.items() if k not in unneeded}
+    return replace(found, tensors=tensors, dropped=(*found.dropped, *unneeded))
+
+
+def describe(tensors: Mapping[str, Tensor]) -> str | None:
+    """The architecture that tensors in official names belong to.
+
+    Returns:
+        ``'ConvNeXt tiny'``, ``'ConvNeXtV2 with depths (...) and dims (...)'``, or None if a stage is
+        missing.
+    """
+    depths, dims = [], []
+    for stage in range(4):
+        bias = tensors.get(f'stages.{stage}.0.dwconv.bias')
+        if bias is None:
+            return None
+        block = re.compile(rf'stages\.{stage}\.\d+\.dwconv\.bias')
+        dims.append(bias.numel())
+        depths.append(sum(block.fullmatch(name) is not None for name in tensors))
+    is_v2 = any('.grn.' in name for name in tensors)
+    family = 'ConvNeXtV2' if is_v2 else 'ConvNeXt'
+    arch = Arch(tuple(depths), tuple(dims))
+    for size, known in (CONVNEXTV2_ARCHS if is_v2 else CONVNEXT_ARCHS).items():
+        if known == arch:
+            return f'{family} {size}'
+    return f'{family} with depths {arch.depths} and dims {arch.dims}'
 
 
 def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Translation:

@@ -146,6 +146,11 @@ class TimmBackbone(Backbone):
         return max(_groups(self.model, coarse=True).values())
 
     @property
+    def added_modules(self) -> tuple[str, ...]:
+        """The pyramid's layers and the output norms, which timm's files do not contain."""
+        return ('pyramid', *(f'norm{i}' for i in self.out_indices))
+
+    @property
     def size_divisor(self) -> int:
         return max(self.input_divisor, *self.out_strides)
 

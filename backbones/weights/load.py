@@ -7,14 +7,12 @@ values.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from backbones.convnext.weight_names import translate
 from backbones.errors import WeightsError
 
 from .download import local_file
@@ -22,13 +20,8 @@ from .read import read
 from .sources import find, weights_table
 from .translation import Translation, by_own_names
 
-__all__ = ['Report', 'describe', 'load_pretrained', 'load_state', 'weights_table']
+__all__ = ['Report', 'load_pretrained', 'load_state', 'weights_table']
 
-# Files of classifiers know no norm per output, which starts at weight 1 and bias 0 (official
-# detection code), and no pyramid; dense prediction has no use for the classifier's norm and head.
-_OUTPUT_NORM = re.compile(r'norm[0-3]\.(weight|bias)')
-_ADDED = re.compile(r'(norm[0-3]|pyramid)\..+')
-_CLASSIFIER = re.compile(r'(norm|head)\.(weight|bias)')
 _SHOWN = 4
 
 
@@ -43,48 +36,54 @@ def is_non_commercial(licence: str) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What a load did. Tensors by official name.
+    """The result of a load. Tensors are listed under the model's names.
 
     Attributes:
-        source: As the user named it.
-        layout: The library whose names the file has.
-        licence: Of the weights.
-        matched: Loaded.
-        reshaped: Those of them that the file stores in another shape.
-        fresh: Output norms and pyramids, which classifiers' files do not have.
-        missing: In the model, not in the file.
-        unused: In the file, not in the model.
-        misshapen: In both, of different size.
+        source: The checkpoint, as the user named it.
+        layout: The library whose parameter names the file uses.
+        licence: Licence of the weights.
+        loaded: Tensors that were loaded.
+        reshaped: Those loaded tensors that the file stores in another shape.
+        initialized: Tensors of added modules (output norms, pyramids) that no pretrained file has; they
+            start from their initial values.
+        missing: Tensors of the model that the file lacks.
+        unexpected: Tensors of the file that the model lacks.
+        mismatched: Tensors of different size in the model and in the file.
     """
 
     source: str
     layout: str
     licence: str
-    matched: tuple[str, ...]
+    loaded: tuple[str, ...]
     reshaped: tuple[str, ...]
-    fresh: tuple[str, ...]
+    initialized: tuple[str, ...]
     missing: tuple[str, ...]
-    unused: tuple[str, ...]
-    misshapen: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that was expected is amiss."""
-        return not (self.missing or self.unused or self.misshapen)
+        """Whether the file and the model have the same tensors, added modules aside."""
+        return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
         lines = [
             f'Weights {self.source} ({self.layout} layout)',
             f'  licence: {self.licence}'
             + (' - NON-COMMERCIAL use only' if is_non_commercial(self.licence) else ''),
-            f'  {len(self.matched)} tensors loaded'
+            f'  {len(self.loaded)} tensors loaded'
             + (f', {len(self.reshaped)} of them reshaped' if self.reshaped else '')
-            + (f'; {len(self.fresh)} are new here: {_some(self.fresh)}' if self.fresh else ''),
+            + (
+                f'; {len(self.initialized)} not in the file by design, newly initialized: '
+                f'{_some(self.initialized)}'
+                if self.initialized
+                else ''
+            ),
         ]
-        for what in ('missing', 'unused', 'misshapen'):
-            names = getattr(self, what)
+        for kind in ('missing', 'unexpected', 'mismatched'):
+            names = getattr(self, kind)
             if names:
-                lines.append(f'  {len(names)} {what}: {_some(names)}')
+                lines.append(f'  {len(names)} {kind}: {_some(names)}')
         return '\n'.join(lines)
 
 
@@ -99,11 +98,11 @@ def load_pretrained(
     """Load ``checkpoint`` into a backbone, completely or not at all.
 
     Args:
-        model: Its method ``translate`` says what the file's tensors are called in it; without one they
-            are called the same, or it is a ConvNeXt with the official names.
+        model: Its method ``translate`` returns the file's tensors under the model's names. A model
+            without that method is expected to use the file's names.
         checkpoint: A name of the table, a path, a URL, ``timm:<model.tag>`` or ``hf:<repo>``.
-        prefix: Take the keys that start so, and no others. Usually found by itself.
-        strict: Whether a tensor too few or too many is an error.
+        prefix: Load only the keys that start with this prefix. By default it is detected.
+        strict: Whether a missing, unexpected or mismatched tensor is an error.
         trust: Unpickle a file that holds more than data; that can run any program in it.
         map_location: Accepted because mmengine's ``Pretrained`` has it; files are read on the CPU.
 
@@ -111,8 +110,8 @@ def load_pretrained(
         The report, which is also logged.
 
     Raises:
-        WeightsError: The checkpoint cannot be had or read, or does not fit ``model``; the model is
-            as it was.
+        WeightsError: The checkpoint cannot be found or read, or does not match ``model``; the model is
+            unchanged.
     """
     source = find(checkpoint)
     state = read(local_file(source), trust)
@@ -133,53 +132,55 @@ def load_state(
     strict: bool = True,
 ) -> Report:
     """Load a state dict of any known layout into ``model``; see :func:`load_pretrained`."""
-    found = _translation(model, state)
-    report, fitting = _compare(model.state_dict(), found, source, licence)
-    if not report.matched or (strict and not report.complete):
-        raise WeightsError(_refusal(model, found, report))
-    model.load_state_dict(fitting, strict=False)
+    translation = _translate(model, state)
+    report, matching = _compare(model, translation, source, licence)
+    if not report.loaded or (strict and not report.complete):
+        raise WeightsError(_refusal(model, translation, report))
+    model.load_state_dict(matching, strict=False)
     return report
 
 
-def _translation(model: nn.Module, state: Mapping[str, Tensor]) -> Translation:
+def _translate(model: nn.Module, state: Mapping[str, Tensor]) -> Translation:
     if hasattr(model, 'translate'):
         return model.translate(state)
-    own = model.state_dict()
-    return translate(state) if _has_official_names(own) else by_own_names(state, own)
+    return by_own_names(state, model.state_dict())
 
 
-def _has_official_names(state: Mapping[str, Tensor]) -> bool:
-    return 'downsample_layers.0.0.weight' in state
+def _added_modules(model: nn.Module) -> Collection[str]:
+    """Modules that classification checkpoints lack. A class that does not declare ``added_modules``
+    follows OpenMMLab's convention: output ``i`` has a norm ``norm<i>``."""
+    declared = getattr(model, 'added_modules', None)
+    if declared is not None:
+        return declared
+    return {f'norm{i}' for i in getattr(model, 'out_indices', ())}
 
 
 def _compare(
-    target: Mapping[str, Tensor], found: Translation, source: str, licence: str
+    model: nn.Module, translation: Translation, source: str, licence: str
 ) -> tuple[Report, dict[str, Tensor]]:
-    fitting, reshaped, fresh, missing, misshapen = {}, [], [], [], []
-    tensors = dict(found.tensors)
-    for name, expected in target.items():
+    matching, reshaped, initialized, missing, mismatched = {}, [], [], [], []
+    tensors = dict(translation.tensors)
+    added = _added_modules(model)
+    for name, expected in model.state_dict().items():
         value = tensors.pop(name, None)
         if value is None and name.endswith('.num_batches_tracked'):
             continue  # a counter that old files do not have, and that nothing here reads
         if value is None:
-            (fresh if _ADDED.fullmatch(name) else missing).append(name)
+            (initialized if name.partition('.')[0] in added else missing).append(name)
         elif value.shape == expected.shape:
-            fitting[name] = value
+            matching[name] = value
         elif _same_but_for_ones(value, expected):
-            fitting[name] = value.reshape(expected.shape)
+            matching[name] = value.reshape(expected.shape)
             reshaped.append(name)
         else:
-            misshapen.append(f'{name} {tuple(value.shape)} for {tuple(expected.shape)}')
-    unused = [name for name in tensors if not _CLASSIFIER.fullmatch(name)]
-    # Norms of outputs that this model does not have are no loss.
-    unused = [name for name in unused if not _OUTPUT_NORM.fullmatch(name)]
-    # What stands beside the backbone in a whole model was not asked for.
-    unused += [key for key in found.foreign if key.startswith(found.prefix)]
+            mismatched.append(f'{name} {tuple(value.shape)} for {tuple(expected.shape)}')
+    # A whole detector's file also has tensors outside of its backbone: they are no part of this load.
+    foreign = [key for key in translation.foreign if key.startswith(translation.prefix)]
     report = Report(
-        source, found.layout, licence, tuple(fitting), tuple(reshaped), tuple(fresh),
-        tuple(missing), tuple(unused), tuple(misshapen),
+        source, translation.layout, licence, tuple(matching), tuple(reshaped), tuple(initialized),
+        tuple(missing), (*tensors, *foreign), tuple(mismatched),
     )  # fmt: skip
-    return report, fitting
+    return report, matching
 
 
 def _same_but_for_ones(value: Tensor, expected: Tensor) -> bool:
@@ -187,51 +188,26 @@ def _same_but_for_ones(value: Tensor, expected: Tensor) -> bool:
     return [n for n in value.shape if n > 1] == [n for n in expected.shape if n > 1]
 
 
-def describe(state: Mapping[str, Tensor]) -> str:
-    """What the tensors are: ``'ConvNeXt tiny'``, ``'ConvNeXtV2 with depths ... and dims ...'``."""
-    return _describe(translate(state))
-
-
-def _describe(found: Translation) -> str:
-    from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
-
-    dims, depths = [], []
-    for stage in range(4):
-        bias = found.tensors.get(f'stages.{stage}.0.dwconv.bias')
-        blocks = [
-            k for k in found.tensors if re.fullmatch(rf'stages\.{stage}\.\d+\.dwconv\.bias', k)
-        ]
-        if bias is None:
-            return 'no ConvNeXt'
-        dims.append(bias.numel())
-        depths.append(len(blocks))
-    v2 = any('.grn.' in name for name in found.tensors)
-    family = 'ConvNeXtV2' if v2 else 'ConvNeXt'
-    arch = Arch(tuple(depths), tuple(dims))
-    for size, known in (CONVNEXTV2_ARCHS if v2 else CONVNEXT_ARCHS).items():
-        if known == arch:
-            return f'{family} {size}'
-    return f'{family} with depths {arch.depths} and dims {arch.dims}'
-
-
-def _refusal(model: nn.Module, found: Translation, report: Report) -> str:
-    own = model.state_dict()
-    if not _has_official_names(own):
+def _refusal(model: nn.Module, translation: Translation, report: Report) -> str:
+    """Why a load is refused, in terms of architectures where the model can name them."""
+    describe = getattr(model, 'describe', lambda tensors: None)
+    own = describe(model.state_dict())
+    if own is None:
         return (
-            f'{report.source} does not fit this {type(model).__name__}:\n{report}\n'
-            'strict=False loads what there is.'
+            f'{report.source} does not match this {type(model).__name__}:\n{report}\n'
+            'strict=False loads the tensors that match.'
         )
-    what = _describe(found)
-    wanted = describe({k: torch.empty(v.shape, device='meta') for k, v in own.items()})
-    if what == 'no ConvNeXt':
-        known = (
-            f'{len(found.tensors)} tensors have known names' if found.tensors else 'no known name'
-        )
-        names = ', '.join([*found.foreign, *found.tensors][:_SHOWN])
+    found = describe(translation.tensors)
+    if found is None:
+        known = len(translation.tensors)
         return (
-            f'{report.source} is no ConvNeXt checkpoint (closest layout: {found.layout}, {known}). '
-            f'It holds {names}, ...'
+            f'{report.source} is not a checkpoint of {own} (closest layout: {translation.layout}, '
+            + (f'{known} tensors have known names' if known else 'no known name')
+            + f'). It holds {_some([*translation.foreign, *translation.tensors])}.'
         )
-    if what != wanted:
-        return f'{report.source}: these are the weights of {what}; the config asks for {wanted}.'
-    return f'{report.source} does not fit:\n{report}\nstrict=False loads what there is.'
+    if found != own:
+        return f'{report.source}: these are the weights of {found}; the config asks for {own}.'
+    return (
+        f'{report.source} does not match {own}:\n{report}\n'
+        'strict=False loads the tensors that match.'
+    )

@@ -13,10 +13,9 @@ from rich.table import Table
 from torch import Tensor
 
 from backbones.convnext.classifier import classifier_of
-from backbones.convnext.weight_names import translate
+from backbones.convnext.weight_names import describe, translate
 from backbones.errors import ConfigError, WeightsError
 from backbones.weights.download import local_file
-from backbones.weights.load import describe
 from backbones.weights.read import read
 from backbones.weights.sources import find, weights_table
 
@@ -60,7 +59,7 @@ def inspect(name: str, trust: bool = False) -> None:
     found = translate(state)
     print(f'    source: {source.name}')
     print(f'    layout: {found.layout}' + (f', prefix {found.prefix!r}' if found.prefix else ''))
-    print(f'   network: {describe(state)}')
+    print(f'   network: {describe(found.tensors) or "not a ConvNeXt"}')
     print(f'   licence: {source.licence}')
     head = found.tensors.get('head.weight')
     print(f'   classes: {"no head" if head is None else len(head)}')
@@ -75,9 +74,10 @@ def convert(name: str, out: Path, trust: bool = False) -> None:
     if out.suffix not in ('.pth', '.pt', '.safetensors'):
         raise ConfigError(f'{out}: end it in .safetensors, .pth or .pt.')
     state = read(local_file(find(name)), trust)
-    if describe(state) == 'no ConvNeXt':
-        raise WeightsError(f'{name} is no ConvNeXt checkpoint; there is nothing to convert.')
-    tensors = {key: _official_shape(key, v) for key, v in translate(state).tensors.items()}
+    found = translate(state).tensors
+    if describe(found) is None:
+        raise WeightsError(f'{name} is not a ConvNeXt checkpoint; only those can be converted.')
+    tensors = {key: _official_shape(key, v) for key, v in found.items()}
     save(tensors, out)
     print(f'{out}: {describe(tensors)}, {len(tensors)} tensors')
 

@@ -122,7 +122,7 @@ def _weights(row: Row, cfg: Config, model: nn.Module) -> str:
         report = load_state(published, state)
     except WeightsError as error:
         raise MismatchError(str(error).splitlines()[0]) from error
-    return f'{named}, {len(report.matched)} tensors'
+    return f'{named}, {len(report.loaded)} tensors'
 
 
 def _without_weights(cfg: Config) -> dict:

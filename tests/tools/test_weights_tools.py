@@ -62,9 +62,9 @@ def test_bad_words_are_explained(tool, tmp_path):
     torch.save({'conv1.weight': torch.zeros(2, 3, 7, 7)}, tmp_path / 'resnet.pth')
     for words, message in [
         (['inspect', 'nowhere.pth'], 'is no file and no name'),
-        (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.pth'], 'is no ConvNeXt checkpoint'),
+        (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.pth'], 'is not a ConvNeXt checkpoint'),
         (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.onnx'], 'end it in .safetensors'),
-        (['check', tmp_path / 'resnet.pth'], 'it is no classifier'),
+        (['check', tmp_path / 'resnet.pth'], 'it is not a classifier'),
     ]:
         result = tool('weights', *words)
         assert result.code == 2

@@ -37,7 +37,7 @@ def require_equal(state: dict, model: ConvNeXt, maps: list[torch.Tensor], layout
     report = load_state(model.double(), state)
     assert report.layout == layout
     assert report.complete
-    assert set(report.matched) | set(report.fresh) == set(model.state_dict())
+    assert set(report.loaded) | set(report.initialized) == set(model.state_dict())
     for i in range(4):
         setattr(model, f'norm{i}', torch.nn.Identity())
     with torch.no_grad():

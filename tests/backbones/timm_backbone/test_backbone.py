@@ -281,7 +281,7 @@ def test_weights_load_whole(name, tmp_path):
         torch.testing.assert_close(value, model.state_dict()[key])
     report = load_pretrained(TimmBackbone(name), str(path))
     assert report.complete
-    assert all(key.startswith(('norm', 'pyramid')) for key in report.fresh)
+    assert all(key.startswith(('norm', 'pyramid')) for key in report.initialized)
 
 
 def test_patches_of_14_pixels_become_16(tmp_path):
@@ -319,7 +319,7 @@ def test_a_detectors_own_backbone_loads_again(tmp_path):
     torch.save({'state_dict': {**state, 'neck.weight': torch.zeros(2)}}, path)
     other = TimmBackbone('vit_tiny_patch16_224')
     report = load_pretrained(other, str(path))
-    assert not report.fresh
+    assert not report.initialized
     assert all(torch.equal(v, backbone.state_dict()[k]) for k, v in other.state_dict().items())
 
 
@@ -327,7 +327,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     _, path = weights_file(tmp_path, 'resnet34')
     backbone = TimmBackbone('resnet18')
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    with pytest.raises(WeightsError, match='does not fit this TimmBackbone'):
+    with pytest.raises(WeightsError, match='does not match this TimmBackbone'):
         load_pretrained(backbone, str(path))
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
 
@@ -337,7 +337,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
 )
 def test_weights_of_quite_another_network_are_refused(name, tmp_path):
     _, path = weights_file(tmp_path, 'resnet18')
-    with pytest.raises(WeightsError, match='does not fit this TimmBackbone'):
+    with pytest.raises(WeightsError, match='does not match this TimmBackbone'):
         load_pretrained(TimmBackbone(name), str(path))
 
 

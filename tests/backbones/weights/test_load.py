@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from backbones import (
     ConfigError,
@@ -17,6 +18,7 @@ from backbones import (
     weights_table,
 )
 from backbones.names import TIMM_FAMILIES
+from backbones.weights.load import load_state
 from backbones.weights.sources import find
 
 
@@ -59,13 +61,14 @@ def test_the_report_says_what_happened(tmp_path):
     torch.save({'model': state}, tmp_path / 'convnextv2_atto_1k_224_ema.pt')
     report = load_pretrained(ConvNeXtV2('atto'), str(tmp_path / 'convnextv2_atto_1k_224_ema.pt'))
     assert report.complete
-    assert len(report.matched) == 136
+    assert len(report.loaded) == 136
     assert len(report.reshaped) == 24
-    assert len(report.fresh) == 8
+    assert len(report.initialized) == 8
     text = str(report)
     assert 'official layout' in text
     assert 'CC-BY-NC-4.0 - NON-COMMERCIAL use only' in text
-    assert '136 tensors loaded, 24 of them reshaped; 8 are new here: norm0.weight' in text
+    assert '136 tensors loaded, 24 of them reshaped; 8 not in the file by design' in text
+    assert 'newly initialized: norm0.weight' in text
     assert len(text.splitlines()) <= 6
 
 
@@ -95,7 +98,7 @@ def test_the_backbone_of_a_whole_detector_is_found(tmp_path):
     model = ConvNeXt('atto')
     report = load_pretrained(model, str(tmp_path / 'a.pth'))
     assert report.complete
-    assert not report.fresh
+    assert not report.initialized
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
@@ -106,12 +109,12 @@ def broken_missing(state):
 
 def broken_extra(state):
     state['stages.9.weight'] = torch.ones(1)
-    return '1 unused: stages.9.weight'
+    return '1 unexpected: stages.9.weight'
 
 
 def broken_shape(state):
     state['stages.0.0.gamma'] = torch.ones(7)
-    return r'1 misshapen: stages.0.0.gamma \(7,\) for \(40,\)'
+    return r'1 mismatched: stages.0.0.gamma \(7,\) for \(40,\)'
 
 
 @pytest.mark.parametrize('damage', [broken_missing, broken_extra, broken_shape])
@@ -223,13 +226,21 @@ CORPUS = {
         'stages.0.0.gamma has values',
     ),
     'infinite': ('a.pth', lambda: saved(whole(**{'stages.0.0.gamma': INFINITE})), 'no numbers'),
-    'resnet': ('a.pth', lambda: saved(RESNET), 'is no ConvNeXt checkpoint.*conv1.weight'),
-    'swin': ('a.pth', lambda: saved({'model': SWIN}), 'is no ConvNeXt checkpoint.*patch_embed'),
-    'vit': ('a.pth', lambda: saved(VIT), 'is no ConvNeXt checkpoint.*cls_token'),
+    'resnet': (
+        'a.pth',
+        lambda: saved(RESNET),
+        'is not a checkpoint of ConvNeXt atto.*conv1.weight',
+    ),
+    'swin': (
+        'a.pth',
+        lambda: saved({'model': SWIN}),
+        'is not a checkpoint of ConvNeXt atto.*patch_embed',
+    ),
+    'vit': ('a.pth', lambda: saved(VIT), 'is not a checkpoint of ConvNeXt atto.*cls_token'),
     'head alone': (
         'a.pth',
         lambda: saved({'head.weight': torch.zeros(3, 320)}),
-        'is no ConvNeXt checkpoint',
+        'is not a checkpoint of ConvNeXt atto',
     ),
     'other size': (
         'a.pth',
@@ -332,3 +343,45 @@ def test_hub_names_become_addresses():
     assert first.endswith('/timm/convnext_tiny.fb_in1k/resolve/main/model.safetensors')
     assert second.endswith('pytorch_model.bin')
     assert '/facebook/convnext-tiny-224/' in find('hf:facebook/convnext-tiny-224').urls[0]
+
+
+class PlainNetwork(nn.Module):
+    """A user's own class, with ``norm1`` in its stem, as some have, and no output norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.norm1 = nn.BatchNorm2d(4)
+
+
+def test_a_norm_of_a_users_own_network_may_not_be_missing():
+    """Only output norms are added to a classifier; any other ``norm1`` must come from the file."""
+    state = {f'module.{k}': v for k, v in PlainNetwork().state_dict().items()}
+    assert load_state(PlainNetwork(), state).complete
+    del state['module.norm1.weight']
+    model = PlainNetwork()
+    before = model.conv1.weight.clone()
+    with pytest.raises(
+        WeightsError, match=r'does not match this PlainNetwork:(.|\n)*1 missing: norm1'
+    ):
+        load_state(model, state)
+    assert torch.equal(model.conv1.weight, before)
+    model.out_indices = (0, 1)  # OpenMMLab's convention: output 1 has the norm `norm1`
+    assert load_state(model, state).initialized == ('norm1.weight',)
+
+
+def test_a_backbone_describes_its_own_architectures():
+    """The loader asks the model; it has no architecture of its own."""
+
+    class Described(PlainNetwork):
+        def describe(self, tensors):
+            return f'a stem of {len(tensors["conv1.bias"])}' if 'conv1.bias' in tensors else None
+
+    with pytest.raises(
+        WeightsError, match='weights of a stem of 8; the config asks for a stem of 4'
+    ):
+        load_state(Described(), {'conv1.bias': torch.zeros(8)})
+    with pytest.raises(
+        WeightsError, match=r'is not a checkpoint of a stem of 4 .*It holds other\.'
+    ):
+        load_state(Described(), {'other': torch.zeros(8)})
