@@ -168,12 +168,18 @@ def test_segmentation_schedule_is_the_official_one():
     assert list(found.values()) == pytest.approx(expected, rel=1e-7)
 
 
-@pytest.mark.parametrize('index', [0, 1], ids=['detection', 'segmentation'])
-def test_examples_for_own_data_are_complete_configs(index, tmp_path):
+def example(*indices: int) -> str:
+    """Blocks of Python of docs/data.md as one config."""
     text = (ROOT / 'docs' / 'data.md').read_text()
-    example = re.findall(r'```python\n(.*?)```', text, re.S)[index]
+    blocks = re.findall(r'```python\n(.*?)```', text, re.S)
+    joined = ''.join(blocks[index] for index in indices)
+    return joined.replace("'../_base_", f"'{ROOT}/configs/_base_")
+
+
+@pytest.mark.parametrize('index', [0, 2], ids=['detection', 'segmentation'])
+def test_examples_for_own_data_are_complete_configs(index, tmp_path):
     path = tmp_path / 'mine.py'
-    path.write_text(example.replace("'../_base_", f"'{ROOT}/configs/_base_"))
+    path.write_text(example(index))
     cfg = Config.fromfile(path)
     classes = len(cfg.classes)
     heads = build(cfg)
@@ -184,6 +190,18 @@ def test_examples_for_own_data_are_complete_configs(index, tmp_path):
     else:
         assert heads.decode_head.num_classes == heads.auxiliary_head.num_classes == classes
         assert cfg.train_dataloader.dataset.pipeline[0].type == 'LoadImageFromFile'
+
+
+def test_the_example_without_masks_loads_none_and_has_no_mask_head(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(example(0, 1))
+    cfg = Config.fromfile(path)
+    assert not build(cfg).roi_head.with_mask
+    assert cfg.val_evaluator.metric == cfg.test_evaluator.metric == 'bbox'
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert "'with_mask': True" not in str(loader.dataset.pipeline)
+        assert "'with_bbox': True" in str(loader.dataset.pipeline)
+    assert "'with_mask': True" not in str(cfg.tta_pipeline)
 
 
 def test_mask_rcnn_is_that_of_the_papers():

@@ -147,7 +147,7 @@ def _random_image(side: int) -> Tensor:
 def _read_image(path: Path, side: int) -> Tensor:
     from torchvision.transforms import v2
 
-    from downstream.data.checks import open_image
+    from downstream.data.files import open_image
 
     shorter = round(side / _CROP_RATIO)
     steps = v2.Compose(

@@ -1,4 +1,4 @@
-"""Files of a data set while a run goes on: whole, within the data set's folders, or named in an error."""
+"""Checked reading: files of a data set are complete, within its folders, or named in an error."""
 
 from __future__ import annotations
 
@@ -16,51 +16,70 @@ _TAIL = 32
 
 
 class UnreadableError(DataError):
-    """A file cannot be read, or is not where files of its data set must be."""
+    """A file cannot be read, or is not within the folders of its data set."""
 
 
-class GuardedLoader:
-    """A transform that loads files, and says which one it could not.
+class CheckedLoader:
+    """A transform that loads a file and names it where that fails.
 
     Args:
         transform: The one that loads.
-        roots: Absolute folders within which files must be.
+        roots: Absolute folders that the files must be in.
     """
 
     def __init__(self, transform: Callable, roots: Sequence[str]) -> None:
         self.transform, self.roots = transform, roots
-        kind = 'image' if 'Image' in type(transform).__name__ else 'annotations'
-        self.key = _PATHS[kind]
+        self.loads_image = 'Image' in type(transform).__name__
+        self.key = _PATHS['image' if self.loads_image else 'annotations']
 
     def __call__(self, results: dict) -> dict | None:
+        """Load; ``results`` are those of the transform.
+
+        Raises:
+            UnreadableError: The file is no image, is cut off, or is outside of the data set's folders.
+            DataError: The annotations of an image do not have what the transform loads.
+        """
         path = results.get(self.key)
         if isinstance(path, str):
             require_within(path, self.roots)
         try:
             loaded = self.transform(results)
         except Exception as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            if isinstance(error, AssertionError):  # mmcv's, for what OpenCV makes nothing of
-                reason = 'it is no image, or cut off'
-            raise UnreadableError(
-                f'{path or results.get("img_path")} cannot be read: {reason}'
-            ) from error
+            raise self._named(error, path, results) from error
         if isinstance(path, str) and is_cut_off(path):
             # OpenCV before 4.12 fills the rest with grey.
             raise UnreadableError(f'{path} cannot be read: it is cut off')
         return loaded
 
+    def _named(self, error: Exception, path: str | None, results: dict) -> DataError:
+        """What to raise in the place of an error of the transform."""
+        image = results.get('img_path')
+        if not self.loads_image and not isinstance(path, str):
+            # Nothing was opened: the annotations came with the data set.
+            if isinstance(error, KeyError) and error.args == ('mask',):
+                return DataError(
+                    f'an annotation of {image} has no segmentation, but masks are to be loaded '
+                    '(with_mask=True): docs/data.md, "Boxes without masks".'
+                )
+            return DataError(
+                f'the annotations of {image} cannot be loaded: {type(error).__name__}: {error}'
+            )
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, AssertionError):  # mmcv asserts that cv2.imdecode returned an image
+            reason = 'it is no image, or cut off'
+        return UnreadableError(f'{path or image} cannot be read: {reason}')
+
     def __repr__(self) -> str:
         return repr(self.transform)
 
 
-def guard(dataset: object) -> None:
-    """Put a :class:`GuardedLoader` around every transform of a data set that loads files."""
+def check_reading(dataset: object) -> None:
+    """Put a :class:`CheckedLoader` around every transform of a data set that loads files."""
     for part in _innermost(dataset):
         roots = _roots(part)
         for steps in _lists_of_transforms(getattr(part, 'pipeline', None)):
             steps[:] = [
-                GuardedLoader(step, roots) if type(step).__name__.startswith('Load') else step
+                CheckedLoader(step, roots) if type(step).__name__.startswith('Load') else step
                 for step in steps
             ]
 
@@ -97,23 +116,23 @@ def _absolute(path: str) -> str:
 
 
 def require_within(path: str | Path, roots: Sequence[str]) -> None:
-    """UnreadableError unless ``path`` lies in one of the folders ``roots``, which are absolute.
+    """UnreadableError unless ``path`` is in one of the folders ``roots``, which are absolute.
 
-    Names in annotation files decide which files are opened. Links within the folders are their
-    owner's business and are followed.
+    Names in annotation files decide which files are opened. Links within the folders are followed:
+    whoever owns the folder made them.
     """
     place = _absolute(str(path))
     if not any(place == root or place.startswith(root.rstrip(os.sep) + os.sep) for root in roots):
         raise UnreadableError(
-            f'{path} lies outside of {roots[0]}: a name in the annotations leads out of the data set. '
-            "If that is meant, set data_root to a folder that holds both, e.g. data_root='/'."
+            f'{path} is outside of {roots[0]}: a name in the annotations leads out of the data set. '
+            "If this is intended, set data_root to a folder that contains both, e.g. data_root='/'."
         )
 
 
 def is_cut_off(path: str | Path) -> bool:
-    """Whether the file of a JPEG or PNG ends before its image does.
+    """Whether a JPEG or PNG file ends before its image does.
 
-    The end of the file decides, where it is as it should be. A damaged middle goes unnoticed.
+    A proper end of the file is enough; a damaged middle goes unnoticed.
     """
     if not os.path.isfile(path):
         return False
@@ -125,7 +144,7 @@ def is_cut_off(path: str | Path) -> bool:
         tail = file.read()
     if tail.rstrip(b'\0').endswith(b'\xff\xd9') if head[:2] == _JPEG else b'IEND' in tail:
         return False
-    # Something may follow the image; the slow way says whether it is whole.
+    # Something may follow the image; decoding it shows whether it is complete.
     try:
         with Image.open(path) as image:
             image.load()

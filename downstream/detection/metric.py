@@ -7,25 +7,30 @@ import gc
 import io
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation.metrics import CocoMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
-from backbones.errors import ConfigError
+from backbones.errors import ConfigError, DataError
+from downstream.data.quiet import without_coco_output
 from downstream.distributed.gather import DataOnlyMetric
 
 _BACKENDS = ('faster-coco-eval', 'pycocotools')
+_KINDS = ('bbox', 'segm')
+# COCO's own limits of detections per image; mmdet's default is (100, 300, 1000).
+_MAX_DETECTIONS = (1, 10, 100)
 
-# Position in COCOeval.stats, which is in COCO's order.
-_STATS = {'AP': 0, 'AP50': 1, 'AP75': 2, 'APs': 3, 'APm': 4, 'APl': 5, 'AR': 8}
-# The keys under which mmdet reports them (for hooks such as save_best).
+# Position of an area range in COCOeval's arrays.
+_AREAS = {'all': 0, 's': 1, 'm': 2, 'l': 3}
+# The keys under which mmdet reports the figures, for hooks such as save_best.
 _MMDET_KEYS = {
     'AP': 'mAP',
     'AP50': 'mAP_50',
@@ -41,64 +46,149 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
     """mmdet's ``CocoMetric`` without its rounding to three digits.
 
     After an evaluation :attr:`report` holds, for ``bbox`` and ``segm``, AP, AP50, AP75, APs, APm,
-    APl, AR as fractions and ``per_class``; a figure that nothing supports is None.
+    APl, AR as fractions and ``per_class``; a figure that no object supports is None.
 
     Args:
-        save_dir: Folder for the detections in COCO's result format, ``detections.bbox.json`` and
-            ``detections.segm.json``.
-        backend: ``'faster-coco-eval'``, whose figures are those of pycocotools several times as
+        ann_file: COCO annotations. None: the ground truth of the data samples.
+        metric: ``'bbox'``, ``'segm'`` or a list of both.
+        classwise: Also return AP per class, as ``<kind>_<class>_precision``, for curves and hooks.
+            :attr:`report` has it in any case.
+        proposal_nums: Limits of detections per image, ascending. Figures are those at the last one.
+        iou_thrs: IoU thresholds in place of 0.50, 0.55, ..., 0.95. AP50 and AP75 are None without
+            0.5 and 0.75 among them.
+        format_only: Write the detections and compute nothing, e.g. for a test server.
+        outfile_prefix: Write the detections to ``<prefix>.bbox.json`` and ``<prefix>.segm.json``, in
+            COCO's result format.
+        save_dir: The same with the prefix ``<save_dir>/detections``.
+        backend: ``'faster-coco-eval'``, which computes the figures of pycocotools several times as
             fast, ``'pycocotools'``, or ``'auto'``: the first that is installed.
-        kwargs: Those of ``CocoMetric``.
+        kwargs: ``prefix``, ``collect_device``, ``backend_args``, ``sort_categories`` of ``CocoMetric``.
 
     Raises:
-        ConfigError: There is no such backend, or it is not installed.
+        ConfigError: An option has an impossible value, is not supported, or is not installed.
     """
 
-    def __init__(self, *args, save_dir: str | None = None, backend: str = 'auto', **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = 'bbox',
+        *,
+        classwise: bool = False,
+        proposal_nums: Sequence[int] = _MAX_DETECTIONS,
+        iou_thrs: float | Sequence[float] | None = None,
+        format_only: bool = False,
+        outfile_prefix: str | None = None,
+        save_dir: str | None = None,
+        backend: str = 'auto',
+        **kwargs,
+    ) -> None:
+        kinds = [metric] if isinstance(metric, str) else list(metric)
+        _refuse_unsupported(kinds, kwargs)
+        with without_coco_output():
+            super().__init__(ann_file, kinds, **kwargs)
+        self.classwise = classwise
+        self.proposal_nums = _limits(proposal_nums)
+        self.iou_thrs = _thresholds(iou_thrs)
+        self.outfile_prefix = outfile_prefix
         self.save_dir = save_dir
+        self.format_only = format_only
+        if format_only and not (save_dir or outfile_prefix):
+            raise ConfigError(
+                'format_only=True writes the detections, but no place is given: add --out FOLDER '
+                '(save_dir) or outfile_prefix.'
+            )
         self.backend = _installed(backend)
         self.report: dict[str, dict] = {}
 
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Store the detections of a batch.
+
+        Raises:
+            DataError: An image is not listed in ``ann_file``.
+        """
+        for sample in data_samples if self._coco_api is not None else ():
+            if sample['img_id'] not in self._coco_api.imgs:
+                raise DataError(
+                    f'image {sample["img_id"]} ({sample.get("img_path", "?")}) is not in the annotations '
+                    "of the evaluator; give the evaluator and its data loader the same 'ann_file'."
+                )
+        super().process(data_batch, data_samples)
+
     def compute_metrics(self, results: list) -> dict[str, float]:
-        _, predictions = zip(*results)
-        if self.cat_ids is None:
-            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
-        if self.img_ids is None:
-            self.img_ids = self._coco_api.get_img_ids()
+        """The figures of ``results``, pairs of ground truth and prediction, one for each image.
+
+        Returns:
+            ``<kind>_mAP``, ``<kind>_mAP_50``, ...; nothing with ``format_only``.
+
+        Raises:
+            DataError: There are no results.
+            ConfigError: Masks are to be evaluated, and the model predicts none.
+        """
+        if not results:
+            raise DataError('no image was evaluated: the data set of the evaluator is empty.')
+        truth, predictions = zip(*results)
+        if 'segm' in self.metrics and 'masks' not in predictions[0]:
+            raise ConfigError(
+                "metric='segm' evaluates masks, but the model predicts none; set metric='bbox'."
+            )
         with tempfile.TemporaryDirectory() as aside:
-            folder = Path(self.save_dir or aside)
-            folder.mkdir(parents=True, exist_ok=True)
-            files = self.results2json(predictions, str(folder / 'detections'))
+            self._set_truth(truth, aside)
+            files = [
+                self.results2json(predictions, prefix)
+                for prefix in self._prefixes() or [f'{aside}/detections']
+            ][-1]
+            if self.format_only:
+                print_log(f'Detections: {", ".join(sorted(set(files.values())))}', 'current')
+                return {}
             detections = {kind: json.loads(Path(files[kind]).read_text()) for kind in self.metrics}
         flat = {}
         for kind, found in detections.items():
             self.report[kind] = self._evaluate(kind, found)
-            for name, key in _MMDET_KEYS.items():
-                value = self.report[kind][name]
-                flat[f'{kind}_{key}'] = float('nan') if value is None else value
+            flat |= self._flat(kind, self.report[kind])
+        return flat
+
+    def _prefixes(self) -> list[str]:
+        """Where the detections are written to stay, with folders that exist."""
+        prefixes = [self.outfile_prefix] if self.outfile_prefix else []
+        if self.save_dir:
+            prefixes.append(str(Path(self.save_dir) / 'detections'))
+        for prefix in prefixes:
+            Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+        return prefixes
+
+    def _set_truth(self, truth: Sequence[dict], folder: str) -> None:
+        if self._coco_api is None:
+            with without_coco_output():
+                self._coco_api = COCO(self.gt_to_coco_json(truth, f'{folder}/truth'))
+        if self.cat_ids is None:
+            self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
+        if self.img_ids is None:
+            self.img_ids = self._coco_api.get_img_ids()
+
+    def _flat(self, kind: str, report: dict) -> dict[str, float]:
+        flat = {f'{kind}_{key}': _number(report[name]) for name, key in _MMDET_KEYS.items()}
+        if self.classwise:
+            flat |= {f'{kind}_{n}_precision': _number(v) for n, v in report['per_class'].items()}
         return flat
 
     def _evaluate(self, kind: str, detections: list[dict]) -> dict:
         if not detections:
             print_log(f'No {kind} detections at all: every AP is 0.', 'current')
             names = self.dataset_meta['classes']
-            return dict.fromkeys(_STATS, 0.0) | {'per_class': dict.fromkeys(names, 0.0)}
+            figures = (*_MMDET_KEYS, 'AR')
+            return dict.fromkeys(figures, 0.0) | {'per_class': dict.fromkeys(names, 0.0)}
         if kind == 'segm':
             # With a box in the result pycocotools takes the box's area for the size classes.
             detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]
         evaluation = evaluated(
-            lambda: self._evaluation(kind, detections), catIds=self.cat_ids, imgIds=self.img_ids
+            lambda: self._evaluation(kind, detections),
+            catIds=self.cat_ids,
+            imgIds=self.img_ids,
+            maxDets=self.proposal_nums,
+            iouThrs=self.iou_thrs,
         )
-        report = {name: _supported(evaluation.stats[i]) for name, i in _STATS.items()}
-        # precision: IoU threshold, recall, class, area range, detections per image
-        precision = evaluation.eval['precision'][:, :, :, 0, -1]
         names = [self._coco_api.cats[cat]['name'] for cat in self.cat_ids]
-        report['per_class'] = {
-            name: _supported(values[values > -1].mean() if (values > -1).any() else -1)
-            for name, values in zip(names, np.moveaxis(precision, 2, 0))
-        }
-        return report
+        return figures_of(evaluation, names)
 
     def _evaluation(self, kind: str, detections: list[dict]) -> COCOeval:
         """An evaluation of ``detections``, of either library."""
@@ -108,10 +198,10 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
 
 
 def evaluated(make: Callable[[], COCOeval], **params) -> COCOeval:
-    """What ``make`` returns, evaluated quietly under ``params``.
+    """The evaluation that ``make`` returns, computed under ``params`` and without printing.
 
-    Millions of small objects are made and kept meanwhile, among which the garbage collector would look a
-    quarter of the time for cycles that are not there.
+    The garbage collector is off meanwhile: it would spend a quarter of the time on looking through
+    millions of small objects that form no cycles.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -122,28 +212,51 @@ def evaluated(make: Callable[[], COCOeval], **params) -> COCOeval:
                 setattr(evaluation.params, name, value)
             evaluation.evaluate()
             evaluation.accumulate()
-            evaluation.summarize()
     finally:
         if was_on:
             gc.enable()
     return evaluation
 
 
-def faster_evaluation(truth: dict, detections: list[dict], kind: str) -> COCOeval:
-    """faster-coco-eval's evaluation of ``detections`` beside annotations in COCO's format.
+def figures_of(evaluation: COCOeval, names: Sequence[str]) -> dict:
+    """AP, AP50, AP75, APs, APm, APl, AR and ``per_class`` of an accumulated evaluation.
 
-    Areas and boxes of masks are found all at once; its own ``loadRes`` takes half as long as the
+    The definitions are those of COCOeval's ``summarize``, which has fixed limits of detections.
+
+    Args:
+        evaluation: Its ``eval['precision']`` is (IoU threshold, recall, class, area range, limit of
+            detections per image), ``eval['recall']`` the same without the second axis.
+        names: Of the classes.
+    """
+    precision = np.asarray(evaluation.eval['precision'])[..., -1]
+    recall = np.asarray(evaluation.eval['recall'])[..., -1]
+    thresholds = np.asarray(evaluation.params.iouThrs)
+    report = {'AP': _mean(precision[..., 0])}
+    for threshold in (0.5, 0.75):
+        at = np.isclose(thresholds, threshold)
+        report[f'AP{threshold * 100:.0f}'] = _mean(precision[at][..., 0])
+    report |= {f'AP{a}': _mean(precision[..., i]) for a, i in _AREAS.items() if i}
+    report['AR'] = _mean(recall[..., 0])
+    report['per_class'] = {n: _mean(precision[:, :, i, 0]) for i, n in enumerate(names)}
+    return report
+
+
+def faster_evaluation(truth: dict, detections: list[dict], kind: str) -> COCOeval:
+    """faster-coco-eval's evaluation of ``detections`` against ``truth``, both in COCO's format.
+
+    Areas and boxes of all masks are computed at once: its own ``loadRes`` takes half as long as the
     evaluation for them.
     """
-    from faster_coco_eval import COCO, COCOeval_faster
+    import faster_coco_eval
+    from faster_coco_eval import COCOeval_faster
 
-    expected = COCO(truth)
+    expected = faster_coco_eval.COCO(truth)
     if kind != 'segm':
         return COCOeval_faster(expected, expected.loadRes(detections), kind)
     masks = [detection['segmentation'] for detection in detections]
-    # pycocotools counts them in 8 bits
+    # pycocotools counts the masks of a call in 8 bits.
     areas = [mask.area(masks[i : i + 255]) for i in range(0, len(masks), 255)]
-    found = COCO()
+    found = faster_coco_eval.COCO()
     found.dataset = {key: truth[key] for key in ('images', 'categories')}
     found.dataset['annotations'] = [
         {**detection, 'id': number, 'area': area, 'bbox': box, 'iscrowd': 0}
@@ -166,6 +279,44 @@ def _installed(backend: str) -> str:
     return backend if backend != 'auto' else _BACKENDS[0 if is_there else 1]
 
 
-def _supported(value: float) -> float | None:
-    """pycocotools says -1 where there is no object to find."""
-    return None if value < 0 else float(value)
+def _refuse_unsupported(kinds: list[str], options: dict) -> None:
+    if strange := [kind for kind in kinds if kind not in _KINDS]:
+        raise ConfigError(
+            f'metric={strange[0]!r}: CocoInstanceMetric evaluates bbox and segm; mmdet.CocoMetric has '
+            'the other ones.'
+        )
+    defaults = {'metric_items': None, 'use_mp_eval': False, 'file_client_args': None}
+    for name, default in defaults.items():
+        if options.pop(name, default) not in (default, None):
+            raise ConfigError(
+                f'{name} is an option of mmdet.CocoMetric that CocoInstanceMetric does not support; '
+                'remove it.'
+            )
+
+
+def _limits(numbers: Sequence[int]) -> list[int]:
+    limits = list(numbers)
+    if not limits or limits != sorted(limits) or limits[0] < 1:
+        raise ConfigError(
+            f'proposal_nums={numbers!r}: give ascending numbers of detections, e.g. (1, 10, 100).'
+        )
+    return limits
+
+
+def _thresholds(thresholds: float | Sequence[float] | None) -> np.ndarray:
+    if thresholds is None:
+        return np.linspace(0.5, 0.95, 10)
+    array = np.atleast_1d(np.asarray(thresholds, float))
+    if not array.size or not ((array > 0) & (array <= 1)).all():
+        raise ConfigError(f'iou_thrs={thresholds!r}: give IoU thresholds above 0 and up to 1.')
+    return array
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """The mean of what COCOeval could compute; it marks the rest with -1."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else None
+
+
+def _number(value: float | None) -> float:
+    return float('nan') if value is None else value

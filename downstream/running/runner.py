@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import ConfigError
 from backbones.weights.load import load_pretrained
-from downstream.data.boxes import reported_boxes
-from downstream.data.reading import guard
+from downstream.data.quiet import without_coco_output
+from downstream.data.reading import check_reading
 from downstream.distributed.gather import broadcast, gather
 from downstream.running.hooks.unreadable import UnreadableImagesHook
 from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
@@ -75,7 +75,7 @@ class SuiteRunner(Runner):
     - A backbone's pretrained weights load whole, whoever wrote its class.
     - A resumed run repeats what an undisturbed one does, to the last bit on a CPU.
     - Checkpoints are whole or not there.
-    - Files of the data set that cannot be read are named, and so is what of the boxes is left out.
+    - Files of the data set that cannot be read are named.
     - A checkpoint to test or to resume from must fit the model, and nothing in it is executed.
     - The terminal shows neither the whole config nor a line per parameter; the log file does not
       lack the former.
@@ -101,7 +101,7 @@ class SuiteRunner(Runner):
         if not exact or not isinstance(cfg, dict) or 'num_batch_per_epoch' in cfg:
             return super().build_train_loop(loop)
         stand_in = any(isinstance(hook, UnreadableImagesHook) and hook.skips for hook in self.hooks)
-        with reported_boxes():
+        with without_coco_output():
             self._train_dataloader = exact_dataloader(cfg, self.seed, stand_in)
         try:
             return super().build_train_loop({**loop, 'type': EXACT_LOOPS[loop['type']].__name__})
@@ -111,9 +111,9 @@ class SuiteRunner(Runner):
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
         """A loader that names the files it cannot read, and opens none outside of its data set."""
-        with reported_boxes():
+        with without_coco_output():
             loader = Runner.build_dataloader(dataloader, *args, **kwargs)
-        guard(loader.dataset)
+        check_reading(loader.dataset)
         return loader
 
     def train(self) -> nn.Module:

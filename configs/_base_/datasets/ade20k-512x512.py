@@ -1,6 +1,6 @@
 # ADE20K (SceneParse150) in data/ade/ADEChallengeData2016, crops of 512 x 512.
-_base_ = []  # mmengine tells by it that what follows is no lazy import
-from downstream.data.views import segmentation_views
+_base_ = []  # so that mmengine does not take the import below for one of its lazy imports
+from downstream.data.pipelines import segmentation_tta_pipeline
 
 data_root = 'data/ade/ADEChallengeData2016/'
 crop_size = (512, 512)
@@ -52,4 +52,4 @@ test_evaluator = val_evaluator
 
 # tools/test.py --tta: the official multi-scale protocol, whole images at six scales, each flipped.
 tta_model = dict(type='SegTTAModel', module=dict(test_cfg=dict(_delete_=True, mode='whole')))
-tta_pipeline = segmentation_views(image_scale, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))
+tta_pipeline = segmentation_tta_pipeline(image_scale, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))

@@ -1,6 +1,6 @@
 # ADE20K with crops of 640 x 640, as the models pretrained on ImageNet-22K are trained.
 _base_ = 'ade20k-512x512.py'
-from downstream.data.views import segmentation_views
+from downstream.data.pipelines import segmentation_tta_pipeline
 
 crop_size = (640, 640)
 image_scale = (2560, 640)
@@ -20,4 +20,4 @@ test_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-tta_pipeline = segmentation_views(image_scale, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))
+tta_pipeline = segmentation_tta_pipeline(image_scale, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75))

@@ -1,4 +1,7 @@
 # COCO 2017 instances in data/coco, with the augmentation of DETR and Sparse R-CNN.
+_base_ = []  # so that mmengine does not take the import below for one of its lazy imports
+from downstream.data.pipelines import detection_test_pipeline, detection_tta_pipeline
+
 data_root = 'data/coco/'
 short_sides = [(side, 1333) for side in range(480, 801, 32)]
 
@@ -28,13 +31,8 @@ train_pipeline = [
     ),
     dict(type='PackDetInputs'),
 ]
-meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=meta_keys),
-]
+test_pipeline = detection_test_pipeline((1333, 800))
+meta_keys = test_pipeline[-1]['meta_keys']  # for configs that build on this one
 train_dataloader = dict(
     batch_size=2,
     num_workers=4,
@@ -78,18 +76,4 @@ tta_model = dict(
     type='InstanceTTAModel',
     tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
 )
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='Resize', scale=scale, keep_ratio=True)
-                for scale in ((1333, 640), (1333, 800), (1600, 960))
-            ],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
-            [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
-        ],
-    ),
-]
+tta_pipeline = detection_tta_pipeline([(1333, 640), (1333, 800), (1600, 960)])

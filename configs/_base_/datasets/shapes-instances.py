@@ -1,4 +1,7 @@
 # The embedded data set as COCO instances; `python tools/make_shapes.py` makes it.
+_base_ = []  # so that mmengine does not take the import below for one of its lazy imports
+from downstream.data.pipelines import detection_test_pipeline, detection_tta_pipeline
+
 data_root = 'data/shapes/'
 metainfo = dict(classes=('circle', 'square', 'triangle'))
 
@@ -8,13 +11,8 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackDetInputs'),
 ]
-meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(320, 256), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='PackDetInputs', meta_keys=meta_keys),
-]
+test_pipeline = detection_test_pipeline((320, 256))
+meta_keys = test_pipeline[-1]['meta_keys']  # for configs that build on this one
 train_dataloader = dict(
     batch_size=2,
     num_workers=1,
@@ -58,18 +56,4 @@ tta_model = dict(
     type='InstanceTTAModel',
     tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
 )
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='Resize', scale=scale, keep_ratio=True)
-                for scale in ((320, 256), (400, 320))
-            ],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations', with_bbox=True, with_mask=True)],
-            [dict(type='PackDetInputs', meta_keys=(*meta_keys, 'flip', 'flip_direction'))],
-        ],
-    ),
-]
+tta_pipeline = detection_tta_pipeline([(320, 256), (400, 320)])

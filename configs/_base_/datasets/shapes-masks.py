@@ -1,4 +1,7 @@
 # The embedded data set as ADE20K-style masks; `python tools/make_shapes.py` makes it.
+_base_ = []  # so that mmengine does not take the import below for one of its lazy imports
+from downstream.data.pipelines import segmentation_tta_pipeline_of_ratios
+
 data_root = 'data/shapes/'
 metainfo = dict(
     classes=('background', 'circle', 'square', 'triangle'),
@@ -52,18 +55,4 @@ test_evaluator = val_evaluator
 
 # tools/test.py --tta: three scales, each also flipped.
 tta_model = dict(type='SegTTAModel')
-tta_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [
-                dict(type='Resize', scale_factor=ratio, keep_ratio=True)
-                for ratio in (0.75, 1.0, 1.25)
-            ],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
-            [dict(type='LoadAnnotations')],
-            [dict(type='PackSegInputs')],
-        ],
-    ),
-]
+tta_pipeline = segmentation_tta_pipeline_of_ratios((0.75, 1.0, 1.25))

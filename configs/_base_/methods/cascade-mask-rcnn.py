@@ -1,6 +1,7 @@
 # Cascade Mask R-CNN (Cai and Vasconcelos 2019) as ConvNeXt's and Swin's papers use it: FPN, three box
 # heads of four convolutions with SyncBN, class-specific regression and GIoU loss on decoded boxes.
 _base_ = 'fpn-detector.py'
+stage = _base_.model.train_cfg.rcnn
 model = dict(
     type='CascadeRCNN',
     rpn_head=dict(loss_bbox=dict(type='SmoothL1Loss', beta=1.0 / 9.0, loss_weight=1.0)),
@@ -36,26 +37,17 @@ model = dict(
         rpn_proposal=dict(max_per_img=2000),
         rcnn=[
             dict(
+                stage,
                 assigner=dict(
-                    type='MaxIoUAssigner',
+                    stage.assigner,
                     pos_iou_thr=iou,
                     neg_iou_thr=iou,
                     min_pos_iou=iou,
                     match_low_quality=False,
-                    ignore_iof_thr=-1,
                 ),
-                sampler=dict(
-                    type='RandomSampler',
-                    num=512,
-                    pos_fraction=0.25,
-                    neg_pos_ub=-1,
-                    add_gt_as_proposals=True,
-                ),
-                mask_size=28,
-                pos_weight=-1,
-                debug=False,
             )
             for iou in (0.5, 0.6, 0.7)
         ],
     ),
 )
+del stage

@@ -1,10 +1,13 @@
 # What Cascade Mask R-CNN and Mask R-CNN have in common: input, FPN, RPN, what the heads
-# see of the maps, the mask head and the final detections.
+# see of the maps, the mask head, the final detections, and how a
+# stage of the RoI head is trained.
+_base_ = []  # so that mmengine does not take the import below for one of its lazy imports
+from downstream.data.pipelines import imagenet_normalization
+
 model = dict(
     data_preprocessor=dict(
         type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
+        **imagenet_normalization(),
         bgr_to_rgb=True,
         pad_mask=True,
         pad_size_divisor=32,
@@ -76,6 +79,26 @@ model = dict(
             max_per_img=1000,
             nms=dict(type='nms', iou_threshold=0.7),
             min_bbox_size=0,
+        ),
+        rcnn=dict(
+            assigner=dict(
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.5,
+                neg_iou_thr=0.5,
+                min_pos_iou=0.5,
+                match_low_quality=True,
+                ignore_iof_thr=-1,
+            ),
+            sampler=dict(
+                type='RandomSampler',
+                num=512,
+                pos_fraction=0.25,
+                neg_pos_ub=-1,
+                add_gt_as_proposals=True,
+            ),
+            mask_size=28,
+            pos_weight=-1,
+            debug=False,
         ),
     ),
     test_cfg=dict(

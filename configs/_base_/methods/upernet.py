@@ -1,10 +1,12 @@
 # UperNet (Xiao et al. 2018) with an auxiliary FCN head on the third feature map.
+_base_ = []  # so that mmengine does not take the import below for one of its lazy imports
+from downstream.data.pipelines import imagenet_normalization
+
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
+        **imagenet_normalization(),
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,

@@ -6,10 +6,12 @@ import shutil
 import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from backbones import ConfigError, DataError
-from downstream.data import checks
-from downstream.data.checks import check_datasets, check_mask_values
+from downstream.data import coco_checks, files, mask_checks
+from downstream.data.checks import check_datasets
+from downstream.data.mask_checks import check_mask_values
 from tests.conftest import write_tiny_config
 
 
@@ -34,7 +36,7 @@ def test_a_large_annotation_file_is_read_for_its_categories_alone(shapes, tmp_pa
     cfg = config('detection', data, tmp_path)
     with pytest.raises(DataError, match='image 99'):
         check_datasets(cfg, ('train',))
-    monkeypatch.setattr(checks, '_FULL_JSON_BYTES', 100)
+    monkeypatch.setattr(coco_checks, 'FULL_JSON_BYTES', 100)
     check_datasets(cfg, ('train',))
     with pytest.raises(DataError, match='image 99'):
         check_datasets(cfg, ('train',), full=True)
@@ -47,8 +49,8 @@ def test_a_large_annotation_file_is_read_for_its_categories_alone(shapes, tmp_pa
 def test_many_masks_are_sampled_unless_all_are_asked_for(shapes, tmp_path, monkeypatch):
     data = shutil.copytree(shapes, tmp_path / 'shapes')
     cfg = config('segmentation', data, tmp_path)
-    monkeypatch.setattr(checks, '_FULL_FILES', 2)
-    monkeypatch.setattr(checks, '_SAMPLE', 1)
+    monkeypatch.setattr(files, 'FULL_FILES', 2)
+    monkeypatch.setattr(files, 'SAMPLE', 1)
     (data / 'annotations' / 'training' / 'shapes_training_0003.png').write_bytes(b'bad')
     check_datasets(cfg, ('train',))
     with pytest.raises(DataError, match='0003.png'):
@@ -97,3 +99,141 @@ def test_mask_values(values, reduce_zero_label, wrong):
     else:
         with pytest.raises(DataError, match=f'a.png has the value {wrong} in 1 pixels'):
             check_mask_values('a.png', mask, 4, reduce_zero_label)
+
+
+@pytest.fixture
+def logged(monkeypatch) -> list[str]:
+    """What the checks log."""
+    messages: list[str] = []
+    for module in (coco_checks, mask_checks):
+        monkeypatch.setattr(module, 'print_log', lambda message, logger: messages.append(message))
+    return messages
+
+
+def test_boxes_that_are_left_out_are_counted(shapes, tmp_path, logged):
+    def spoil(content):
+        content['annotations'][0]['bbox'][2] = 0
+        content['annotations'][1]['bbox'][2] = -3
+        content['annotations'][2]['bbox'][0] = 99999
+
+    cfg = changed_annotations(shapes, tmp_path, spoil)
+    check_datasets(cfg, ('train', 'val'))
+    (message,) = logged
+    assert 'instances_training.json: of 21 boxes 2 thinner than 1 px, of negative size' in message
+    assert message.endswith('or without area, 1 outside of their image are left out.')
+
+
+def changed_annotations(shapes, tmp_path, change) -> Config:
+    """A config of a copy of the data, whose training annotations ``change`` has edited."""
+    data = shutil.copytree(shapes, tmp_path / 'shapes')
+    path = data / 'annotations' / 'instances_training.json'
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return config('detection', data, tmp_path)
+
+
+@pytest.mark.parametrize('value', [[], None, 'absent'])
+def test_annotations_without_masks_stop_a_model_with_masks(value, shapes, tmp_path):
+    def change(content):
+        for annotation in content['annotations'][:3]:
+            annotation['segmentation'] = value
+            if value == 'absent':
+                del annotation['segmentation']
+        content['annotations'][3].update(segmentation=[], bbox=[1, 1, 0, 0])  # left out anyhow
+
+    cfg = changed_annotations(shapes, tmp_path, change)
+    message = (
+        r'^3 of \d+ annotations of .*training.json have no segmentation, the first: 1, but masks'
+    )
+    with pytest.raises(DataError, match=message):
+        check_datasets(cfg, ('train',))
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type == 'LoadAnnotations':
+            step.with_mask = False
+    check_datasets(cfg, ('train',))
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'bbox': ['12.0', '3', '4', '5']}, r"bbox \['12.0', '3', '4', '5'\] .*four numbers"),
+        ({'bbox': [1, 2, 3]}, 'must be four numbers'),
+        ({'category_id': '1'}, "annotation 1 has category '1', which the file does not list"),
+        ({'id': 2}, 'annotation 2 is there twice; every annotation needs an id of its own'),
+    ],
+)
+def test_annotations_that_mmdet_would_fail_on(changes, message, shapes, tmp_path):
+    cfg = changed_annotations(
+        shapes, tmp_path, lambda content: content['annotations'][0].update(changes)
+    )
+    with pytest.raises(DataError, match=message):
+        check_datasets(cfg, ('train',))
+
+
+def test_only_a_test_that_computes_nothing_may_lack_annotations(shapes, tmp_path):
+    cfg = changed_annotations(shapes, tmp_path, lambda content: content.pop('annotations'))
+    cfg.test_dataloader = cfg.train_dataloader
+    with pytest.raises(DataError, match='has no list annotations'):
+        check_datasets(cfg, ('test',))
+    cfg.test_evaluator.format_only = True
+    check_datasets(cfg, ('test',))
+
+
+def turn(path) -> None:
+    """Write the image of ``path`` turned by 90 degrees, with an EXIF tag that turns it back."""
+    image = Image.open(path).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[274] = 6
+    image.save(path, exif=exif)
+
+
+def test_the_size_of_a_turned_image_is_that_of_its_loaded_pixels(shapes, tmp_path):
+    data = shutil.copytree(shapes, tmp_path / 'shapes')
+    image = data / 'images' / 'training' / 'shapes_training_0001.jpg'
+    turn(image)
+    cfg = config('detection', data, tmp_path)
+    assert Image.open(image).size == (256, 320)
+    check_datasets(cfg, ('train',))  # OpenCV turns it back to the stated size
+    cfg.train_dataloader.dataset.pipeline[0].color_type = 'color_ignore_orientation'
+    with pytest.raises(DataError, match=r'0001.jpg is 256 x 320, but .* says 320 x 256\.$'):
+        check_datasets(cfg, ('train',))
+
+    path = data / 'annotations' / 'instances_training.json'
+    content = json.loads(path.read_text())
+    entry = next(i for i in content['images'] if i['file_name'] == image.name)
+    entry.update(width=256, height=320)
+    path.write_text(json.dumps(content))
+    check_datasets(cfg, ('train',))
+    del cfg.train_dataloader.dataset.pipeline[0]['color_type']
+    with pytest.raises(
+        DataError, match='is 320 x 256, but .* says 256 x 320. Its EXIF tag turns it'
+    ):
+        check_datasets(cfg, ('train',))
+
+
+def test_a_mask_has_the_size_of_the_loaded_image(shapes, tmp_path):
+    data = shutil.copytree(shapes, tmp_path / 'shapes')
+    cfg = config('segmentation', data, tmp_path)
+    turn(data / 'images' / 'training' / 'shapes_training_0001.jpg')
+    check_datasets(cfg, ('train',))
+    turn(mask := data / 'annotations' / 'training' / 'shapes_training_0001.png')
+    with pytest.raises(
+        DataError, match=f'{mask.name} is 256 x 320, but .* is 320 x 256. Its EXIF tag'
+    ):
+        check_datasets(cfg, ('train',))
+
+
+def test_images_of_another_suffix_are_named(shapes, tmp_path, logged):
+    data = shutil.copytree(shapes, tmp_path / 'shapes')
+    cfg = config('segmentation', data, tmp_path)
+    images = sorted((data / 'images' / 'training').iterdir())
+    images[0].rename(images[0].with_suffix('.JPG'))
+    check_datasets(cfg, ('train',))
+    assert '3 files end in .jpg (img_suffix) and are used; 1 *.JPG are not.' in logged[0]
+    for path in images[1:]:
+        path.rename(path.with_suffix('.png'))
+    with pytest.raises(
+        DataError, match=r'no \*.jpg in .*It has 3 \*.png, 1 \*.JPG: set train_dataloader'
+    ):
+        check_datasets(cfg, ('train',))

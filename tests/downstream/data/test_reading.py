@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from backbones.errors import DataError
-from downstream.data.boxes import reason_to_leave_out
-from downstream.data.reading import UnreadableError, is_cut_off, require_within
+from downstream.data.coco_checks import reason_to_leave_out
+from downstream.data.reading import CheckedLoader, UnreadableError, is_cut_off, require_within
 from downstream.running.config import TrainOptions
 from downstream.running.train import train
 from tests.conftest import write_tiny_config
@@ -67,7 +67,7 @@ def test_names_do_not_lead_out_of_the_data_set(path, inside):
     if inside:
         require_within(path, roots)
     else:
-        with pytest.raises(UnreadableError, match='lies outside of /data/set'):
+        with pytest.raises(UnreadableError, match='is outside of /data/set'):
             require_within(path, roots)
     require_within(path, ['/', 's3://bucket'])
 
@@ -142,6 +142,30 @@ def test_nothing_readable_is_no_endless_loop(shapes, tmp_path):
         run(config, tmp_path)
 
 
+def test_annotations_without_masks_are_no_unreadable_image(shapes, tmp_path):
+    # Not even where unreadable images may be left out: the images are fine.
+    extra = 'default_hooks = dict(unreadable=dict(skips=99))\n'
+    data, config = copy_of(shapes, tmp_path, 'detection', extra)
+    change_annotations(data, lambda c: [a.update(segmentation=[]) for a in c['annotations']])
+    message = r'^an annotation of .*\.jpg has no segmentation, but masks are to be loaded'
+    with pytest.raises(DataError, match=message) as caught:
+        run(config, tmp_path)
+    assert not isinstance(caught.value, UnreadableError)
+
+
+class LoadAnnotations:
+    """A transform that fails as one of the user's own may."""
+
+    def __call__(self, results: dict) -> dict:
+        return results['depth']
+
+
+def test_a_failure_without_a_file_is_not_blamed_on_the_image():
+    message = "^the annotations of a.jpg cannot be loaded: KeyError: 'depth'"
+    with pytest.raises(DataError, match=message):
+        CheckedLoader(LoadAnnotations(), ['/'])({'img_path': 'a.jpg'})
+
+
 def change_annotations(data, change) -> None:
     for path in (data / 'annotations').glob('instances_training.json'):
         content = json.loads(path.read_text())
@@ -160,7 +184,7 @@ def test_annotations_that_lead_elsewhere(check_data, shapes, tmp_path):
 
     change_annotations(data, lead_out)
     assert (data / 'images' / 'training' / '../../../secret.jpg').samefile(secret)
-    with pytest.raises(DataError, match=r'secret.jpg lies outside of .*data_root'):
+    with pytest.raises(DataError, match=r'secret.jpg is outside of .*data_root'):
         run(config, tmp_path, check_data)
 
 
@@ -198,18 +222,3 @@ def test_the_report_agrees_with_what_mmdet_leaves_out(changes, reason, tmp_path)
     kept = len(dataset.get_data_info(0)['instances'])
     assert kept == (0 if reason or annotation.get('ignore') else 1)
     assert reason_to_leave_out(annotation, image, dataset.cat_ids) == reason
-
-
-def test_boxes_that_are_left_out_are_counted_once(shapes, tmp_path, capsys):
-    data, config = copy_of(shapes, tmp_path, 'detection')
-
-    def spoil(content):
-        content['annotations'][0]['bbox'][2] = 0
-        content['annotations'][1]['bbox'][2] = -3
-        content['annotations'][2]['bbox'][0] = 99999
-
-    change_annotations(data, spoil)
-    run(config, tmp_path, 'quick')
-    shown = capsys.readouterr().out
-    assert shown.count('boxes 2 thinner than 1 px') == 1
-    assert 'without area, 1 outside of their image are left out.' in shown

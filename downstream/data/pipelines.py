@@ -1,0 +1,89 @@
+"""Parts of data pipelines that several configs share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+# What a detector's data samples must carry for the metric and for pictures.
+_DETECTION_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+_LOAD_INSTANCES = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
+_FLIPS = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+
+
+def detection_test_pipeline(scale: tuple[int, int]) -> list[dict]:
+    """A pipeline that tests an image at one scale.
+
+    Args:
+        scale: Long and short side that the image is fitted into, in pixels.
+    """
+    return [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=scale, keep_ratio=True),
+        dict(_LOAD_INSTANCES),
+        dict(type='PackDetInputs', meta_keys=_DETECTION_META_KEYS),
+    ]
+
+
+def detection_tta_pipeline(scales: Iterable[tuple[int, int]]) -> list[dict]:
+    """A pipeline that tests an image at several scales, each also flipped.
+
+    Args:
+        scales: Long and short sides that the image is fitted into, in pixels.
+    """
+    meta_keys = (*_DETECTION_META_KEYS, 'flip', 'flip_direction')
+    resizes = [dict(type='Resize', scale=scale, keep_ratio=True) for scale in scales]
+    pack = dict(type='PackDetInputs', meta_keys=meta_keys)
+    return _test_time_augmentation(resizes, dict(_LOAD_INSTANCES), pack)
+
+
+def segmentation_tta_pipeline(scale: tuple[int, int], ratios: Sequence[float]) -> list[dict]:
+    """A pipeline that tests an image at several scales, each also flipped.
+
+    Args:
+        scale: Long and short side that the image is fitted into at ratio 1, in pixels.
+        ratios: Scales of the views relative to ``scale``.
+    """
+    sizes = [(int(scale[0] * ratio), int(scale[1] * ratio)) for ratio in ratios]
+    resizes = [dict(type='Resize', scale=size, keep_ratio=True) for size in sizes]
+    return _test_time_augmentation(
+        resizes, dict(type='LoadAnnotations'), dict(type='PackSegInputs')
+    )
+
+
+def segmentation_tta_pipeline_of_ratios(ratios: Sequence[float]) -> list[dict]:
+    """The same for images that are tested at their own size."""
+    resizes = [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in ratios]
+    return _test_time_augmentation(
+        resizes, dict(type='LoadAnnotations'), dict(type='PackSegInputs')
+    )
+
+
+def _test_time_augmentation(resizes: list[dict], load: dict, pack: dict) -> list[dict]:
+    flips = [dict(flip) for flip in _FLIPS]
+    transforms = [resizes, flips, [load], [pack]]
+    return [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=transforms)]
+
+
+def boxes_only(pipeline: Iterable) -> list:
+    """A detection pipeline that loads no masks, for data without them.
+
+    Args:
+        pipeline: Its transforms, which stay as they are.
+    """
+    changed = []
+    for step in pipeline:
+        if isinstance(step, (list, tuple)):
+            changed.append(boxes_only(step))
+            continue
+        step = dict(step)
+        if step.get('with_mask'):
+            step['with_mask'] = False
+        if isinstance(step.get('transforms'), (list, tuple)):
+            step['transforms'] = boxes_only(step['transforms'])
+        changed.append(step)
+    return changed
+
+
+def imagenet_normalization() -> Mapping[str, list[float]]:
+    """Mean and standard deviation of ImageNet's pixels, RGB from 0 to 255, as detectors write them."""
+    return dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
