@@ -11,7 +11,9 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 
 # Dotted path of the name -> the feature that needs it.
-PRIVATE_NAMES: dict[str, str] = {}
+PRIVATE_NAMES: dict[str, str] = {
+    'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
+}
 _DISTRIBUTIONS = {
     'torch': ('torch',),
     'timm': ('timm',),

@@ -1,4 +1,4 @@
-"""Results from process to process: as data only, and through memory in the place of a shared folder."""
+"""Collecting results of all processes on one, and sending one to all: as data only, in memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from torch import Tensor
 
 from .safe_pickle import dumps, loads
 
-# Messages of one piece are limited in some transports, and their buffers double the memory.
-_PIECE = 2**28
-_NONE = object()
+# Bytes of a message: some transports have a limit, and the buffer of a message doubles its memory.
+CHUNK = 2**28
+_MISSING = object()
 
 
 def gather(content: object) -> list | None:
-    """What every process gives, in their order, on the first one; None on the others.
+    """Collect ``content`` of every process on the first one.
 
     Args:
         content: Numbers, texts, arrays, tensors, and dicts, lists and tuples of them.
+
+    Returns:
+        One item for each process in the order of the ranks; None on all processes but the first.
     """
     if get_world_size() == 1:
         return [content]
@@ -30,23 +33,27 @@ def gather(content: object) -> list | None:
     sizes[dist.get_rank()] = blob.numel()
     dist.all_reduce(sizes)
     if not is_main_process():
-        for piece in blob.split(_PIECE):
-            dist.send(piece.to(get_comm_device()), 0)
+        for chunk in blob.split(CHUNK):
+            dist.send(chunk.to(get_comm_device()), 0)
         return None
     return [content, *(_received(size, rank) for rank, size in enumerate(sizes.tolist()) if rank)]
 
 
 def _received(size: int, source: int) -> object:
     blob = torch.empty(size, dtype=torch.uint8)
-    for piece in blob.split(_PIECE):
-        buffer = torch.empty_like(piece, device=get_comm_device())
+    for chunk in blob.split(CHUNK):
+        buffer = torch.empty_like(chunk, device=get_comm_device())
         dist.recv(buffer, source)
-        piece.copy_(buffer)
+        chunk.copy_(buffer)
     return loads(memoryview(blob.numpy()))
 
 
 def broadcast(content: object) -> object:
-    """What the first process gives, on all of them."""
+    """Send ``content`` of the first process to all others, and return it on all of them.
+
+    Args:
+        content: As for :func:`gather`; ignored on all processes but the first.
+    """
     if get_world_size() == 1:
         return content
     blob = (
@@ -63,24 +70,28 @@ def broadcast(content: object) -> object:
 
 
 class DataOnlyMetric(BaseMetric):
-    """A metric whose results reach the first process by :func:`gather`.
+    """A metric whose results reach the first process through :func:`gather`.
 
-    mmengine's way writes pickles into a folder that all processes see, and unpickles them.
+    mmengine writes pickles into a folder that all processes share, and unpickles them.
     """
 
     def evaluate(self, size: int) -> dict:
-        """The figures, of the first ``size`` results, on all processes."""
+        """Compute the metrics of the first ``size`` results.
+
+        Returns:
+            The metrics by name, on all processes.
+        """
         parts = gather([_on_cpu(result) for result in self.results])
-        figures: dict = {}
+        metrics: dict = {}
         if parts is not None:
-            # samples were dealt out in turn, the last ones twice where they did not come out even
-            dealt = chain.from_iterable(zip_longest(*parts, fillvalue=_NONE))
-            results = [result for result in dealt if result is not _NONE][:size]
-            figures = self.compute_metrics(results)
+            # The sampler assigns samples to processes in turn, and repeats some to make the counts equal.
+            in_order = chain.from_iterable(zip_longest(*parts, fillvalue=_MISSING))
+            results = [result for result in in_order if result is not _MISSING][:size]
+            metrics = self.compute_metrics(results)
             if self.prefix:
-                figures = {f'{self.prefix}/{name}': value for name, value in figures.items()}
+                metrics = {f'{self.prefix}/{name}': value for name, value in metrics.items()}
         self.results.clear()
-        return broadcast(figures)
+        return broadcast(metrics)
 
 
 def _on_cpu(content: object) -> object:

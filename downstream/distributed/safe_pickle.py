@@ -1,9 +1,8 @@
-"""Pickles read as data: what torch.save wrote, with numbers, texts and containers, and nothing that runs.
+"""Pickles read as data: what torch.save wrote, with numbers, texts and containers, and no code.
 
-torch's restricted unpickler calls no function and makes no object that it has not been told of. What
-mmengine tells it of includes ``getattr``, with which a file reaches any attribute of anything; here
-that name stands for a function that knows four methods of :class:`HistoryBuffer`, the only ones that a
-run's checkpoint refers to.
+torch's restricted unpickler calls only functions, and makes only objects, of a list. mmengine's list
+includes ``getattr``, with which a file reaches any attribute of anything. Here that name is bound to a
+function that returns four methods of :class:`HistoryBuffer`, the only ones in the checkpoint of a run.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ _NUMBERS = '?bBhHiIlLqQefd'
 
 
 class _Scalars(HistoryBuffer):
-    """A :class:`HistoryBuffer` as it stands in a file: two arrays and a length."""
+    """A :class:`HistoryBuffer` as a file holds it: two arrays and a length."""
 
     def __setstate__(self, state: object) -> None:
         expected = {'max_length': int, '_log_history': np.ndarray, '_count_history': np.ndarray}
         if not isinstance(state, dict) or not all(
             isinstance(state.get(name), kind) for name, kind in expected.items()
         ):
-            raise UnpicklingError('GLOBAL HistoryBuffer with a state that is none')
+            raise UnpicklingError('GLOBAL HistoryBuffer with a state of another form')
         self.__class__ = HistoryBuffer
         self.__init__(max_length=state['max_length'])
         self._log_history, self._count_history = state['_log_history'], state['_count_history']
@@ -41,15 +40,23 @@ def _method_of_scalars(owner: object, name: str) -> object:
 
 
 def safe_globals() -> AbstractContextManager:
-    """Within it ``torch.load(weights_only=True)`` reads what runs of mmengine save, as data."""
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    """A context in which ``torch.load(weights_only=True)`` reads what runs of mmengine save, as data."""
+    # The functions with which numpy pickles arrays and scalars; numpy 1 and 2 name their module
+    # differently, and files of both are read.
+    functions = {
+        '_reconstruct': np.zeros(1).__reduce__()[0],
+        'scalar': np.float64().__reduce__()[0],
+    }
     return torch.serialization.safe_globals(
         [
             slice,
             np.ndarray,
             np.dtype,
-            multiarray._reconstruct,
-            multiarray.scalar,
+            *(
+                (function, f'numpy.{core}.multiarray.{name}')
+                for name, function in functions.items()
+                for core in ('core', '_core')
+            ),
             *{type(np.dtype(code)) for code in (*_NUMBERS, 'S', 'U')},
             (_method_of_scalars, 'builtins.getattr'),
             (_Scalars, 'mmengine.logging.history_buffer.HistoryBuffer'),
@@ -65,7 +72,7 @@ def dumps(content: object) -> bytes:
 
 
 def loads(data: bytes | memoryview) -> object:
-    """What :func:`dumps` was given.
+    """The content that :func:`dumps` was called with.
 
     Raises:
         pickle.UnpicklingError: It holds more than data.

@@ -1,6 +1,6 @@
 """Running a config: complete it, train it, test it. Importing it registers runner, hooks, wrapper."""
 
-from downstream.running.hooks.finite import FiniteGuardHook
+from downstream.running.hooks.finite import FiniteLossHook
 from downstream.running.hooks.hanging import HangHook
 from .precision import BFloat16OptimWrapper
 from downstream.running.hooks.preemption import PreemptionHook
@@ -11,7 +11,7 @@ from downstream.running.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
     'BFloat16OptimWrapper',
-    'FiniteGuardHook',
+    'FiniteLossHook',
     'HangHook',
     'PreemptionHook',
     'ProgressHook',

@@ -7,7 +7,7 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     progress=dict(type='ProgressHook'),
-    finite=dict(type='FiniteGuardHook', skips=0),
+    finite=dict(type='FiniteLossHook', skips=0),
     unreadable=dict(type='UnreadableImagesHook', skips=0),
     preemption=dict(type='PreemptionHook'),
     hanging=dict(type='HangHook', minutes=10),
@@ -15,7 +15,9 @@ default_hooks = dict(
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
+    # Small messages go through gloo on the host; tensors of the GPU through NCCL. The time-out of both is
+    # 30 minutes, longer than default_hooks.hanging.minutes.
+    dist_cfg=dict(backend='cpu:gloo,cuda:nccl'),
 )
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 log_level = 'INFO'

@@ -1,4 +1,4 @@
-"""Runs that are told to stop finish their step, save, and say with which exit code they left."""
+"""On a signal to stop, a run finishes its step, saves, and leaves with an exit code of its own."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
-import torch
-import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 
+from downstream.distributed.flags import maximum
 from downstream.running.checkpoint.files import INTERRUPTED, write_text
 
-# "Temporary failure, try again" of sysexits.h: schedulers and scripts requeue on it.
+# EX_TEMPFAIL of sysexits.h, "try again": schedulers and scripts requeue on it.
 EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class PreemptedError(Exception):
-    """The run was told to stop, and did after saving ``checkpoint``."""
+    """The run received a signal to stop, and did so after saving ``checkpoint``."""
 
     def __init__(self, name: str, checkpoint: Path) -> None:
         super().__init__(
-            f'stopped by {name} after saving {checkpoint}; --resume goes on as if nothing had happened.'
+            f'stopped by {name} after saving {checkpoint}; --resume continues exactly from there.'
         )
 
 
@@ -32,43 +33,61 @@ class PreemptedError(Exception):
 class PreemptionHook(Hook):
     """On SIGTERM, SIGUSR1 (Slurm) or Ctrl-C: finish the step, save, leave with :data:`EXIT_CODE`.
 
-    A second Ctrl-C stops at once. All processes stop after the same step, whichever got the signal.
+    A second Ctrl-C stops at once. All processes stop after the same step, whichever received the
+    signal. They learn of it in one all_reduce per optimizer step, that of :class:`FiniteLossHook` where
+    the run has one.
     """
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self._received = 0
+        self.received = 0  # by this process
+        self._agreed: int | None = None
         self._former: dict = {}
 
-    def before_train(self, runner) -> None:
+    def before_train(self, runner: Runner) -> None:
+        self.close()
+        self.received, self._agreed = 0, None
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
             self._former[number] = signal.signal(number, self._note)
 
-    def after_train(self, runner) -> None:
-        self._restore()
+    def after_train(self, runner: Runner) -> None:
+        self.close()
 
-    def _note(self, number: int, frame: object) -> None:
-        if self._received and number == signal.SIGINT:
-            self._restore()
-            raise KeyboardInterrupt
-        self._received = number
-
-    def _restore(self) -> None:
+    def close(self) -> None:
+        """Restore the former signal handlers."""
         for number, handler in self._former.items():
             signal.signal(number, handler)
         self._former = {}
 
+    def agree_on(self, received: int) -> None:
+        """Take the signal that all processes have agreed on for this step, 0 for none."""
+        self._agreed = received
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            self.close()
+            raise KeyboardInterrupt
+        self.received = number
+
     def after_train_iter(
-        self, runner, batch_idx: int, data_batch: object = None, outputs: Sequence | None = None
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: object = None,
+        outputs: Sequence | None = None,
     ) -> None:
-        received = self._anywhere()
-        # Half-accumulated gradients are in no checkpoint.
-        if not received or not runner.optim_wrapper.should_update():
+        # Checkpoints do not hold gradients that are accumulated in part.
+        if not runner.optim_wrapper.should_update():
             return
-        self._restore()
+        received, self._agreed = self._agreed, None
+        if received is None:
+            (received,) = maximum(self.received)
+        if not received:
+            return
+        self.close()
         meta = {'epoch': runner.epoch, 'iter': runner.iter + 1}
         path = Path(runner.work_dir) / INTERRUPTED
         runner.save_checkpoint(
@@ -80,12 +99,3 @@ class PreemptionHook(Hook):
             wait=True,
         )
         raise PreemptedError(signal.Signals(received).name, path)
-
-    def _anywhere(self) -> int:
-        """The signal that some process has received, 0 if none has."""
-        if not dist.is_initialized():
-            return self._received
-        device = 'cuda' if dist.get_backend() == 'nccl' else 'cpu'
-        flag = torch.tensor(self._received, device=device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return int(flag)

@@ -1,4 +1,4 @@
-"""Strangers' files: a corpus of hostile checkpoints, through every way in; nothing of them may run."""
+"""Untrusted files: a corpus of hostile checkpoints through every reader; no code of theirs may run."""
 
 import io
 import pickle
@@ -14,10 +14,10 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from backbones import ConvNeXt, WeightsError, load_pretrained
-from backbones.weights import sources as weight_files
-from downstream.distributed import gather as exchange
+from backbones.weights import read as weight_files
+from downstream.distributed import gather
 from downstream.distributed.safe_pickle import dumps, loads
-from downstream.running.checkpoint import files as saving
+from downstream.running.checkpoint import files
 from downstream.running.checkpoint import read as checkpoints
 from tests import processes
 from tests.downstream.running.test_checkpoints import tiny_run
@@ -134,7 +134,7 @@ def _ordered_with_attribute() -> OrderedDict:
 
 READERS = {
     'testing': checkpoints.read,
-    'resuming': lambda path: saving.verified(path),
+    'resuming': lambda path: files.verified(path),
     'pretrained weights': lambda path: weight_files.read(path),
     'a backbone': lambda path: load_pretrained(ConvNeXt('atto'), str(path)),
     "OpenMMLab's loader": lambda path: CheckpointLoader.load_checkpoint(str(path)),
@@ -203,7 +203,7 @@ def test_text_in_a_checkpoint_is_not_run(tmp_path, monkeypatch, capsys):
     """mmengine's resume makes a config, which is Python, of what meta holds."""
     monkeypatch.chdir(tmp_path)
     tiny_run(tmp_path / 'run', custom_hooks=[], epochs=1)
-    path, content = saving.newest_whole(tmp_path / 'run')
+    path, content = files.newest_whole(tmp_path / 'run')
     code = f"open({MARK!r}, 'w')\n"
     content['meta'] |= {'config': code, 'cfg': code}
     content['message_hub']['runtime_info']['cfg'] = code
@@ -244,6 +244,17 @@ def test_results_survive_the_exchange():
     assert torch.equal(again['pixels'], RESULT['pixels'])
 
 
+def test_arrays_of_numpy_1_are_read():
+    """Its checkpoints name the module of numpy's functions differently."""
+    content = {'array': np.arange(3), 'number': np.float64(0.5)}
+    data = saved(content, _use_new_zipfile_serialization=False)
+    old = data.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+    assert old != data
+    again = loads(old)
+    np.testing.assert_array_equal(again['array'], content['array'])
+    assert again['number'] == 0.5
+
+
 @pytest.mark.parametrize('name', HOSTILE)
 def test_nothing_of_a_hostile_result_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -255,15 +266,15 @@ def test_nothing_of_a_hostile_result_runs(name, tmp_path, monkeypatch):
 def exchanging(folder: Path) -> None:
     dist.init_process_group('gloo')
     rank = dist.get_rank()
-    exchange._PIECE = 100  # several messages each
-    parts = exchange.gather([rank] * 50 * rank)
+    gather.CHUNK = 100  # several messages each
+    parts = gather.gather([rank] * 50 * rank)
     assert (parts is None) == (rank > 0)
     if parts is not None:
         assert parts == [[rank] * 50 * rank for rank in range(3)]
-    found = exchange.broadcast({'mAP': 0.5} if rank == 0 else None)
+    found = gather.broadcast({'mAP': 0.5} if rank == 0 else None)
     assert found == {'mAP': 0.5}
 
-    class Listing(exchange.DataOnlyMetric):
+    class Listing(gather.DataOnlyMetric):
         default_prefix = 'all'
 
         def process(self, data_batch, data_samples) -> None:

@@ -6,17 +6,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from downstream.running.checkpoint import files as saving
-from downstream.running.checkpoint import sharding
-from downstream.running.hooks.hanging import HangHook, _Seen
+from downstream.running.checkpoint import files, sharding
+from downstream.running.hooks import finite, hanging
+from downstream.running.hooks.hanging import Report, collective_timeout, hanging_processes
+from downstream.running.hooks.preemption import SIGNALS
 from tests import processes
 from tests.conftest import ROOT, write_tiny_config
 
@@ -67,19 +71,78 @@ def test_a_process_that_hangs_is_named(how, tmp_path):
     what = 'hang: rank' if how.startswith('asleep') else 'do not answer: rank'
     assert f'{what} {guilty}' in line
     if how.startswith('asleep'):
-        place = f'on {socket.gethostname()}, iteration 4, in its step (downstream/test_several.py:'
+        host = socket.gethostname()
+        place = f'on {host}, iteration 4, forward pass (running/test_several_processes.py:'
         assert place in line
     assert f'rank {1 - guilty} on' not in line
 
 
-def test_who_is_behind():
-    def seen(*parts):
-        return {rank: _Seen(rank, progress=p, waiting=w) for rank, (p, w) in enumerate(parts)}
+def test_who_hangs():
+    def found(*parts):
+        return hanging_processes(
+            Report(rank, progress=progress, waiting=waiting)
+            for rank, (progress, waiting) in enumerate(parts)
+        )
 
-    assert HangHook._behind(seen((8, True), (7, False))) == [1]
-    assert HangHook._behind(seen((8, True), (7, True), (8, False))) == [1]
-    assert HangHook._behind(seen((8, True), (8, False), (8, True))) == [1]
-    assert HangHook._behind(seen((8, True), (8, True))) == [0, 1]
+    assert found((8, True), (7, False)) == [1]
+    assert found((8, True), (7, True), (8, False)) == [1]
+    assert found((8, True), (8, False), (8, True)) == [1]
+    assert found((8, True), (8, True)) == [0, 1]
+
+
+def test_who_waits():
+    """Under NCCL processes wait for their GPU: where the finite check reads from it."""
+    assert hanging.waits_for_others(['/a/train.py', finite.__file__])
+    assert hanging.waits_for_others([dist.distributed_c10d.__file__])
+    assert not hanging.waits_for_others(['/a/train.py', hanging.__file__])
+
+
+def test_a_hang_is_reported_before_a_collective_gives_up():
+    """Of the shipped configs, with CUDA."""
+    cfg = Config.fromfile(ROOT / 'configs' / '_base_' / 'runtime' / 'default.py')
+    dist_cfg = cfg.env_cfg.dist_cfg
+    limit = 60 * cfg.default_hooks.hanging.minutes
+    assert limit < collective_timeout(dist_cfg, dist_cfg.backend)
+    assert collective_timeout({}, 'nccl') == 600
+    assert collective_timeout({'timeout': 900}, 'nccl') == 900
+
+
+@HOOKS.register_module()
+class FailingHook(Hook):
+    """Raises in the third iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter == 2:
+            raise ValueError('as expected')
+
+
+def fail_and_look(**arguments) -> None:
+    """A training that raises leaves neither threads nor signal handlers nor hooks of the model."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    models = []
+    hook = type('ModelHook', (Hook,), {'before_train': lambda self, r: models.append(r.model)})
+    hooks = [dict(type='HangHook', minutes=1), dict(type='PreemptionHook')]
+    hooks += [dict(type='FiniteLossHook'), dict(type='FailingHook'), hook()]
+    with pytest.raises(ValueError, match='as expected'):
+        tiny_run(custom_hooks=hooks, **arguments)
+    assert [signal.getsignal(number) for number in SIGNALS] == handlers
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if not any(thread.name == 'hanging' for thread in threading.enumerate()):
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError('the threads of HangHook are alive')
+    assert not models[0].module._forward_hooks
+    print('nothing is left')
+
+
+def test_a_failed_training_leaves_nothing_behind(tmp_path):
+    arguments = [{'work_dir': tmp_path / 'run'}] * 2
+    for process in processes.start(fail_and_look, tmp_path, arguments):
+        process.join(60)
+        assert process.exitcode == 0, (tmp_path / 'out0').read_text()
+    assert 'nothing is left' in (tmp_path / 'out0').read_text()
 
 
 def test_all_go_on_from_what_one_of_them_goes_on_from(tmp_path):
@@ -90,9 +153,9 @@ def test_all_go_on_from_what_one_of_them_goes_on_from(tmp_path):
     for process in start(tmp_path, plans):
         process.join(60)
         assert process.exitcode == 0, (tmp_path / 'out0').read_text()
-    assert saving.newest_whole(work_dir)[1]['meta']['iter'] == 4
+    assert files.newest_whole(work_dir)[1]['meta']['iter'] == 4
     expected = run_in(tmp_path / 'whole', epochs=2)['state_dict']
-    found = saving.newest_whole(work_dir)[1]['state_dict']
+    found = files.newest_whole(work_dir)[1]['state_dict']
     assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
@@ -106,7 +169,7 @@ def test_checkpoints_of_one_name_and_different_content(tmp_path):
     for rank in '01':
         shutil.copytree(tmp_path / 'run', tmp_path / rank / 'run')
     path = tmp_path / '1' / 'run' / 'iter_2.pth'
-    content = saving.verified(path)
+    content = files.verified(path)
     content['meta']['iter'] = 1
     torch.save(content, path)
     path.with_name(f'{path.name}.sha256').unlink()
@@ -124,7 +187,7 @@ def run_in(work_dir: Path, **changes) -> dict:
     for process in start(work_dir.parent, [{'work_dir': work_dir, **changes}] * 2):
         process.join(60)
         assert process.exitcode == 0, (work_dir.parent / 'out0').read_text()
-    return saving.newest_whole(work_dir)[1]
+    return files.newest_whole(work_dir)[1]
 
 
 def require_close(found: dict, expected: dict) -> None:
@@ -147,10 +210,10 @@ class ShardedHook(Hook):
 
 def test_a_sharded_run_is_a_whole_one(tmp_path):
     """Same losses, same weights, same optimizer; checkpoints go from one form into the other."""
-    guarded = {'custom_hooks': [dict(type='FiniteGuardHook')]}
+    guarded = {'custom_hooks': [dict(type='FiniteLossHook')]}
     expected = run_in(tmp_path / 'whole', **guarded)
     assert expected['meta']['iter'] == 10
-    hooks = [dict(type='FiniteGuardHook'), dict(type='ShardedHook')]
+    hooks = [dict(type='FiniteLossHook'), dict(type='ShardedHook')]
     found = run_in(tmp_path / 'sharded', sharded=True, custom_hooks=hooks)
     require_close(found, expected)
     # three epochs in shards and two as a whole; and the other way round
@@ -181,6 +244,6 @@ def test_sharded_models(task, shapes, tmp_path):
             env={**os.environ, 'PYTHON': sys.executable},
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
-        states.append(saving.newest_whole(tmp_path / name)[1]['state_dict'])
+        states.append(files.newest_whole(tmp_path / name)[1]['state_dict'])
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-5, msg=key)
