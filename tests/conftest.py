@@ -25,6 +25,7 @@ from pycocotools.cocoeval import COCOeval
 
 import downstream  # noqa: F401
 from downstream.data.shapes import make_shapes
+from downstream.quiet import KNOWN_WARNINGS
 
 from .c_ways import way  # noqa: F401  a fixture
 
@@ -59,6 +60,14 @@ test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=dict(interval=1))
 """,
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a user does not see of a run, pytest's summary does not show either."""
+    for known in KNOWN_WARNINGS:
+        config.addinivalue_line(
+            'filterwarnings', f'ignore:{known.message}:UserWarning:{known.module}'
+        )
 
 
 @dataclass

@@ -56,7 +56,9 @@ def run(command: Callable[[], object]) -> None:
     """Run ``command``; what a user can mend is one line on stderr and exit code 2, no traceback."""
     # Heavy imports wait until the command line has been understood.
     from backbones.errors import UserError
+    from downstream.quiet import ignore_known_warnings
 
+    ignore_known_warnings()
     try:
         command()
     except UserError as error:

@@ -20,8 +20,8 @@ from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import ConfigError, DataError
-from downstream.data.quiet import without_coco_output
 from downstream.distributed.gather import DataOnlyMetric
+from downstream.quiet import without_coco_output
 
 _BACKENDS = ('faster-coco-eval', 'pycocotools')
 _KINDS = ('bbox', 'segm')

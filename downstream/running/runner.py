@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import ConfigError
 from backbones.weights.load import load_pretrained
-from downstream.data.quiet import without_coco_output
 from downstream.data.reading import check_reading
 from downstream.distributed.gather import broadcast, gather
+from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
 from downstream.running.hooks.unreadable import UnreadableImagesHook
 from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
@@ -46,6 +46,7 @@ _FILE_ONLY = (
     'Hooks will be executed',
     'Distributed training is not used',
     'Exp name:',
+    *KNOWN_LOG_MESSAGES,
 )
 
 

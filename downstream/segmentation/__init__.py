@@ -1,6 +1,6 @@
 """Parts of a segmenter, registered on import."""
 
-from downstream.operators.quiet_import import import_quietly
+from downstream.quiet import import_quietly
 
 import_quietly('mmseg.datasets', 'mmseg.models', 'mmseg.evaluation')
 

@@ -21,6 +21,8 @@ class SegmentationMetric(DataOnlyMetric, IoUMetric):
     mIoU, aAcc, mAcc in percent and ``per_class`` IoU and Acc; a class that does not occur is None.
     """
 
+    default_prefix = ''  # None is the same, but mmengine warns of it
+
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.report: dict = {}

@@ -360,7 +360,7 @@ def losses_of_fifty_steps(root, plain: bool) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
