@@ -1,10 +1,10 @@
-"""Checkpoint files read as data alone: nothing in them runs."""
+"""Checkpoint files read as data: nothing in them is executed."""
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -14,39 +14,80 @@ from backbones.errors import WeightsError
 
 
 def read(path: Path, trust: bool = False) -> dict[str, Tensor]:
-    """The state dict in ``path``, whatever it is wrapped in; see :func:`read_content`.
+    """The state dict in ``path``, without its wrappers; see :func:`read_content`.
 
     Raises:
-        WeightsError: It holds none, or values that are no numbers.
+        WeightsError: It holds none, or values that are NaN or infinite.
     """
     state = _unwrapped(read_content(path, trust))
     if state is None:
         raise WeightsError(f'{path} holds no state dict (a dict of names and tensors).')
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise WeightsError(f'{path}: {key} has values that are no numbers (NaN or infinite).')
+            raise WeightsError(f'{path}: {key} has values that are NaN or infinite.')
     return state
 
 
 def read_content(path: Path, trust: bool = False) -> object:
-    """What ``path`` holds, ``.safetensors`` or what torch.save wrote.
+    """The content of a ``.safetensors`` file or of a file that torch.save wrote, on the CPU.
 
     Args:
         path: A file.
         trust: Unpickle whatever the file holds. That can run any program in it.
 
     Raises:
-        WeightsError: It is no checkpoint, is broken, or holds more than data.
+        WeightsError: It is not a checkpoint, is damaged, holds more than data, or has tensors whose
+            values the file does not store.
     """
     if path.stat().st_size == 0:
         raise WeightsError(f'{path} is empty.')
     with open(path, 'rb') as file:
         head = file.read(512)
     if head.lstrip()[:1] == b'<':
-        raise WeightsError(f'{path} is a web page, not a checkpoint; was its address right?')
+        raise WeightsError(f'{path} is a web page, not a checkpoint; check its address.')
     if head.startswith(b'version https://git-lfs'):
         raise WeightsError(f'{path} is a Git LFS pointer; fetch the file itself (git lfs pull).')
-    return _read_safetensors(path) if path.suffix == '.safetensors' else _unpickled(path, trust)
+    if path.suffix == '.safetensors':
+        return _read_safetensors(path)
+    content = _unpickled(path, trust)
+    for name, tensor in _tensors(content):
+        reason = _unusable(tensor)
+        if reason:
+            raise WeightsError(f'{path}: {name or "the tensor"} {reason}.')
+    return content
+
+
+def _tensors(content: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
+    """Every tensor within nested containers, with its dotted name. Containers that a file nests in each
+    other a hundred thousand deep, or in themselves, do no harm: there is no recursion."""
+    stack, seen = [(name, content)], set()
+    while stack:
+        name, value = stack.pop()
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            stack += [(f'{name}.{key}' if name else str(key), item) for key, item in items]
+
+
+def _unusable(tensor: Tensor) -> str:
+    """Why no ordinary operation on ``tensor`` is safe, '' if all are.
+
+    Strides of zero let a file of a kilobyte describe a tensor of terabytes, for which the first operation
+    that allocates memory then asks.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return 'is a sparse or quantized tensor; only dense ones can be loaded'
+    if tensor.device.type != 'cpu':
+        return f'has no values (a tensor on the {tensor.device.type} device)'
+    needed, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
+    if needed > stored:
+        return (
+            f'claims {tensor.numel():,} values of which the file stores '
+            f'{stored // tensor.element_size():,}; save it with .contiguous()'
+        )
+    return ''
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -91,7 +132,7 @@ _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'module')
 
 
 def _unwrapped(content: object) -> dict[str, Tensor] | None:
-    """The state dict within ``content``, whatever it is wrapped in."""
+    """The state dict within ``content``, taken out of the usual wrappers."""
     for _ in range(3):
         if not isinstance(content, Mapping):
             return None

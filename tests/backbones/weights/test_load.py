@@ -19,6 +19,7 @@ from backbones import (
 )
 from backbones.names import TIMM_FAMILIES
 from backbones.weights.load import load_state
+from backbones.weights.read import read
 from backbones.weights.sources import find
 
 
@@ -162,6 +163,8 @@ def numpy_file() -> bytes:
 
 
 NAN = torch.full((40,), float('nan'))
+TERABYTES = torch.zeros(1).as_strided((10**6, 10**6), (0, 0))
+QUANTIZED = torch.quantize_per_tensor(torch.zeros(9), 0.1, 0, torch.qint8)
 INFINITE = torch.full((40,), float('inf'))
 RESNET = {'conv1.weight': torch.zeros(2, 3, 7, 7), 'layer1.0.conv1.weight': torch.zeros(2, 2, 1, 1)}
 SWIN = {'patch_embed.proj.weight': torch.zeros(2), 'layers.0.blocks.0.norm1.weight': torch.zeros(2)}
@@ -225,7 +228,24 @@ CORPUS = {
         lambda: saved(whole(**{'stages.0.0.gamma': NAN})),
         'stages.0.0.gamma has values',
     ),
-    'infinite': ('a.pth', lambda: saved(whole(**{'stages.0.0.gamma': INFINITE})), 'no numbers'),
+    'infinite': (
+        'a.pth',
+        lambda: saved(whole(**{'stages.0.0.gamma': INFINITE})),
+        'NaN or infinite',
+    ),
+    'a terabyte of one value': (
+        'a.pth',
+        lambda: saved({'model': {'stages.0.0.gamma': TERABYTES}}),
+        'model.stages.0.0.gamma claims 1,000,000,000,000 values of which the file stores 1;',
+    ),
+    'overlapping windows': (
+        'a.pth',
+        lambda: saved({'w': torch.zeros(2**10).as_strided((2**9, 2**9), (1, 1))}),
+        'claims 262,144 values',
+    ),
+    'meta': ('a.pth', lambda: saved({'w': torch.zeros(9, device='meta')}), 'w has no values'),
+    'sparse': ('a.pth', lambda: saved({'w': torch.eye(9).to_sparse()}), 'w is a sparse'),
+    'quantized': ('a.pth', lambda: saved({'w': QUANTIZED}), 'w is a sparse or quantized'),
     'resnet': (
         'a.pth',
         lambda: saved(RESNET),
@@ -385,3 +405,19 @@ def test_a_backbone_describes_its_own_architectures():
         WeightsError, match=r'is not a checkpoint of a stem of 4 .*It holds other\.'
     ):
         load_state(Described(), {'other': torch.zeros(8)})
+
+
+def test_tied_parameters_and_views_of_a_larger_storage_load(tmp_path):
+    """What is refused is a tensor larger than its storage; sharing a storage is ordinary."""
+    shared = torch.arange(12.0)
+    torch.save({'a': shared, 'b': shared, 'c': shared[2:6].view(2, 2).t()}, tmp_path / 'a.pth')
+    state = read(tmp_path / 'a.pth')
+    assert torch.equal(state['c'], torch.tensor([[2.0, 4.0], [3.0, 5.0]]))
+
+
+def test_a_checkpoint_that_contains_itself_is_read(tmp_path):
+    content = {'epoch': 3}
+    content['itself'] = content
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(WeightsError, match='holds no state dict'):
+        read(tmp_path / 'a.pth')
