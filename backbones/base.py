@@ -1,4 +1,4 @@
-"""What every backbone of this suite has in common, and what your own may derive from."""
+"""The base class of every backbone here, and of your own: facts about itself, with defaults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .errors import ConfigError
 
 
 def accepted_arguments(cls: type) -> set[str]:
-    """The names of the arguments that a class takes, those it hands on to its bases included."""
+    """Names of the arguments of a class, including those that ``**kwargs`` passes to its bases."""
     names: set[str] = set()
     for base in cls.__mro__:
         if '__init__' not in vars(base):
@@ -32,44 +32,68 @@ def accepted_arguments(cls: type) -> set[str]:
 class Backbone(BaseModule):
     """A network whose ``forward`` turns ``(N, 3, H, W)`` into a tuple of feature maps.
 
-    A subclass states
+    A subclass sets :attr:`out_channels` and :attr:`out_strides`, and overrides what differs from the
+    defaults below. Detectors, segmenters, optimizers and sharding read these facts from the object, never
+    from its class. A plain ``nn.Module`` may have any of the same attributes and methods.
 
-    - ``out_channels`` and ``out_strides``: map ``i`` is ``(N, out_channels[i], H / out_strides[i],
-      W / out_strides[i])``;
-    - ``size_divisor``, where it is not the largest stride: what the sides of an image must be
-      multiples of;
-    - ``added_modules``: names of its modules that pretrained files do not contain and that start from
-      their initial values. The default is OpenMMLab's convention, a norm ``norm<i>`` for every ``i`` of
-      ``out_indices``;
-
-    and may override :meth:`get_layer_depth`, :meth:`get_stage_depth`, :meth:`no_weight_decay`,
-    :meth:`translate` and :meth:`describe`.
+    Attributes:
+        out_channels: Channels of every map: map ``i`` is ``(N, out_channels[i], H / out_strides[i],
+            W / out_strides[i])``, rounded down or up.
+        out_strides: Stride of every map, in pixels of the input; the finest map comes first.
+        size_divisor: Images are padded so that their sides are multiples of this. None: 1 if the
+            backbone takes any size, otherwise the largest stride.
+        takes_any_size: Whether ``forward`` takes images of any size, padding them itself where
+            necessary. None: a trial forward pass at odd sizes decides, unless ``size_divisor`` is set.
+        added_modules: Names of modules that pretrained files do not contain and that start from their
+            initial values. None: OpenMMLab's convention, a norm ``norm<i>`` for every ``i`` of
+            ``out_indices``.
+        input_mean: Mean of the R, G and B values, from 0 to 255, that the weights were trained with.
+            None: the config's.
+        input_std: Standard deviation of the same.
+        num_stages: How many stages the argument ``frozen_stages`` counts. ``frozen_stages=num_stages``
+            freezes everything but what dense prediction adds (output norms, feature pyramid). 0: the
+            class has no such argument.
+        recipe_frozen_stages: The ``frozen_stages`` with which detectors are fine-tuned from pretrained
+            weights; -1: all stages train.
+        takes_drop_path_rate: Whether the ``drop_path_rate`` of a recipe applies to this backbone. None:
+            if its class has such an argument.
 
     Args:
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
             a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
-        norm_eval: Keep BatchNorm's statistics as they are also while training.
+        norm_eval: Whether BatchNorm uses its running statistics, and leaves them unchanged, in
+            training mode too.
     """
 
     out_channels: tuple[int, ...] = ()
     out_strides: tuple[int, ...] = ()
+    size_divisor: int | None = None
+    takes_any_size: bool | None = None
     added_modules: tuple[str, ...] | None = None
+    input_mean: tuple[float, ...] | None = None
+    input_std: tuple[float, ...] | None = None
+    num_stages: int = 0
+    recipe_frozen_stages: int = -1
+    takes_drop_path_rate: bool | None = None
 
     def __init__(self, init_cfg: dict | None = None, norm_eval: bool = False) -> None:
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
         self._layer_depths: Mapping[str, Depth] | None = None
 
-    @property
-    def size_divisor(self) -> int:
-        """The sides of images are padded to multiples of this."""
-        return max(self.out_strides)
+    def blocks(self) -> Iterable[nn.Module]:
+        """The repeated units, in the order of the forward pass, for sharding and checkpointing.
+
+        Every unit must be a module that ``forward`` calls, and no unit may contain another one.
+        Parameters outside the units are sharded together. The default is no unit.
+        """
+        return ()
 
     def init_weights(self) -> None:
-        """Load the pretrained weights that ``init_cfg`` names; without one, keep the random ones.
+        """Load the pretrained weights that ``init_cfg`` names; without it, weights stay random.
 
         Raises:
-            ConfigError: ``init_cfg`` asks for something else.
+            ConfigError: ``init_cfg`` is of another form.
             WeightsError: The weights cannot be found or do not fit this model.
         """
         if self._is_init:
@@ -86,7 +110,7 @@ class Backbone(BaseModule):
         self._is_init = True
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
-        """A file's tensors under the names that this model has for them."""
+        """The tensors of a checkpoint under this model's parameter names."""
         return by_own_names(state, self.state_dict())
 
     def describe(self, tensors: Mapping[str, Tensor]) -> str | None:
@@ -100,9 +124,10 @@ class Backbone(BaseModule):
         return None
 
     def train(self, mode: bool = True) -> Backbone:
+        """Set training mode, except for frozen modules and, with ``norm_eval``, BatchNorm."""
         super().train(mode)
         for module in self.frozen_modules():
-            module.eval()
+            nn.Module.train(module, False)  # not eval(): it calls train(), and module may be self
         if self.norm_eval:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
@@ -110,18 +135,22 @@ class Backbone(BaseModule):
         return self
 
     def frozen_modules(self) -> Iterable[nn.Module]:
-        """Modules that do not train."""
+        """Modules that do not train; they stay in evaluation mode with all their children."""
         return ()
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> Depth:
         """Depth of a parameter for layer-wise learning-rate decay.
 
-        Unless a subclass knows better: blocks in the order of their definition, in at most 12 groups
+        The default groups blocks in the order of their definition, in at most 12 groups
         (:func:`backbones.optim.layer_depth.generic_depths`).
 
+        Args:
+            param_name: As in ``named_parameters()``, after ``prefix``.
+            prefix: The name of the backbone in a larger model, e.g. ``'backbone.'``.
+
         Returns:
-            ``(depth, number_of_layers)``: mmpretrain's convention, in which the rate is multiplied
-            by ``decay ** (number_of_layers - depth - 1)``.
+            ``(depth, number_of_layers)``: the rate is multiplied by
+            ``decay ** (number_of_layers - depth - 1)``, as in mmpretrain.
         """
         return self._depth_in(self.layer_depths(), param_name, prefix)
 
@@ -130,7 +159,7 @@ class Backbone(BaseModule):
         return self._depth_in(self.stage_depths(), param_name, prefix)
 
     def layer_depths(self) -> Mapping[str, Depth]:
-        """The depths of all parameters that do not lie behind the backbone."""
+        """Depth by parameter name; parameters that are missing have the depth of the heads."""
         if self._layer_depths is None:
             self._layer_depths = generic_depths(name for name, _ in self.named_parameters())
         return self._layer_depths
@@ -140,7 +169,7 @@ class Backbone(BaseModule):
         return self.layer_depths()
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters of several dimensions that weight decay must spare."""
+        """Names of parameters exempt from weight decay, besides biases and those of one dimension."""
         return set()
 
     @staticmethod

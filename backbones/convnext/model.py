@@ -7,7 +7,7 @@ that official checkpoints load as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -20,6 +20,7 @@ from backbones.errors import ConfigError
 from backbones.kernels.eager import is_unwatched, is_watched
 from backbones.layers import LayerNorm2d
 from backbones.optim.layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
+from backbones.weights.timm_catalog import input_statistics
 from backbones.weights.translation import Translation
 
 from . import fused_cpu
@@ -55,6 +56,8 @@ class ConvNeXt(Backbone):
 
     family = 'convnext'
     archs: Mapping[str, Arch] = CONVNEXT_ARCHS
+    num_stages = len(STRIDES)
+    takes_any_size = True
     use_grn = False
 
     def __init__(
@@ -68,12 +71,15 @@ class ConvNeXt(Backbone):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.input_mean, self.input_std = input_statistics(init_cfg)
         self.arch = self.resolve_arch(arch)
         self.out_indices = _checked_out_indices(out_indices)
         _check_range('drop_path_rate', drop_path_rate, 0, 1)
         _check_range('layer_scale_init_value', layer_scale_init_value, 0, float('inf'))
-        if not (isinstance(frozen_stages, int) and -1 <= frozen_stages <= 4):
-            raise ConfigError(f'frozen_stages={frozen_stages!r}: give -1 (none) to 4 (all stages).')
+        if not (isinstance(frozen_stages, int) and -1 <= frozen_stages <= self.num_stages):
+            raise ConfigError(
+                f'frozen_stages={frozen_stages!r}: give -1 (none) to {self.num_stages} (all stages).'
+            )
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
@@ -149,6 +155,11 @@ class ConvNeXt(Backbone):
             if i in self.out_indices:
                 maps[i] = getattr(self, f'norm{i}')(x)
         return tuple(maps[i] for i in self.out_indices)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The blocks of all stages."""
+        for stage in self.stages:
+            yield from stage.children()
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
         return translate_backbone(state, self.state_dict())

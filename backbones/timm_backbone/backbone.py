@@ -7,7 +7,8 @@ the outputs, strides that a model does not have, images of any size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from unittest import mock
 
@@ -28,7 +29,7 @@ from backbones.optim.layer_depth import (
     folded,
     generic_depths,
 )
-from backbones.weights.timm_catalog import check_model_name, first_line
+from backbones.weights.timm_catalog import check_model_name, first_line, input_statistics
 from backbones.weights.translation import Translation
 
 from .pyramid import pyramid_level
@@ -81,6 +82,8 @@ class TimmBackbone(Backbone):
             or an argument is not possible.
     """
 
+    takes_any_size = True
+
     def __init__(
         self,
         model: str,
@@ -98,6 +101,7 @@ class TimmBackbone(Backbone):
         super().__init__(init_cfg, norm_eval)
         check_model_name(model)
         self.model_name = model
+        self.input_mean, self.input_std = input_statistics(init_cfg)
         self.out_indices = tuple(out_indices)
         if not self.out_indices or not set(self.out_indices) <= {0, 1, 2, 3}:
             raise ConfigError(f'out_indices={out_indices!r}: give maps out of 0, 1, 2, 3.')
@@ -141,8 +145,8 @@ class TimmBackbone(Backbone):
         self._freeze(frozen_stages)
 
     @property
-    def stages(self) -> int:
-        """How many stages ``frozen_stages`` counts; as many leave only norms and pyramid to train."""
+    def num_stages(self) -> int:
+        """How many stages ``frozen_stages`` counts: timm's coarse groups of layers."""
         return max(_groups(self.model, coarse=True).values())
 
     @property
@@ -151,8 +155,23 @@ class TimmBackbone(Backbone):
         return ('pyramid', *(f'norm{i}' for i in self.out_indices))
 
     @property
-    def size_divisor(self) -> int:
-        return max(self.input_divisor, *self.out_strides)
+    def recipe_frozen_stages(self) -> int:
+        """ResNet detectors are fine-tuned with the stem and the first stage frozen."""
+        return 1 if _is_resnet(self.model) else -1
+
+    @property
+    def takes_drop_path_rate(self) -> bool:
+        """Whether timm's model has drop path; not for ResNets, whose recipes have none."""
+        return 'drop_path_rate' in accepted_arguments(type(self.model)) and not _is_resnet(
+            self.model
+        )
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The largest modules within one of timm's groups of layers, without stem and output norms."""
+        called = self._modules_called_once()
+        for name in _block_names(self.model, '', _groups(self.model, coarse=False)):
+            if name in called:
+                yield self.model.get_submodule(name)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
@@ -212,11 +231,8 @@ class TimmBackbone(Backbone):
         return {f'model.{name}' for name in names if name in spared or '.grn.' in name}
 
     def frozen_modules(self) -> Iterable[nn.Module]:
-        """Leaf modules none of whose parameters train."""
-        for module in self.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(p.requires_grad for p in own):
-                yield module
+        """The largest modules all of whose parameters, including those of children, are frozen."""
+        return _frozen_modules(self)
 
     def _find_input_divisor(self) -> int:
         strides = [self._stride_of[i] for i in self._taken]
@@ -224,6 +240,20 @@ class TimmBackbone(Backbone):
         made_from = [s for i, s in self._sources.items() if s != STRIDES[i]]
         # A map made from a coarser one has the size it should if that one was not rounded.
         return max([divisor, *made_from])
+
+    def _modules_called_once(self) -> set[str]:
+        """Names of timm's modules that a forward pass calls once.
+
+        Some models run parts of a block without calling it (Xception) or index a Sequential (SelecSLS).
+        """
+        with torch.device('meta'):
+            model = _create(self.model_name, self._model_args).eval()
+        calls: Counter[str] = Counter()
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+        side = _odd_multiple(64, self.input_divisor)
+        _run_on_meta(model, self._taken, side, side)
+        return {name for name, count in calls.items() if count == 1}
 
     def _prune(self) -> None:
         """Take away what no output needs: parameters without gradients stop distributed training."""
@@ -233,8 +263,10 @@ class TimmBackbone(Backbone):
     def _freeze(self, stages: int) -> None:
         if stages < 0:
             return
-        if stages > self.stages:
-            raise ConfigError(f'frozen_stages={stages}: timm:{self.model_name} has {self.stages}.')
+        if stages > self.num_stages:
+            raise ConfigError(
+                f'frozen_stages={stages}: timm:{self.model_name} has {self.num_stages} stages.'
+            )
         groups = _groups(self.model, coarse=True)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(groups[name] > stages)
@@ -242,14 +274,13 @@ class TimmBackbone(Backbone):
 
     def _depths(self, convnext_rule, coarse: bool) -> Mapping[str, Depth]:
         from timm.models.convnext import ConvNeXt
-        from timm.models.resnet import ResNet
 
         names = [name for name, _ in self.model.named_parameters()]
         if isinstance(self.model, ConvNeXt):
             blocks = len(self.model.stages[2].blocks)
             rule = lambda name: convnext_rule(_TIMM_LAYOUT.official_name(name), blocks)  # noqa: E731
             return {f'model.{name}': rule(name) for name in names}
-        if isinstance(self.model, ResNet):
+        if _is_resnet(self.model):
             return {f'model.{name}': (0, 1) for name in names}
         groups = _groups(self.model, coarse=False)
         fine = folded(groups) if len(set(groups.values())) > 2 else generic_depths(names)
@@ -348,17 +379,22 @@ def _odd_multiple(size: int, divisor: int) -> int:
 
 
 @torch.no_grad()
+def _run_on_meta(model: nn.Module, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
+    """The feature maps of a timm model on the meta device for two images ``(3, height, width)``."""
+    return model.forward_intermediates(
+        torch.zeros(2, 3, height, width, device='meta'),
+        indices=list(indices),
+        output_fmt='NCHW',
+        intermediates_only=True,
+    )
+
+
 def _what_does_not_fit(
     model: nn.Module, indices: Sequence[int], strides: Sequence[int], height: int, width: int
 ) -> str:
-    """What goes wrong with images of that size, '' if they give the maps that the strides promise."""
+    """Why images of this size do not give maps of these strides; empty if they do."""
     try:
-        maps = model.forward_intermediates(
-            torch.zeros(2, 3, height, width, device='meta'),
-            indices=list(indices),
-            output_fmt='NCHW',
-            intermediates_only=True,
-        )
+        maps = _run_on_meta(model, indices, height, width)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         return f'it fails ({first_line(error)})'
     for m, stride in zip(maps, strides):
@@ -377,13 +413,51 @@ def _leaves_outputs_unnormalised(model: nn.Module) -> bool:
     return any(word in kind.__name__ for kind in kinds for word in _OTHER_NORMS)
 
 
+def _is_resnet(model: nn.Module) -> bool:
+    from timm.models.resnet import ResNet
+
+    return isinstance(model, ResNet)
+
+
+def _frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
+    parameters = list(module.parameters())
+    if parameters and not any(p.requires_grad for p in parameters):
+        yield module
+    else:
+        for child in module.children():
+            yield from _frozen_modules(child)
+
+
+def _block_names(module: nn.Module, prefix: str, groups: Mapping[str, int]) -> Iterator[str]:
+    """Names of the largest modules with children below ``module`` whose parameters are in one group.
+
+    Args:
+        module: A module of timm's model.
+        prefix: Its name and a dot.
+        groups: Group by parameter name; the stem has 0.
+    """
+    name = prefix.rstrip('.')
+    numbers = {groups[key] for key, _ in module.named_parameters(name)}
+    # lists are indexed, not called
+    is_unit = len(numbers) == 1 and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    if is_unit and 0 not in numbers and any(True for _ in module.children()):
+        yield name
+    elif not is_unit:
+        for child_name, child in module.named_children():
+            yield from _block_names(child, f'{prefix}{child_name}.', groups)
+
+
 def _groups(model: nn.Module, coarse: bool) -> dict[str, int]:
-    """timm's number of the layer (coarse: the stage) of every parameter; the stem's is 0."""
+    """timm's layer number (coarse: stage number) of every parameter; the stem has 0."""
     from timm.models import group_parameters
 
     if not hasattr(model, 'group_matcher'):
         return {name: 0 for name, _ in model.named_parameters()}
-    return group_parameters(model, model.group_matcher(coarse=coarse), reverse=True)
+    try:
+        matcher = model.group_matcher(coarse=coarse)
+    except AssertionError:  # timm's RDNets have no stages
+        matcher = model.group_matcher(coarse=False)
+    return group_parameters(model, matcher, reverse=True)
 
 
 def _as_timm_reads(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ from backbones.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
+
+# Of the training images, R, G, B from 0 to 255.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @cache
@@ -59,6 +64,24 @@ def pretrained_cfg(name: str) -> PretrainedCfg:
             + (f'known: {", ".join(known)}.' if known else 'it has none at all of this model.')
         )
     return get_pretrained_cfg(name)
+
+
+def input_statistics(
+    init_cfg: Mapping | None,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the input, R, G, B from 0 to 255, for pretrained weights.
+
+    They are those that timm lists for the file ``timm:<model>.<tag>``, and ImageNet's for any other file.
+
+    Args:
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` or None.
+    """
+    checkpoint = init_cfg.get('checkpoint') if isinstance(init_cfg, Mapping) else None
+    if isinstance(checkpoint, str) and checkpoint.startswith('timm:'):
+        cfg = pretrained_cfg(checkpoint.removeprefix('timm:'))
+        # rounded: 255 * .229 is not quite 58.395 in binary
+        return tuple(round(255 * m, 6) for m in cfg.mean), tuple(round(255 * s, 6) for s in cfg.std)
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def first_line(error: BaseException) -> str:

@@ -82,7 +82,7 @@ def fit(
                 f'backbone {name!r}: this recipe trains nothing of the backbone, and '
                 f'{type(built).__name__} takes no frozen_stages that would say so.'
             )
-        config['frozen_stages'] = built.stages if isinstance(built, TimmBackbone) else 4
+        config['frozen_stages'] = built.num_stages
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
     if isinstance(built, TimmBackbone) and 'size_divisor' not in config:
         config['size_divisor'] = built.input_divisor

@@ -287,3 +287,10 @@ def test_bad_arguments_list_what_is_allowed(arguments, allowed):
 def test_unknown_init_cfg_is_refused(init_cfg):
     with pytest.raises(ConfigError, match='Pretrained'):
         ConvNeXt('atto', init_cfg=init_cfg).init_weights()
+
+
+def test_blocks_and_stages_of_the_contract():
+    model = ConvNeXt('atto')
+    assert list(model.blocks()) == [block for stage in model.stages for block in stage]
+    assert model.num_stages == len(model.stages) == 4
+    assert model.takes_any_size

@@ -118,7 +118,6 @@ def test_strides_in_between_come_from_the_nearest():
 def test_windows_that_fit_one_size_are_padded():
     backbone = TimmBackbone('maxvit_tiny_tf_224').eval()
     assert backbone.input_divisor == 224
-    assert backbone.size_divisor == 224
     with torch.no_grad():
         maps = backbone(image(64, 96, torch.float32))
     assert [tuple(m.shape[-2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]

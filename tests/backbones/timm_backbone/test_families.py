@@ -1,0 +1,179 @@
+"""What holds for every family of timm: one model of each, on the meta device."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from backbones import TimmBackbone
+
+# The quickest to build of each module of timm that has a possible backbone.
+FAMILIES = (
+    'convnext_atto',
+    'cpubone_s0',
+    'deit_tiny_patch16_224',
+    'densenet121',
+    'dla34',
+    'edgenext_xx_small',
+    'tinynet_a',
+    'efficientvim_m1',
+    'efficientvit_b0',
+    'efficientvit_m0',
+    'eva02_tiny_patch14_224',
+    'fastvit_t8',
+    'ghostnet_050',
+    'hardcorenas_a',
+    'hiera_small_abswin_256',
+    'inception_next_atto',
+    'lowformer_b0',
+    'mambaout_tiny',
+    'test_maxvit',
+    'lcnet_050',
+    'mobilevit_xxs',
+    'test_nfnet',
+    'pvt_v2_b0',
+    'rdnet_tiny',
+    'regnetv_040',
+    'repghostnet_050',
+    'resnest14d',
+    'resnet18',
+    'resnetv2_18',
+    'rexnet_100',
+    'selecsls42',
+    'legacy_seresnet18',
+    'shvit_s1',
+    'skresnet18',
+    'starnet_s050',
+    'swin_tiny_patch4_window7_224',
+    'swinv2_cr_tiny_ns_224',
+    'tiny_vit_5m_224',
+    'vgg11',
+    'test_vit',
+    'vovnet39a',
+    'xception41',
+    'xcit_nano_12_p8_224',
+)
+MORE_FAMILIES = (
+    'beit_base_patch16_384',
+    'halonet26t',
+    'mobileone_s0',
+    'cait_m48_448',
+    'csatv2',
+    'darknet17',
+    'cspnext_tiny',
+    'davit_tiny',
+    'deepseek_vit_412m',
+    'dpn68',
+    'fasternet_t0',
+    'focalnet_tiny_srf',
+    'hgnet_tiny',
+    'sam2_hiera_tiny',
+    'hrnet_w18',
+    'iformer_h',
+    'lcnetv2_small',
+    'caformer_s18',
+    'mobilenetv5_300m',
+    'naflexvit_so150m2_patch16_reg1_gap',
+    'nasnetalarge',
+    'nextvit_small',
+    'pnasnet5large',
+    'qwen3_vit_88m',
+    'repvit_m1',
+    'res2net50d',
+    'swiftformer_s',
+    'swinv2_tiny_window8_256',
+    'tresnet_m',
+    'twins_svt_small',
+    'vit_tiny_r_s16_p8_224',
+    'samvit_base_patch16',
+    'vitamin_small_224',
+    'volo_d3_448',
+    'legacy_xception',
+)
+every_family = pytest.mark.parametrize(
+    'name', [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_FAMILIES)]
+)
+
+
+@cache
+def with_frozen_stem(name: str) -> TimmBackbone:
+    with torch.device('meta'):
+        return TimmBackbone(name, frozen_stages=0)
+
+
+def require_frozen_modules_evaluate(backbone: TimmBackbone) -> None:
+    """A module with parameters is in evaluation mode exactly where all of them are frozen."""
+    backbone.train()
+    for name, module in backbone.named_modules():
+        trained = [p.requires_grad for p in module.parameters()]
+        assert not trained or module.training == any(trained), name
+    assert all(not m.training for m in backbone.eval().modules())
+
+
+@every_family
+def test_frozen_stem_leaves_the_rest_in_training_mode(name):
+    backbone = with_frozen_stem(name)
+    require_frozen_modules_evaluate(backbone)
+    frozen = sum(not p.requires_grad for p in backbone.parameters())
+    assert frozen > 0
+    if backbone.num_stages:  # otherwise timm has no groups of layers, and all of them are the stem
+        assert frozen < len(list(backbone.parameters()))
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'test_vit', 'rdnet_tiny'])
+def test_every_number_of_frozen_stages(name):
+    frozen = []
+    with torch.device('meta'):
+        for stages in range(-1, TimmBackbone(name, size_divisor=32).num_stages + 1):
+            backbone = TimmBackbone(name, size_divisor=32, frozen_stages=stages)
+            require_frozen_modules_evaluate(backbone)
+            frozen.append(sum(not p.requires_grad for p in backbone.model.parameters()))
+    assert frozen[0] == 0
+    assert frozen == sorted(set(frozen))
+    assert frozen[-1] == len(list(backbone.model.parameters()))
+
+
+def test_a_frozen_vit_drops_no_path_and_its_trained_blocks_do():
+    backbone = TimmBackbone('test_vit', frozen_stages=2, drop_path_rate=0.5).train()
+    dropping = [block.drop_path1.training for block in backbone.model.blocks]
+    assert dropping == [False] * 2 + [True] * (len(dropping) - 2)
+
+
+def test_a_wholly_frozen_backbone_switches_modes():
+    backbone = TimmBackbone('resnet18', frozen_stages=4).train()
+    assert not any(p.requires_grad for p in backbone.parameters())
+    assert not any(module.training for module in backbone.modules())
+
+
+@every_family
+def test_blocks_are_modules_that_a_forward_pass_calls(name):
+    backbone = with_frozen_stem(name)
+    names = {module: key for key, module in backbone.named_modules()}
+    blocks = [names[block] for block in backbone.blocks()]
+    calls = []
+    handles = [
+        backbone.get_submodule(key).register_forward_hook(lambda *_, key=key: calls.append(key))
+        for key in blocks
+    ]
+    side = backbone.input_divisor * max(1, 64 // backbone.input_divisor)
+    with torch.no_grad():
+        backbone.eval()(torch.zeros(1, 3, side, side, device='meta'))
+    for handle in handles:
+        handle.remove()
+    assert sorted(calls) == sorted(blocks)
+    assert not [(a, b) for a in blocks for b in blocks if b.startswith(f'{a}.')]
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'count'),
+    [
+        ('swin_tiny_patch4_window7_224', 'SwinTransformerBlock', 12),
+        ('resnet18', 'BasicBlock', 8),
+        ('vit_tiny_patch16_224', 'Block', 12),
+        ('convnext_atto', 'ConvNeXtBlock', 12),
+    ],
+)
+def test_blocks_are_those_of_the_paper(name, kind, count):
+    with torch.device('meta'):
+        blocks = list(TimmBackbone(name).blocks())
+    assert sum(any(c.__name__ == kind for c in type(b).__mro__) for b in blocks) == count
