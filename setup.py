@@ -2,7 +2,23 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-TEST = ['pytest>=8', 'pytest-timeout>=2.3', 'pytest-xdist>=3.6', 'transformers>=5']
+TEST = [
+    'pytest>=8',
+    'pytest-timeout>=2.3',
+    'pytest-xdist>=3.6',
+    'setuptools>=77',  # builds the wheel that tests/test_install.py installs
+    'transformers>=5',
+]
+DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
+LINT = ['mypy>=2', 'ruff>=0.12']
+# Maintained forks of OpenMMLab's packages. They install the same import packages (mmengine, mmcv,
+# mmdet, mmseg) as the originals and would overwrite them, so they are no dependency: docs/install.md.
+OPENMMLAB = [
+    'onedl-mmengine>=0.10.12,<0.11',
+    'onedl-mmcv>=2.3.6,<2.4',
+    'onedl-mmdetection>=3.5.1,<3.6',
+    'onedl-mmsegmentation>=1.4.2,<1.5',
+]
 
 setup(
     name='convnext-dense',
@@ -12,28 +28,37 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.10,<3.14',
-    packages=find_packages(include=['backbones*', 'downstream*']),
+    # A wheel has the recipes and the command lines too: downstream/configs, downstream/tools.
+    packages=[
+        *find_packages(include=['backbones*', 'downstream*']),
+        'downstream.configs',
+        'downstream.tools',
+    ],
+    package_dir={'downstream.configs': 'configs', 'downstream.tools': 'tools'},
     package_data={
         'backbones.kernels': ['*.c', '*.h'],
-        'backbones.weights': ['weights.json'],
-        'downstream.zoo': ['zoo.json'],
+        'backbones.weights': ['*.json'],
+        'downstream.configs': ['**/*.py'],
+        'downstream.zoo': ['*.json'],
     },
+    # OpenCV comes with mmengine and mmcv.
     install_requires=[
         'torch>=2.6',
         'torchvision>=0.21',
-        'onedl-mmengine>=0.10.12,<0.11',
-        'onedl-mmcv>=2.3.6,<2.4',
-        'onedl-mmdetection>=3.5.1,<3.6',
-        'onedl-mmsegmentation>=1.4.2,<1.5',
-        'pycocotools>=2.0.8',
-        'faster-coco-eval>=1.8',
-        'opencv-python',
+        'timm>=1.0.31',
+        'safetensors',
         'numpy>=1.26',
         'pillow',
+        'pycocotools>=2.0.8',
+        'faster-coco-eval>=1.8',
         'rich',
         'tqdm',
-        'safetensors',
-        'timm>=1.0.31',
     ],
-    extras_require={'test': TEST, 'bench': ['transformers', 'tqdm'], 'dev': [*TEST, 'ruff>=0.12']},
+    extras_require={
+        'openmmlab': OPENMMLAB,
+        'test': TEST,
+        'docs': DOCS,
+        'bench': ['transformers', 'tqdm'],
+        'dev': [*OPENMMLAB, *TEST, *DOCS, *LINT],
+    },
 )

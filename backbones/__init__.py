@@ -1,5 +1,10 @@
 """What is evaluated. Importing it registers every backbone and the layer-decay constructor."""
 
+from backbones.openmmlab import MissingPackageError
+from backbones.openmmlab import require as _require
+
+_require('mmengine')
+
 from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
 from backbones.convnext.model import ConvNeXt, ConvNeXtV2
 from backbones.optim.layer_decay import LayerDecayOptimWrapperConstructor
@@ -18,6 +23,7 @@ __all__ = [
     'ConvNeXtV2',
     'DataError',
     'LayerDecayOptimWrapperConstructor',
+    'MissingPackageError',
     'TimmBackbone',
     'UserError',
     'WeightsError',

@@ -10,15 +10,16 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 
+from backbones.openmmlab import DISTRIBUTIONS
+
 # Dotted path of the name -> the feature that needs it.
 PRIVATE_NAMES: dict[str, str] = {
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
 }
 _DISTRIBUTIONS = {
+    **DISTRIBUTIONS,
     'torch': ('torch',),
     'timm': ('timm',),
-    'mmengine': ('onedl-mmengine', 'mmengine'),
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
     'numpy': ('numpy',),
 }
 

@@ -17,6 +17,7 @@ from backbones.errors import ConfigError
 from backbones.names import import_from_here
 from backbones.weights.sources import weights_table
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
+from downstream.paths import CONFIGS, find_config
 
 from .batch import keep_batch, recipe_batch
 from .checkpoint import files as saving
@@ -78,9 +79,10 @@ def read_config(options: RunOptions) -> Config:
             segmentation, or its backbone cannot be dropped in.
         WeightsError: There are no such weights of the backbone.
     """
-    path = Path(options.config)
-    if not path.is_file():
-        raise ConfigError(f'config {path} does not exist.' + _nearest_config(path))
+    path = find_config(options.config)
+    if path is None:
+        missing = Path(options.config)
+        raise ConfigError(f'config {missing} does not exist.' + _nearest_config(missing))
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
@@ -248,7 +250,9 @@ def _flipped_too(pipeline: list[dict]) -> list[dict]:
 
 
 def _nearest_config(path: Path) -> str:
-    names = {p.name: p for p in Path('configs').rglob('*.py') if '_base_' not in p.parts}
+    recipes = {p.name: Path('configs', p.relative_to(CONFIGS)) for p in CONFIGS.rglob('*.py')}
+    own = {p.name: p for p in Path('configs').rglob('*.py')}
+    names = {n: p for n, p in (recipes | own).items() if '_base_' not in p.parts}
     near = [str(names[name]) for name in get_close_matches(path.name, names, 3, 0.5)]
     return f' Did you mean {" or ".join(near)}?' if near else ''
 

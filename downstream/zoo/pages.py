@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from backbones.errors import ConfigError
+
 from .table import Row, rows
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -120,6 +122,14 @@ def readme() -> str:
 
 
 def write() -> None:
-    """Write both pages."""
+    """Write both pages.
+
+    Raises:
+        ConfigError: This is an installed wheel, which has no such pages.
+    """
+    if not PAGE.is_file():
+        raise ConfigError(
+            f'{PAGE} does not exist: the pages are written in a clone of the repository.'
+        )
     PAGE.write_text(page())
     README.write_text(readme())

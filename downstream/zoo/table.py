@@ -13,8 +13,8 @@ from mmengine.config import Config
 
 from backbones.errors import ConfigError
 from backbones.weights.sources import weights_table
+from downstream.paths import CONFIGS
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 _FILE = Path(__file__).with_name('zoo.json')
 
 

@@ -1,0 +1,29 @@
+"""Where the recipes are: ``configs/`` of a clone, or ``downstream/configs`` of an installed wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_INSTALLED = Path(__file__).with_name('configs')
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / 'configs'
+
+
+def find_config(name: str | Path) -> Path | None:
+    """The config file that ``name`` means, or None.
+
+    Args:
+        name: A file; else a path that begins with ``configs/``, looked up among the suite's recipes
+            whatever the current folder; else a recipe's bare name, with or without ``.py``.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.parts[:1] == ('configs',):
+        candidates = [CONFIGS.joinpath(*path.parts[1:])]
+    elif len(path.parts) == 1:
+        candidates = [
+            CONFIGS / task / f'{path.name.removesuffix(".py")}.py' for task in ('det', 'seg')
+        ]
+    else:
+        candidates = []
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
