@@ -15,7 +15,7 @@ export PYTHONPATH="$(dirname "$tools")${PYTHONPATH:+:$PYTHONPATH}"
 if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
     meeting=(--standalone) # any free port, so that several runs fit on one machine
 else
-    # Elastic: a machine that was lost may join again, and then all go on from the newest checkpoint.
+    # Elastic: a lost machine may join again; then all resume from the newest checkpoint.
     meeting=(
         --nnodes="${NNODES:-1}"
         --rdzv-backend=c10d
@@ -29,9 +29,13 @@ else
         meeting+=(--local-addr="$LOCAL_ADDR")
     fi
 fi
-# Workers that are started again meet through a store of their own: in a shared one they would find the
-# addresses of the dead.
+# Restarted workers meet through a store of their own: a shared one would return the addresses of those
+# that have died.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+# On a signal torchrun passes it on, waits so many seconds for the workers to save, and kills them. Its
+# own list has no USR1. As variables, because older versions of torchrun have no such options.
+export PET_SHUTDOWN_TIMEOUT="${SHUTDOWN:-300}"
+export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 exec "${PYTHON:-python}" -m torch.distributed.run "${meeting[@]}" \
     --nproc_per_node="$processes" --max-restarts="${MAX_RESTARTS:-0}" \
     "$tools/$tool.py" "${@:1:words}" --launcher pytorch "${@:words+2}"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Train under Slurm:
 #   [GPUS=8] tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR [options of tools/train.py]
-# GPUS, GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS may be set in the environment. In a batch
-# job, SRUN_ARGS='--signal=USR1@120' lets it save 2 minutes before its end; then it is queued again.
+# GPUS, GPUS_PER_NODE (8), CPUS_PER_TASK (5) and SRUN_ARGS may be set in the environment. A batch job with
+# '#SBATCH --signal=USR1@120' saves 2 minutes before its end, and is queued again.
 set -euo pipefail
 if [ $# -lt 4 ]; then
     sed -n '2,5s/^# \{0,1\}//p' "$0" >&2
@@ -17,7 +17,7 @@ code=0
 srun -p "$1" --job-name="$2" --gres="gpu:$per_node" --ntasks="$gpus" \
     --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 \
     ${SRUN_ARGS:-} "${PYTHON:-python}" -u "$tools/train.py" "$3" --work-dir "$4" --launcher slurm "${@:5}" || code=$?
-# 75: it was told to stop, and has saved (downstream/running/preemption.py).
+# 75: it received a signal to stop, and has saved (downstream/running/hooks/preemption.py).
 if [ "$code" = 75 ] && [ -n "${SLURM_JOB_ID:-}" ] && command -v scontrol > /dev/null; then
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 from downstream.distributed.processes import (
+    complete_environment,
     have_met,
     is_first_process,
     leave_process_group,
@@ -35,7 +36,7 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     # Older launchers pass the rank as an argument, torchrun in the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    complete_environment(args.launcher, args.local_rank)
     return args
 
 

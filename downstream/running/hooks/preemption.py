@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from downstream.distributed.flags import maximum
-from downstream.running.checkpoint.files import INTERRUPTED, write_text
+from downstream.running.checkpoint.files import INTERRUPTED, SavingError, write_text
 
 # EX_TEMPFAIL of sysexits.h, "try again": schedulers and scripts requeue on it.
 EXIT_CODE = 75
@@ -33,9 +33,11 @@ class PreemptedError(Exception):
 class PreemptionHook(Hook):
     """On SIGTERM, SIGUSR1 (Slurm) or Ctrl-C: finish the step, save, leave with :data:`EXIT_CODE`.
 
-    A second Ctrl-C stops at once. All processes stop after the same step, whichever received the
-    signal. They learn of it in one all_reduce per optimizer step, that of :class:`FiniteLossHook` where
-    the run has one.
+    A second Ctrl-C stops at once; other signals are ignored while the checkpoint is written. All
+    processes stop after the same step, whichever received the signal, and leave once the checkpoint is
+    written. They agree on it in one all_reduce per optimizer step. Where the run has a
+    :class:`FiniteLossHook`, that is its own, before the step: a signal that arrives later counts in the
+    next one.
     """
 
     priority = 'LOWEST'
@@ -87,15 +89,30 @@ class PreemptionHook(Hook):
             (received,) = maximum(self.received)
         if not received:
             return
-        self.close()
-        meta = {'epoch': runner.epoch, 'iter': runner.iter + 1}
         path = Path(runner.work_dir) / INTERRUPTED
-        runner.save_checkpoint(
-            runner.work_dir,
-            INTERRUPTED,
-            meta=meta,
-            by_epoch=False,
-            then=lambda: write_text(path.with_name('last_checkpoint'), str(path)),
-            wait=True,
-        )
+        # Signals that arrive meanwhile do not end the process: its handlers are still installed.
+        error = self._save(runner, path)
+        # No process leaves before the first one has written: a launcher would kill that one.
+        (failed,) = maximum(int(error is not None))
+        self.close()
+        if error is not None:
+            raise error
+        if failed:
+            raise SavingError(f'{path} was not written; another process reports why.')
         raise PreemptedError(signal.Signals(received).name, path)
+
+    @staticmethod
+    def _save(runner: Runner, path: Path) -> Exception | None:
+        """Save a checkpoint; return the error, for which the other processes wait."""
+        try:
+            runner.save_checkpoint(
+                runner.work_dir,
+                INTERRUPTED,
+                meta={'epoch': runner.epoch, 'iter': runner.iter + 1},
+                by_epoch=False,
+                then=lambda: write_text(path.with_name('last_checkpoint'), str(path)),
+                wait=True,
+            )
+        except Exception as error:
+            return error
+        return None
