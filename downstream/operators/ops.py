@@ -16,6 +16,7 @@ import torchvision
 from torch import Tensor
 
 from backbones.kernels.roi_align import RoIAlign
+from backbones.kernels.soft_nms import soft_nms
 
 
 def make_module(spec: ModuleSpec) -> ModuleType:
@@ -72,32 +73,13 @@ def softnms(
 ) -> Tensor:
     """Soft-NMS (Bodla et al. 2017, arXiv 1704.04503) on the CPU.
 
-    Overlapping boxes lose score instead of being dropped: by method 0 all of it above the threshold,
-    by 1 ``1 - IoU`` above the threshold, by 2 ``exp(-IoU^2 / sigma)``. Writes the ``K`` survivors with
+    See :func:`backbones.kernels.soft_nms.soft_nms` for the arguments. Writes the ``K`` kept boxes with
     their new scores into the first rows of ``dets`` ``(N, 5)`` and returns their indices ``(K,)``.
     """
-    exact = _exact(boxes.dtype)
-    corners, live_scores = boxes.to(exact), scores.to(exact).clone()
-    areas = (corners[:, 2] - corners[:, 0] + offset) * (corners[:, 3] - corners[:, 1] + offset)
-    live = torch.arange(len(corners))
-    kept = []
-    while live.numel():
-        best = live[live_scores[live].argmax()]
-        dets[len(kept), :4] = boxes[best]
-        dets[len(kept), 4] = live_scores[best]
-        kept.append(best)
-        live = live[live != best]
-        top_left = torch.maximum(corners[best, :2], corners[live, :2])
-        bottom_right = torch.minimum(corners[best, 2:], corners[live, 2:])
-        overlap = (bottom_right - top_left + offset).clamp(min=0).prod(dim=1)
-        iou = overlap / (areas[best] + areas[live] - overlap)
-        if method == 2:
-            weight = torch.exp(-(iou**2) / sigma)
-        else:
-            weight = torch.where(iou >= iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
-        live_scores[live] *= weight
-        live = live[live_scores[live] >= min_score]
-    return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.long)
+    kept, lowered = soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset)
+    dets[: len(kept), :4] = boxes[kept]
+    dets[: len(kept), 4] = lowered
+    return kept
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:

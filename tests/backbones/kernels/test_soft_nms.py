@@ -1,0 +1,79 @@
+"""Soft-NMS in C and in PyTorch against plain Python in float64."""
+
+import math
+
+import pytest
+import torch
+
+from backbones.kernels import soft_nms as module
+from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE, soft_nms
+
+C_MODULE = module
+
+
+def some_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Boxes of which many overlap, some twice, some empty; scores, some of them equal."""
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, generator=generator) * 100
+    sides = torch.rand(count, 2, generator=generator) * 60
+    sides[::9] = 0
+    boxes = torch.cat([corners, corners + sides], 1)
+    boxes[1::8] = boxes[::8][: len(boxes[1::8])]
+    scores = torch.rand(count, generator=generator)
+    scores[2::5] = scores[2:3]
+    return boxes, scores
+
+
+def overlap(a: list, b: list, offset: int) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0]) + offset
+    height = min(a[3], b[3]) - max(a[1], b[1]) + offset
+    shared = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
+    return shared / (sum(areas) - shared) if sum(areas) > shared else math.nan
+
+
+def by_hand(boxes, scores, threshold, sigma, min_score, method, offset) -> list[tuple[int, float]]:
+    boxes, scores = boxes.tolist(), scores.tolist()
+    left, kept = list(range(len(boxes))), []
+    while left:
+        best = max(left, key=lambda i: scores[i])
+        kept.append((best, scores[best]))
+        left.remove(best)
+        for i in list(left):
+            iou = overlap(boxes[best], boxes[i], offset)
+            if method == GAUSSIAN:
+                scores[i] *= math.exp(-(iou**2) / sigma)
+            elif iou >= threshold:
+                scores[i] *= 1 - iou if method == LINEAR else 0
+            if not scores[i] >= min_score:
+                left.remove(i)
+    return kept
+
+
+@pytest.mark.parametrize('method', [NAIVE, LINEAR, GAUSSIAN])
+@pytest.mark.parametrize('offset', [0, 1])
+@pytest.mark.parametrize('count', [1, 2, 150])
+def test_like_plain_python(method, offset, count, way):
+    boxes, scores = some_boxes(count)
+    options = (0.3, 0.5, 0.05, method, offset)
+    kept, lowered = soft_nms(boxes, scores.clone(), *options)
+    expected = by_hand(boxes, scores, *options)
+    assert kept.tolist() == [index for index, _ in expected]
+    found = torch.tensor([score for _, score in expected], dtype=torch.float64)
+    torch.testing.assert_close(lowered, found, rtol=1e-13, atol=0)
+    if count == 150:
+        assert 5 < len(kept) < 150
+
+
+def test_inputs_stay_and_none_is_none(way):
+    boxes, scores = some_boxes(40)
+    copies = boxes.clone(), scores.clone()
+    soft_nms(boxes, scores, 0.3, 0.5, 0.05, GAUSSIAN)
+    assert torch.equal(boxes, copies[0])
+    assert torch.equal(scores, copies[1])
+    kept, lowered = soft_nms(boxes[:0], scores[:0], 0.3, 0.5, 0.05, GAUSSIAN)
+    assert kept.shape == lowered.shape == (0,)
+    # every second column of a larger tensor
+    wide = torch.cat([boxes, boxes], 1)[:, ::2]
+    kept, _ = soft_nms(wide, scores, 0.3, 0.5, 0.05, GAUSSIAN)
+    assert torch.equal(kept, soft_nms(wide.clone(), scores, 0.3, 0.5, 0.05, GAUSSIAN)[0])
