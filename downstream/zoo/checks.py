@@ -1,24 +1,19 @@
-"""What can be proven of a row before anyone spends a GPU-week on it."""
+"""What can be verified of a row before anyone spends a GPU-week on it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable
 from math import isclose
 
-import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from backbones.errors import UserError, WeightsError
 from backbones.weights.load import load_state
 
 from . import complexity
-from .rules import expected_rates
+from .released import released_tensors
 from .table import Row
 
 # Images that training sees: those of train2017 with an annotation, and all of ADE20K's.
@@ -35,7 +30,7 @@ _PUBLISHED = {
 
 
 class MismatchError(Exception):
-    """A recipe is not what it should be."""
+    """A recipe differs from what was published."""
 
 
 def check_row(row: Row) -> dict[str, str]:
@@ -74,59 +69,36 @@ def _gmacs(row: Row, cfg: Config, model: nn.Module) -> str:
     return f'{found:.2f}'
 
 
-def _rates(row: Row, cfg: Config, model: nn.Module) -> str:
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), _quiet():
-        wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper'))
-    expected = expected_rates(cfg, model)
-    of = {
-        id(parameter): (group['lr'], group['weight_decay'])
-        for group in wrapper.optimizer.param_groups
-        for parameter in group['params']
-    }
-    names = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
-    for name, key in names.items():
-        if key not in of:
-            raise MismatchError(f'{name} is in no group')
-        for found, wanted, what in zip(of[key], expected[name], ('rate', 'weight decay')):
-            if not isclose(found, wanted, rel_tol=1e-9, abs_tol=0):
-                raise MismatchError(f'{what} of {name} is {found:g}, not {wanted:g}')
-    return f'{len(names)} tensors, {len({of[key] for key in names.values()})} groups'
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the tables of parameter groups that a run would log."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _weights(row: Row, cfg: Config, model: nn.Module) -> str:
+    """Load the tensors of the released file, as another implementation has them, into the backbone."""
     named = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if named != row.weights:
         raise MismatchError(f'the config starts from {named}, the row from {row.weights}')
     if named is None:
         return 'not released'
-    with torch.device('meta'):
-        published = type(model.backbone)(**_without_weights(cfg))
-    # What is known of the file without opening it: the names and shapes of its layout's network.
-    state = {
-        k: v for k, v in published.state_dict().items() if not k.startswith(('norm', 'pyramid'))
-    }
-    state = {k.removeprefix('model.'): v for k, v in state.items()}
+    released = released_tensors(named)
     try:
-        report = load_state(published, state)
+        report = load_state(model.backbone, released, named)
     except WeightsError as error:
-        raise MismatchError(str(error).splitlines()[0]) from error
+        raise MismatchError(' '.join(str(error).split())) from error
+    # Loading may resize a tensor: timm resamples Swin's tables to another window; no row needs that.
+    own = model.backbone.state_dict()
+    file_shapes, own_shapes = _shapes(released.values()), _shapes(own[k] for k in report.loaded)
+    if file_shapes != own_shapes:
+        raise MismatchError(
+            f'{named} has tensors of shape {_listed(file_shapes - own_shapes)} where the backbone has '
+            f'{_listed(own_shapes - file_shapes)}'
+        )
     return f'{named}, {len(report.loaded)} tensors'
 
 
-def _without_weights(cfg: Config) -> dict:
-    return {k: v for k, v in cfg.model.backbone.items() if k not in ('type', 'init_cfg')}
+def _shapes(tensors: Iterable[Tensor]) -> Counter[tuple[int, ...]]:
+    """How many tensors there are of each shape; sides of 1, in which layouts differ, are left out."""
+    return Counter(tuple(side for side in t.shape if side != 1) for t in tensors)
+
+
+def _listed(shapes: Counter[tuple[int, ...]]) -> str:
+    return ', '.join(f'{count} x {shape}' for shape, count in shapes.items()) or 'none'
 
 
 def _schedule(row: Row, cfg: Config, model: nn.Module) -> str:
@@ -161,7 +133,6 @@ def iterations(row: Row, batch: int | None = None) -> int:
 CHECKS: dict[str, Callable[[Row, Config, nn.Module], str]] = {
     'parameters': _parameters,
     'GMACs': _gmacs,
-    'rates': _rates,
     'weights': _weights,
     'schedule': _schedule,
 }

@@ -21,9 +21,17 @@ _METHODS = {
 _INTRO = f"""# Model zoo
 
 Every row is a recipe, `configs/det/<row>.py` or `configs/seg/<row>.py`. **The figures are the papers';
-nothing here was trained by this project yet.** What is proven of each row, by `tools/zoo.py check` and in
-every test run, is that its parameters, its multiply-adds under the papers' rule, the learning rate and
-weight decay of each parameter, its schedule and the shapes of its weights are the published ones.
+nothing here was trained by this project yet.** `tools/zoo.py check` verifies of each row:
+
+- weights: the backbone loads every tensor of the released file, in name and shape. They come from another
+  implementation of the network: timm (ConvNeXt, V2, DINOv3), torchvision (ResNet, ResNeXt) or mmdetection
+  (Swin). Tests compare the official layouts with a record of the official code.
+- parameters and GMACs (multiply-adds under the papers' rule): those recorded in `zoo.json`. A paper
+  prints both for 33 rows and GMACs for 8 more; there they round to the printed figures, except where a
+  note says why not. For the other rows a test derives them from printed rows and the formulas of layers.
+- schedule: epochs or iterations, steps and batch size are the published ones.
+
+The tests also compare the learning rate and weight decay of every parameter with the official rules.
 
     python tools/zoo.py list --family convnextv2 --task det
     python tools/zoo.py check

@@ -1,7 +1,7 @@
 """The papers' rules of learning rates and weight decay, written down a second time from their sources.
 
-Recipes use :mod:`backbones.optim.layer_depth` and mmengine; this states what must come of it, parameter
-by parameter, in the words of the official repositories, so that the two can be compared.
+Recipes use :mod:`backbones.optim.layer_depth` and mmengine. This file states the expected result
+of every parameter, after the official repositories, so that the two can be compared.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def expected_rates(cfg: Config, model: nn.Module) -> Expected:
     rate, decay = wrapper.optimizer.lr, wrapper.optimizer.weight_decay
     paramwise = wrapper.paramwise_cfg
     if wrapper.constructor == 'DefaultOptimWrapperConstructor':
-        spared = _spared_by_swin if 'custom_keys' in paramwise else _spared_norms(model)
+        exempt = _exempt_in_swin if 'custom_keys' in paramwise else _exempt_norms(model)
         return {
-            name: (rate, 0.0 if spared(name) else decay)
+            name: (rate, 0.0 if exempt(name) else decay)
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
@@ -32,7 +32,7 @@ def expected_rates(cfg: Config, model: nn.Module) -> Expected:
     return {
         name: (
             rate * paramwise.decay_rate ** exponent(name, blocks),
-            0.0 if _spared_by_convnext(name, parameter) else decay,
+            0.0 if _exempt_in_convnext(name, parameter) else decay,
         )
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
@@ -68,17 +68,17 @@ def _stage_exponent(name: str, blocks: int) -> int:
     return last + 1 - (0 if part == 'downsample_layers' else int(numbers[0]) + 1)
 
 
-def _spared_by_convnext(name: str, parameter: nn.Parameter) -> bool:
-    """Vectors and biases; and GRN's, which ConvNeXt V2's code spares by name."""
+def _exempt_in_convnext(name: str, parameter: nn.Parameter) -> bool:
+    """Vectors and biases, and GRN's parameters, which ConvNeXt V2's code exempts by name."""
     return parameter.ndim == 1 or name.endswith(('.bias', '.gamma', '.beta'))
 
 
-def _spared_by_swin(name: str) -> bool:
+def _exempt_in_swin(name: str) -> bool:
     words = ('norm', 'relative_position_bias_table', 'absolute_pos_embed')
     return any(word in name for word in words)
 
 
-def _spared_norms(model: nn.Module):
+def _exempt_norms(model: nn.Module):
     norms = {
         f'{module_name}.{name}'
         for module_name, module in model.named_modules()

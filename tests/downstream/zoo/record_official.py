@@ -1,0 +1,76 @@
+"""Write official_files.json anew from clones of the official repositories:
+
+    python -m tests.downstream.zoo.record_official CONVNEXT CONVNEXT_V2 SWIN
+
+The three folders are clones of facebookresearch/ConvNeXt, facebookresearch/ConvNeXt-V2 and
+microsoft/Swin-Transformer. The record has, for every network without its final norm, head and
+computed tables: the numbers of tensors and of values, and the SHA-256 of the
+sorted lines ``name 96x3x4x4``.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import torch
+from torch import nn
+
+RECORD = Path(__file__).with_name('official_files.json')
+LEFT_OUT = re.compile(r'(norm|head)\..*|.*(relative_position_index|attn_mask)')
+V1 = ('tiny', 'small', 'base', 'large', 'xlarge')
+V2 = ('atto', 'femto', 'pico', 'nano', 'tiny', 'base', 'large', 'huge')
+# configs/swin/swin_<size>_patch4_window7_224*.yaml: EMBED_DIM, DEPTHS, NUM_HEADS
+SWIN = {
+    'tiny': (96, [2, 2, 6, 2], [3, 6, 12, 24]),
+    'small': (96, [2, 2, 18, 2], [3, 6, 12, 24]),
+    'base': (128, [2, 2, 18, 2], [4, 8, 16, 32]),
+    'large': (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+}
+
+
+def module_of(folder: str, name: str) -> ModuleType:
+    """``models/<name>.py`` of a clone."""
+    path = Path(folder) / 'models' / f'{name}.py'
+    package = f'official_{name}'
+    parent = ModuleType(package)
+    parent.__path__ = [str(path.parent)]
+    sys.modules[package] = parent
+    spec = importlib.util.spec_from_file_location(f'{package}.{name}', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def record_of(model: nn.Module) -> dict:
+    body = {k: v for k, v in model.state_dict().items() if not LEFT_OUT.fullmatch(k)}
+    lines = sorted(f'{k} {"x".join(map(str, v.shape))}' for k, v in body.items())
+    return {
+        'tensors': len(lines),
+        'values': sum(v.numel() for v in body.values()),
+        'sha256': hashlib.sha256('\n'.join(lines).encode()).hexdigest(),
+    }
+
+
+def main(convnext: str, convnext_v2: str, swin: str) -> None:
+    # imported by the sparse networks' part of ConvNeXt V2, which is not built here
+    sys.modules['MinkowskiEngine'] = SimpleNamespace(SparseTensor=object)
+    v1, v2 = module_of(convnext, 'convnext'), module_of(convnext_v2, 'convnextv2')
+    found = {f'convnext-{size}': record_of(getattr(v1, f'convnext_{size}')()) for size in V1}
+    for size in V2:
+        build = getattr(v2, f'convnextv2_{size}', None) or getattr(v2, f'convnext_{size}')
+        found[f'convnextv2-{size}'] = record_of(build())
+    transformer = module_of(swin, 'swin_transformer').SwinTransformer
+    for size, (width, depths, heads) in SWIN.items():
+        model = transformer(embed_dim=width, depths=depths, num_heads=heads, window_size=7)
+        found[f'swin-{size}'] = record_of(model)
+    lines = [f'  {json.dumps(name)}: {json.dumps(row)}' for name, row in found.items()]
+    RECORD.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
+
+
+if __name__ == '__main__':
+    torch.set_grad_enabled(False)
+    main(*sys.argv[1:])

@@ -1,0 +1,97 @@
+"""Parameters and GMACs of rows that no paper prints, derived from rows that one prints.
+
+Two rows of one method differ in their backbone and in the layers that read its feature maps. What is left
+without these must be the same number for all rows of a method; the printed rows show that it is correct.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from downstream.zoo import Row, rows
+
+RECORD = json.loads(Path(__file__).with_name('official_files.json').read_text())
+SIZES = {  # blocks of the third stage (the others have 2 or 3) and width of the first
+    'atto': (6, 40), 'femto': (6, 48), 'pico': (6, 64), 'nano': (8, 80), 'tiny': (9, 96),
+    'small': (27, 96), 'base': (27, 128), 'large': (27, 192), 'xlarge': (27, 256), 'huge': (27, 352),
+}  # fmt: skip
+ROWS = [row for row in rows() if row.family in ('convnext', 'convnextv2')]
+STRIDES = (4, 8, 16, 32)
+
+
+def dims_of(row: Row) -> list[int]:
+    width = SIZES[row.size][1]
+    return [width, 2 * width, 4 * width, 8 * width]
+
+
+def of_the_backbone(row: Row) -> int:
+    """Parameters by the official code, and a norm (weight and bias) on each of the four outputs."""
+    name = f'{row.family}-{row.size}'
+    return RECORD[name]['values'] + 2 * sum(dims_of(row))
+
+
+def reading_the_widths(row: Row) -> int:
+    """Parameters of the layers that read the feature maps."""
+    *finer, last = dims_of(row)
+    if row.task == 'detection':
+        return 256 * (sum(finer) + last)  # FPN: a 1x1 convolution each
+    if row.method == 'linear':
+        return 150 * last  # a 1x1 convolution to 150 classes
+    laterals, pooled = 512 * sum(finer), 4 * 512 * last
+    # the bottleneck reads the last map beside the pooled ones; the auxiliary head reads the third
+    return laterals + pooled + 9 * 512 * last + 9 * 256 * finer[2]
+
+
+def constants(rule) -> dict[str, dict[str, float]]:
+    """What is left of each row, by the kind of head and image."""
+    left: dict[str, dict[str, float]] = {}
+    for row in ROWS:
+        left.setdefault(f'{row.method} {row.data} {"lsj" in row.schedule}', {})[row.name] = rule(
+            row
+        )
+    return left
+
+
+@pytest.mark.parametrize('kind', constants(lambda row: 0))
+def test_rows_differ_by_their_backbones_parameters(kind):
+    left = constants(lambda row: row.params - of_the_backbone(row) - reading_the_widths(row))[kind]
+    if kind.startswith('linear'):
+        # what remains has to be the biases of 150 classes
+        left['every layer counted'] = 150
+    assert len(set(left.values())) == 1, left
+    printed = [row for row in ROWS if row.name in left and 'params' in row.printed]
+    assert all(round(row.params / 1e6) == row.printed['params'] for row in printed)
+
+
+def macs(row: Row, pixels: int) -> float:
+    """Multiply-adds of the backbone and of the layers that read its widths (complexity.py's rule)."""
+    dims, total = dims_of(row), 0
+    blocks = SIZES[row.size][0]
+    short = 2 if row.size in ('atto', 'femto', 'pico', 'nano') else 3
+    for stage, (dim, stride) in enumerate(zip(dims, STRIDES)):
+        here = pixels / stride**2
+        reads = 48 if stage == 0 else 4 * dims[stage - 1]
+        total += here * (reads + 1) * dim  # 4x4 or 2x2 convolution, with its bias
+        depth = blocks if stage == 2 else short
+        total += (
+            depth * here * (50 * dim + 8 * dim**2)
+        )  # 7x7 depthwise with bias, two linear layers
+        if row.task == 'detection':
+            total += here * 256 * dim
+        elif row.method == 'linear':
+            total += here * 150 * dim if stage == 3 else 0
+        elif stage < 3:
+            total += here * 512 * dim
+        else:
+            total += here * 9 * 512 * dim
+            total += (1 + 4 + 9 + 36) * 512 * dim  # pooled to 1, 2, 3 and 6 positions a side
+    return total / 1e9
+
+
+@pytest.mark.parametrize('kind', constants(lambda row: 0))
+def test_rows_differ_by_their_backbones_multiply_adds(kind):
+    side = 640 if '640' in kind else 512
+    pixels = 1280 * 800 if 'coco' in kind else 4 * side**2
+    left = constants(lambda row: row.gmacs - macs(row, pixels))[kind]
+    assert max(left.values()) - min(left.values()) < 0.03, left
