@@ -3,7 +3,12 @@
 # make test       environment, install, every test that is not slow
 # make test-slow  the slow ones too
 # make bench      speed and memory beside other implementations, into docs/performance.md
-# make lint       ruff
+# make lint       ruff, and mypy over backbones/
+# make format     what ruff can fix, and its format
+# make docs       the documentation site in site/; read it with `python -m http.server -d site`
+# make gpu        the first ten minutes on a machine with GPUs: what works, a table and a report
+# make clean      removes .venv, the site, and the embedded data with its runs
+# PYTHON=/path/to/python makes the environment with another Python than the first suitable one.
 # The first Python of a supported version on the PATH (3.14 has no wheels of numpy 2.2, see setup.py).
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
     $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && \
@@ -13,7 +18,7 @@ WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo demo-seg test test-slow bench lint format clean
+.PHONY: demo demo-seg test test-slow bench gpu lint format docs clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -31,11 +36,17 @@ test-slow: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks
 
+gpu: $(INSTALLED)
+	@$(BIN)/python -m benchmarks --first-gpu
+
 lint: $(INSTALLED)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: $(INSTALLED)
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+docs: $(INSTALLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo 'site/index.html'
 
 $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@test -n '$(PYTHON)' || \
@@ -48,4 +59,4 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv data/shapes work_dirs/*_shapes
+	rm -rf .venv site data/shapes work_dirs/*_shapes
