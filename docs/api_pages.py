@@ -36,7 +36,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, which are nowhere on the disk."""
     for folder, modules in pages().items():
-        # The package's own page has its docstring alone: what it re-exports is under the module it is from.
+        # What a package re-exports is documented in the module that defines it.
         blocks = [f'::: {name}' for name in modules if name != folder]
         head = f'::: {folder}\n    options: {{members: false, heading_level: 1}}'
         text = '\n\n'.join([head, *blocks])
