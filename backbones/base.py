@@ -81,6 +81,13 @@ class Backbone(BaseModule):
         self.norm_eval = norm_eval
         self._layer_depths: Mapping[str, Depth] | None = None
 
+    def resolved_arguments(self) -> dict[str, object]:
+        """Arguments whose values were found while this object was built.
+
+        A config that states them builds the same backbone without searching again.
+        """
+        return {}
+
     def blocks(self) -> Iterable[nn.Module]:
         """The repeated units, in the order of the forward pass, for sharding and checkpointing.
 

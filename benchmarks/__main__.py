@@ -23,7 +23,7 @@ import downstream  # noqa: F401  before mmdet
 from benchmarks import backbone, evaluation, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
 from benchmarks.timing import alone
-from downstream.contract.saved_memory import kept_bytes
+from downstream.contract.saved_memory import saved_activation_bytes
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
 _BEGIN, _END = '<!-- measured: begin -->', '<!-- measured: end -->'
@@ -86,7 +86,7 @@ def memory_table(rounds: int) -> list[str]:
     for name, v2, target in (('V1', False, '1/5'), ('V2', True, '1/7')):
         found = backbone.build(backbone.Case(name, v2, (1, 512, 512), True))
         x = torch.randn(1, 3, 512, 512)
-        kept = {key: kept_bytes(m, functools.partial(m, x)) for key, m in found.items()}
+        kept = {key: saved_activation_bytes(m, functools.partial(m, x)) for key, m in found.items()}
         lines.append(
             f'| {name}, kept for the backward pass, 1x512x512 | {kept[OURS] / mib:.0f} '
             f'| {kept[BASE] / mib:.0f} | {kept["timm"] / mib:.0f} '

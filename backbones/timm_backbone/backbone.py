@@ -166,6 +166,10 @@ class TimmBackbone(Backbone):
             self.model
         )
 
+    def resolved_arguments(self) -> dict[str, object]:
+        """``size_divisor``, which otherwise is found by trial."""
+        return {'size_divisor': self.input_divisor}
+
     def blocks(self) -> Iterable[nn.Module]:
         """The largest modules within one of timm's groups of layers, without stem and output norms."""
         called = self._modules_called_once()

@@ -20,9 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import ConvNeXt
 from backbones.errors import ConfigError, UserError
 from backbones.optim.layer_decay import depths_of
-from downstream.drop_in.facts import Fitting, fit
+from downstream.drop_in.facts import BackboneFacts, inspect_backbone
 
-from .saved_memory import kept_bytes
+from .saved_memory import saved_activation_bytes
 
 # Heights and widths of the images that are tried; the first size serves the checks that need one.
 EVEN_SIZES = ((64, 96), (128, 128), (160, 64))
@@ -82,13 +82,13 @@ def check_backbone(
     if isinstance(name, type):
         name = f'{name.__module__}:{name.__qualname__}'
     try:
-        examination = Examination(name, weights, device, backbone_args)
+        checks = ContractChecks(name, weights, device, backbone_args)
     except UserError as error:
         advice = 'docs/backbones.md shows a complete class.' if ':' in name else ''
         yield Finding('builds', False, str(error), advice)
         return
-    yield Finding('builds', True, examination.in_words())
-    for title, check in examination.checks(speed):
+    yield Finding('builds', True, checks.summary())
+    for title, check in checks.all(speed):
         yield _finding(title, check)
 
 
@@ -105,13 +105,13 @@ def _finding(title: str, check: Callable[[], str | Finding]) -> Finding:
     return result if isinstance(result, Finding) else Finding(title, True, result)
 
 
-class Examination:
+class ContractChecks:
     """One backbone and the checks of it."""
 
     def __init__(self, name: str, weights: bool, device: str, backbone_args: dict) -> None:
-        self.fitting: Fitting = fit(name, 'detection', **backbone_args)
+        self.facts: BackboneFacts = inspect_backbone(name, 'detection', **backbone_args)
         self.device = torch.device(device)
-        self.config = dict(self.fitting.config)
+        self.config = dict(self.facts.config)
         # As in a detector, but with every parameter trained.
         self.config.pop('frozen_stages', None)
         if not weights:
@@ -125,13 +125,13 @@ class Examination:
         """A new one, with random weights."""
         return MODELS.build(dict(self.config)).to(self.device)
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Class, maps and parameters."""
-        maps = ', '.join(f'{c}/{s}' for c, s in zip(self.fitting.channels, self.fitting.strides))
+        maps = ', '.join(f'{c}/{s}' for c, s in zip(self.facts.channels, self.facts.strides))
         count = sum(p.numel() for p in self.model.parameters())
         return f'{type(self.model).__name__}, channels/stride {maps}, {count:,} parameters'
 
-    def checks(self, speed: bool) -> list[tuple[str, Callable]]:
+    def all(self, speed: bool) -> list[tuple[str, Callable]]:
         """Titles and checks, the cheap and telling ones first."""
         checks = [
             ('states its outputs', self.states_outputs),
@@ -160,7 +160,7 @@ class Examination:
 
     def allowed(self, size: Sequence[int]) -> tuple[int, ...]:
         """``size``, rounded up to what the backbone says that it needs."""
-        divisor = self.fitting.divisor
+        divisor = self.facts.divisor
         return tuple(-(-side // divisor) * divisor for side in size)
 
     @torch.no_grad()
@@ -170,14 +170,13 @@ class Examination:
         model.eval()
         return tuple(model(image))
 
-    def states_outputs(self) -> str:
-        missing = [a for a in ('out_channels', 'out_strides') if not hasattr(self.model, a)]
+    def states_outputs(self) -> Finding:
+        missing = [a for a in ('out_channels', 'out_strides') if not getattr(self.model, a, None)]
         if missing:
-            raise CheckFailedError(
-                f'no {" and no ".join(missing)}',
-                'Set both as tuples in __init__; --backbone can do without, other users cannot.',
-            )
-        return f'{tuple(self.model.out_channels)} at {tuple(self.model.out_strides)}'
+            words = f'no {" and no ".join(missing)}: read off a forward pass'
+            return Finding('states its outputs', None, words)
+        words = f'{tuple(self.model.out_channels)} at {tuple(self.model.out_strides)}'
+        return Finding('states its outputs', True, words)
 
     def shapes(self, sizes: Sequence[Sequence[int]]) -> str:
         for size in sizes:
@@ -188,13 +187,13 @@ class Examination:
         return ', '.join(f'{h}x{w}' for h, w in sizes) + ', batches of 1 and 2'
 
     def _require_shapes(self, maps: Sequence[Tensor], image: Tensor) -> None:
-        if len(maps) != len(self.fitting.channels):
+        if len(maps) != len(self.facts.channels):
             raise CheckFailedError(
-                f'{len(maps)} maps, with other sizes {len(self.fitting.channels)}',
+                f'{len(maps)} maps, with other sizes {len(self.facts.channels)}',
                 'Return the same maps for every image.',
             )
         for i, (m, channels, stride) in enumerate(
-            zip(maps, self.fitting.channels, self.fitting.strides)
+            zip(maps, self.facts.channels, self.facts.strides)
         ):
             sizes = [(side // stride, -(-side // stride)) for side in image.shape[-2:]]
             right = all(have in can for have, can in zip(m.shape[-2:], sizes))
@@ -215,14 +214,14 @@ class Examination:
                 )
 
     def odd_sizes(self) -> str:
-        if self.fitting.divisor > 1:
+        if self.facts.divisor > 1:
             stated = getattr(self.model, 'size_divisor', None)
-            if stated is None and self.fitting.divisor > max(self.fitting.strides):
+            if stated is None and self.facts.divisor > max(self.facts.strides):
                 raise CheckFailedError(
                     'fails on them and does not say what it needs',
                     'State size_divisor in the class.',
                 )
-            return f'images are padded to multiples of {self.fitting.divisor} for it'
+            return f'images are padded to multiples of {self.facts.divisor} for it'
         return self.shapes(ODD_SIZES)
 
     def batch(self) -> str:
@@ -405,7 +404,7 @@ class Examination:
     def multiply_adds(self) -> Finding:
         counted = {}
         for size in ((224, 224), _COUNTED_SIZE):
-            counted[size] = gmacs(self.fitting.built, self.allowed(size))
+            counted[size] = gmacs(self.facts.built, self.allowed(size))
         words = ', '.join(f'{value:.2f} at {h}x{w}' for (h, w), value in counted.items())
         return Finding('GMACs', None, f'{words} (matrix products and convolutions)')
 
@@ -423,12 +422,14 @@ class Examination:
             mode: statistics.median(mine[mode][1:]) / statistics.median(theirs[mode][1:])
             for mode in mine
         }
-        kept = [kept_bytes(m.train(), lambda m=m: m(image)) for m in (self.model, reference)]
+        saved = [
+            saved_activation_bytes(m.train(), lambda m=m: m(image)) for m in (self.model, reference)
+        ]
         words = ', '.join(f'{mode} {ratio:.2f} x its time' for mode, ratio in ratios.items())
         return Finding(
             'beside ConvNeXt-T',
             None,
-            f'{words}, activations {kept[0] / kept[1]:.2f} x its {kept[1] / 2**20:.0f} MiB '
+            f'{words}, activations {saved[0] / saved[1]:.2f} x its {saved[1] / 2**20:.0f} MiB '
             f'(batch 2, {_TIMED_SIZE[0]}x{_TIMED_SIZE[1]}, {self.device})',
         )
 

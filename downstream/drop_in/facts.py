@@ -1,42 +1,42 @@
-"""A backbone built once, to find out what a detector or a segmenter has to know of it."""
+"""What a detector or segmenter needs to know of a backbone, found by building it once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from math import lcm
 
 import torch
 from mmengine.registry import MODELS
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models.resnet import ResNet
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones import ConvNeXt, TimmBackbone
 from backbones.base import accepted_arguments
-from backbones.errors import ConfigError
+from backbones.errors import ConfigError, UserError
 from backbones.names import backbone_config
-from backbones.weights.timm_catalog import pretrained_cfg
+from backbones.weights.timm_catalog import first_line
 
-# Classes whose word is tested here; they take images of any size.
-_OWN = (ConvNeXt, TimmBackbone)
-# What is tried: sides that are multiples of every stride, and sides that are not.
-_EVEN, _ODD = (128, 192), (165, 227)
+# Sides of the images of the trial passes are the smallest allowed ones from these on.
+_TRIED = (128, 192)
+_ODD = (165, 227)
+# Where the backbone states neither strides nor a divisor, sides are multiples of this.
+_USUAL_STRIDE = 32
 
 
 @dataclass(frozen=True)
-class Fitting:
-    """What a detector or segmenter has to know of a backbone.
+class BackboneFacts:
+    """What a detector or segmenter needs to know of a backbone.
 
     Attributes:
         name: As the user gave it.
-        config: What builds it, complete.
-        built: One of it, perhaps on the meta device.
-        channels: Of its maps.
-        strides: Of its maps.
-        divisor: The sides of its input must be multiples of this.
-        mean: Of the input, RGB, 0 to 255; None where the backbone does not say.
-        std: Likewise.
+        config: The complete config that builds it.
+        built: An instance with random weights, on the meta device where possible.
+        channels: Number of channels of every map.
+        strides: Stride of every map, in pixels of the input.
+        divisor: The sides of the input must be multiples of this.
+        mean: Mean of the input, RGB, 0 to 255; None where the backbone does not state it.
+        std: Standard deviation of the input.
     """
 
     name: str
@@ -54,180 +54,239 @@ class Fitting:
         return (self.config.get('init_cfg') or {}).get('checkpoint')
 
 
-def fit(
+def inspect_backbone(
     name: str,
     task: str,
     recipe_drop_path: float | None = None,
     frozen: bool = False,
     **backbone_args,
-) -> Fitting:
-    """Build the backbone ``name`` once and find out what ``task`` has to know of it.
+) -> BackboneFacts:
+    """Build the backbone ``name`` once and read the facts that ``task`` needs.
 
     Args:
         name: See :mod:`backbones.names`.
         task: ``'detection'`` or ``'segmentation'``; they treat BatchNorm differently.
-        recipe_drop_path: The rate for backbones that have drop path; ResNets, whose recipes have none,
-            go without.
+        recipe_drop_path: The recipe's drop path rate, for backbones to which it applies.
         frozen: Whether no stage of the backbone trains.
-        backbone_args: Arguments of the backbone's class, which win.
+        backbone_args: Arguments of the backbone's class; they win over what the recipe says.
+
+    Raises:
+        ConfigError: There is no such backbone, or it breaks the contract.
+        WeightsError: There are no such weights.
     """
     config = backbone_config(name, **backbone_args)
-    built = _build(name, config)
+    built, maps = _build(name, config)
     accepted = accepted_arguments(type(built))
-    if recipe_drop_path and 'drop_path_rate' not in config and _has_drop_path(built):
-        config['drop_path_rate'] = recipe_drop_path
+    if config.get('init_cfg') and 'init_cfg' not in accepted:
+        raise ConfigError(
+            f'backbone {name!r}: {type(built).__name__} takes no init_cfg, so it cannot load '
+            f'{config["init_cfg"].get("checkpoint")}; derive it from backbones.Backbone and pass '
+            'init_cfg on (docs/backbones.md).'
+        )
+    if recipe_drop_path and 'drop_path_rate' not in config:
+        stated = getattr(built, 'takes_drop_path_rate', None)
+        if 'drop_path_rate' in accepted if stated is None else stated:
+            config['drop_path_rate'] = recipe_drop_path
     if frozen and 'frozen_stages' not in config:
-        if 'frozen_stages' not in accepted:
-            raise ConfigError(
-                f'backbone {name!r}: this recipe trains nothing of the backbone, and '
-                f'{type(built).__name__} takes no frozen_stages that would say so.'
-            )
-        config['frozen_stages'] = built.num_stages
+        config['frozen_stages'] = _all_stages(name, built, accepted)
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
-    if isinstance(built, TimmBackbone) and 'size_divisor' not in config:
-        config['size_divisor'] = built.input_divisor
-    if isinstance(built, _OWN):
-        channels, strides, divisor = built.out_channels, built.out_strides, 1
-    else:
-        channels, strides = _outputs(name, built)
-        divisor = _divisor(built, strides)
-    mean, std = _normalisation(config, built)
-    return Fitting(name, config, built, channels, strides, divisor, mean, std)
+    resolved = getattr(built, 'resolved_arguments', dict)()
+    config |= {key: value for key, value in resolved.items() if key not in config}
+    probe = _Probe(name, built, maps)
+    return BackboneFacts(
+        name,
+        config,
+        built,
+        probe.channels,
+        probe.strides,
+        probe.divisor,
+        getattr(built, 'input_mean', None),
+        getattr(built, 'input_std', None),
+    )
 
 
-def _build(name: str, config: dict) -> nn.Module:
-    """The backbone without its weights; on the meta device, where it can be built and run there."""
-    config = {key: value for key, value in config.items() if key != 'init_cfg'}
+def _build(name: str, config: dict) -> tuple[nn.Module, object]:
+    """The backbone with random weights, and its maps of the first trial image.
+
+    It is on the meta device if it can be built and run there. Otherwise it has not run: None for maps.
+    """
     try:
         with torch.device('meta'):
-            built = MODELS.build(config)
-        if not isinstance(built, _OWN):
-            _maps(built, _EVEN)
-        return built
-    except ConfigError:
+            built = _build_with_statistics(config)
+        return built, _maps(built, _trial_size(built))
+    except UserError:
         raise
-    except Exception:  # what no meta device can do, or a mistake, which will show again
+    except Exception:  # the meta device lacks an operator, or a mistake, which will show again
         pass
     try:
-        built = MODELS.build(config)
+        built = _build_with_statistics(config)
     except Exception as error:
         raise ConfigError(
             f'backbone {name!r} cannot be built with {_own_arguments(config)}: '
-            f'{type(error).__name__}: {error}'
+            f'{type(error).__name__}: {first_line(error)}'
         ) from error
     if not isinstance(built, nn.Module):
-        raise ConfigError(f'backbone {name!r}: {type(built).__name__} is no torch.nn.Module.')
-    return built
+        raise ConfigError(f'backbone {name!r}: {type(built).__name__} is not a torch.nn.Module.')
+    return built, None
+
+
+def _build_with_statistics(config: dict) -> nn.Module:
+    """The module that ``config`` builds, with ``init_cfg`` where its class has this argument: which
+    statistics the input must have depends on the weights."""
+    cls = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    if not isinstance(cls, type) or 'init_cfg' not in accepted_arguments(cls):
+        config = {key: value for key, value in config.items() if key != 'init_cfg'}
+    return MODELS.build(dict(config))
 
 
 def _own_arguments(config: Mapping) -> dict:
     return {k: v for k, v in config.items() if k not in ('type', 'init_cfg', 'model', 'arch')}
 
 
-def _has_drop_path(built: nn.Module) -> bool:
-    inner = built.model if isinstance(built, TimmBackbone) else built
-    return 'drop_path_rate' in accepted_arguments(type(inner)) and not isinstance(inner, ResNet)
+def _all_stages(name: str, built: nn.Module, accepted: set[str]) -> int:
+    """The value of ``frozen_stages`` that freezes every stage."""
+    stages = getattr(built, 'num_stages', None)
+    if 'frozen_stages' not in accepted or not isinstance(stages, int):
+        lacks = (
+            'takes no frozen_stages' if 'frozen_stages' not in accepted else 'states no num_stages'
+        )
+        raise ConfigError(
+            f'backbone {name!r}: this recipe trains nothing of the backbone, but '
+            f'{type(built).__name__} {lacks} (docs/backbones.md).'
+        )
+    return stages
 
 
 def _batch_norm_policy(
     built: nn.Module, accepted: set[str], pretrained: bool, task: str
 ) -> dict[str, object]:
-    """How BatchNorm is treated where a process sees two images at a time.
+    """Arguments for BatchNorm where a process sees two images at a time.
 
-    Detectors keep the statistics of pretraining, and ResNets also their first stage, as in their
-    recipes; segmenters, and whatever starts from random values, take them over all processes.
+    Pretrained detectors freeze the pretrained statistics, and as many stages as recipes of this
+    backbone freeze. Segmenters, and whatever starts from random weights, synchronise the statistics of
+    all processes.
     """
     if not any(isinstance(module, _BatchNorm) for module in built.modules()):
         return {}
+    policy: dict[str, object] = {'sync_bn': True}
     if task == 'detection' and pretrained:
         policy = {'norm_eval': True}
-        if isinstance(getattr(built, 'model', None), ResNet):
-            policy['frozen_stages'] = 1
-    else:
-        policy = {'sync_bn': True}
+        frozen = getattr(built, 'recipe_frozen_stages', -1)
+        if frozen >= 0:
+            policy['frozen_stages'] = frozen
     return {key: value for key, value in policy.items() if key in accepted}
 
 
 @torch.no_grad()
 def _maps(built: nn.Module, size: tuple[int, int]) -> object:
+    """What ``built`` returns for an image ``(3, *size)`` in evaluation mode."""
     training = built.training
-    device = next((p.device for p in built.parameters()), torch.device('cpu'))
-    built.eval()  # not chained: OpenMMLab's backbones return nothing
+    tensors = chain(built.parameters(), built.buffers())
+    device = next((t.device for t in tensors), torch.device('cpu'))
+    built.eval()  # not chained: train() of OpenMMLab's backbones returns nothing
     try:
         return built(torch.zeros(1, 3, *size, device=device))
     finally:
         built.train(training)
 
 
-def _outputs(name: str, built: nn.Module) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels and strides of the maps, as a forward pass shows them.
+def _trial_size(built: nn.Module) -> tuple[int, int]:
+    """Height and width of the first trial image: two different multiples of all strides."""
+    strides = getattr(built, 'out_strides', None) or (_USUAL_STRIDE,)
+    step = lcm(int(getattr(built, 'size_divisor', None) or 1), *map(int, strides))
+    height, width = (-(-side // step) * step for side in _TRIED)
+    return height, width if width > height else height + step
+
+
+class _Probe:
+    """What forward passes of a backbone show: channels and strides of its maps, and its sizes.
+
+    Args:
+        name: Of the backbone, for messages.
+        built: The backbone.
+        maps: What it returns for the first trial image; None: it has not run yet.
 
     Raises:
-        ConfigError: They are not what the contract asks for, or not what the class states.
+        ConfigError: The maps are not what the contract asks for, or not what the class states.
     """
-    kind = type(built).__name__
-    try:
-        maps = _maps(built, _EVEN)
-    except Exception as error:
-        raise ConfigError(
-            f'backbone {name!r}: {kind} fails on images of {_EVEN[0]} x {_EVEN[1]}: '
-            f'{type(error).__name__}: {error}'
-        ) from error
-    if not isinstance(maps, (tuple, list)) or not all(
-        isinstance(m, torch.Tensor) and m.ndim == 4 for m in maps
-    ):
-        found = tuple(maps.shape) if isinstance(maps, torch.Tensor) else type(maps).__name__
-        raise ConfigError(
-            f'backbone {name!r}: forward of {kind} gives {found}; it must give a tuple of feature '
-            'maps (N, C, H, W), the finest first.'
-        )
-    channels = tuple(m.shape[1] for m in maps)
-    strides = []
-    for i, m in enumerate(maps):
-        high, wide = _EVEN[0] / m.shape[2], _EVEN[1] / m.shape[3]
-        if high != wide or high != int(high):
-            raise ConfigError(
-                f'backbone {name!r}: map {i} of {kind} is {tuple(m.shape[1:])} for an image of '
-                f"{_EVEN[0]} x {_EVEN[1]}; its sides must be the image's over one whole stride."
+
+    def __init__(self, name: str, built: nn.Module, maps: object) -> None:
+        self.name, self.built, self.kind = name, built, type(built).__name__
+        self.size = _trial_size(built)
+        maps = self._checked(self._run() if maps is None else maps)
+        self.channels = tuple(m.shape[1] for m in maps)
+        self.strides = self._strides_of(maps)
+        for what, found in (('out_channels', self.channels), ('out_strides', self.strides)):
+            stated = getattr(built, what, None)
+            if stated and tuple(stated) != found:
+                raise self._error(
+                    f'{self.kind}.{what} is {tuple(stated)}, but the maps have {found}.'
+                )
+
+    def _error(self, words: str) -> ConfigError:
+        return ConfigError(f'backbone {self.name!r}: {words}')
+
+    def _run(self) -> object:
+        try:
+            return _maps(self.built, self.size)
+        except Exception as error:
+            words = (
+                f'{self.kind} fails on images of {self.size[0]} x {self.size[1]}: '
+                f'{type(error).__name__}: {first_line(error)}'
             )
-        strides.append(int(high))
-    if strides != sorted(strides):
-        raise ConfigError(
-            f'backbone {name!r}: the maps of {kind} come with strides {strides}; the finest map must '
-            'be first.'
-        )
-    for what, found in (('out_channels', channels), ('out_strides', tuple(strides))):
-        stated = getattr(built, what, None)
-        if stated is not None and tuple(stated) != found:
-            raise ConfigError(
-                f'backbone {name!r}: {kind}.{what} says {tuple(stated)}, but the maps have {found}.'
+            if not getattr(self.built, 'size_divisor', None) and isinstance(
+                error, (RuntimeError, ValueError, AssertionError)
+            ):
+                words += ' If it takes only multiples of some number, state it as size_divisor.'
+            raise self._error(words) from error
+
+    def _checked(self, maps: object) -> list[Tensor]:
+        if not isinstance(maps, (tuple, list)) or not all(
+            isinstance(m, Tensor) and m.ndim == 4 for m in maps
+        ):
+            found = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise self._error(
+                f'forward of {self.kind} returns {found}; it must return a tuple of feature maps '
+                '(N, C, H, W), the finest first.'
             )
-    return channels, tuple(strides)
+        return list(maps)
 
+    def _strides_of(self, maps: list[Tensor]) -> tuple[int, ...]:
+        high, wide = self.size
+        strides = []
+        for i, m in enumerate(maps):
+            stride = high / m.shape[2]
+            if stride != wide / m.shape[3] or stride != int(stride):
+                raise self._error(
+                    f'map {i} of {self.kind} is {tuple(m.shape[1:])} for an image of {high} x {wide}; '
+                    "its sides must be the image's divided by one integer stride."
+                )
+            strides.append(int(stride))
+        if strides != sorted(strides):
+            raise self._error(
+                f'the maps of {self.kind} have strides {strides}; the finest map must be first.'
+            )
+        return tuple(strides)
 
-def _divisor(built: nn.Module, strides: tuple[int, ...]) -> int:
-    """What the sides of an image must be multiples of, 1 if the backbone takes any."""
-    needed = int(getattr(built, 'size_divisor', None) or max(strides))
-    try:
-        maps = _maps(built, _ODD)
-    except Exception:  # whatever it is that fails, such sides are not for this backbone
-        return needed
-    fit = all(
-        size in (side // stride, -(-side // stride))
-        for m, stride in zip(maps, strides)
-        for size, side in zip(m.shape[-2:], _ODD)
-    )
-    return 1 if fit else needed
+    @property
+    def divisor(self) -> int:
+        """What the sides of images must be multiples of; 1 if the backbone takes any size."""
+        stated = getattr(self.built, 'size_divisor', None)
+        if stated:
+            return int(stated)
+        takes_any = getattr(self.built, 'takes_any_size', None)
+        if takes_any is None:
+            takes_any = self._runs_at_odd_sizes()
+        return 1 if takes_any else max(self.strides)
 
-
-def _normalisation(config: Mapping, built: nn.Module):
-    """Mean and standard deviation of the input that the weights were trained with."""
-    if isinstance(built, _OWN):
-        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-        checkpoint = (config.get('init_cfg') or {}).get('checkpoint', '')
-        if checkpoint.startswith('timm:'):
-            cfg = pretrained_cfg(checkpoint.removeprefix('timm:'))
-            mean, std = cfg.mean, cfg.std
-        # 255 * .229 is not quite 58.395 in binary
-        return tuple(round(255 * m, 6) for m in mean), tuple(round(255 * s, 6) for s in std)
-    return getattr(built, 'input_mean', None), getattr(built, 'input_std', None)
+    def _runs_at_odd_sizes(self) -> bool:
+        try:
+            maps = _maps(self.built, _ODD)
+            sizes = [tuple(m.shape[-2:]) for m in maps]
+        except Exception:  # it does not take such sizes, whatever the error is
+            return False
+        return len(sizes) == len(self.strides) and all(
+            size in (side // stride, -(-side // stride))
+            for sides, stride in zip(sizes, self.strides)
+            for size, side in zip(sides, _ODD)
+        )

@@ -1,26 +1,28 @@
-"""Rules of weight decay that recipes other than ConvNeXt's have, as one line in a config."""
+"""Weight decay of Swin's and ResNets' recipes, as one line in a config."""
 
 from __future__ import annotations
 
-# Parts of the names of parameters that Swin's official detectors and segmenters spare.
-_SPARED_BY_SWIN = ('absolute_pos_embed', 'relative_position_bias_table', 'norm')
+# Parameters whose names contain these are exempt in Swin's official detectors and segmenters.
+_EXEMPT_IN_SWIN = ('absolute_pos_embed', 'relative_position_bias_table', 'norm')
 
 
 def as_in_swin(**optimizer) -> dict:
     """``optim_wrapper`` fields: one learning rate, no weight decay on norms and position tables.
 
-    Unlike under ConvNeXt's rule, biases decay, and so do the BatchNorms of heads, whose names hold no
-    ``norm``. Source: the official Swin-Transformer-Object-Detection and -Semantic-Segmentation.
+    Unlike in ConvNeXt's recipe, weight decay applies to biases, and to the BatchNorms of heads, whose
+    names do not contain ``norm``.
+
+    Source: the official Swin-Transformer-Object-Detection and -Semantic-Segmentation.
     """
-    spared = {name: {'decay_mult': 0.0} for name in _SPARED_BY_SWIN}
-    return _one_rate({'custom_keys': spared}, optimizer)
+    exempt = {name: {'decay_mult': 0.0} for name in _EXEMPT_IN_SWIN}
+    return _one_rate({'custom_keys': exempt}, optimizer)
 
 
 def as_for_resnets(**optimizer) -> dict:
     """``optim_wrapper`` fields: one learning rate, no weight decay on norms.
 
     The AdamW recipe of the ResNets in Swin's and ConvNeXt's tables was never published in full; that
-    norms are spared is what its authors do elsewhere.
+    norms are exempt is what its authors do elsewhere.
     """
     return _one_rate({'norm_decay_mult': 0.0}, optimizer)
 

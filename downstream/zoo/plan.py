@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import nn
 
 from backbones.errors import ConfigError
-from downstream.contract.saved_memory import kept_bytes
+from downstream.contract.saved_memory import saved_activation_bytes
 
 from .checks import GPUS, iterations
 from .complexity import build_on_meta, run_parts
@@ -157,4 +157,4 @@ def activation_bytes(model: nn.Module, size: Sequence[int]) -> int:
                 maps = model.backbone(images)
             model.auxiliary_head(maps)
 
-    return kept_bytes(model, run) // 2
+    return saved_activation_bytes(model, run) // 2

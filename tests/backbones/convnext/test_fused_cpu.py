@@ -16,7 +16,7 @@ from backbones.convnext import fused_cpu as fast_cpu
 from backbones.kernels import depthwise
 from backbones.kernels import linear as cpu_linear
 from backbones.kernels import pointwise as cpu_kernels
-from downstream.contract.saved_memory import kept_bytes
+from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.data.shapes import make_shapes
 from tests.close import require_close
 
@@ -307,10 +307,10 @@ def test_two_maps_are_kept_a_block(version, share):
     x = torch.randn(1, 3, 128, 128)
     stages = zip((32, 16, 8, 4), model.arch.dims, model.arch.depths)
     maps = sum(size**2 * width * depth for size, width, depth in stages)
-    fast = kept_bytes(model, lambda: model(x))
+    fast = saved_activation_bytes(model, lambda: model(x))
     assert fast < 2.9 * 4 * maps
     with plainly():
-        assert kept_bytes(model, lambda: model(x)) > 0.8 * share * fast
+        assert saved_activation_bytes(model, lambda: model(x)) > 0.8 * share * fast
 
 
 @pytest.mark.parametrize('version', MODELS)

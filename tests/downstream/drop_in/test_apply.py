@@ -1,5 +1,8 @@
-"""Necks, heads and preprocessors are told what the backbone is, whichever it is."""
+"""Necks, heads and preprocessors are configured from any backbone."""
 
+from pathlib import Path
+
+import mmseg
 import pytest
 import torch
 from mmengine.config import Config
@@ -8,7 +11,8 @@ from torch import nn
 
 from backbones import ConfigError, LayerDecayOptimWrapperConstructor
 from backbones.weights.load import load_state
-from downstream.drop_in import detector, drop_in, num_classes, segmentor
+from downstream.drop_in import detector, drop_in, linear_segmentor, num_classes, segmentor
+from downstream.drop_in.facts import inspect_backbone
 from tests.conftest import EXAMPLES, ROOT
 
 from .test_timm_families import batch
@@ -187,6 +191,46 @@ class Windows(Small):
         return super().forward(x)
 
 
+class WindowsOf224(Small):
+    size_divisor = 224
+
+    def forward(self, x):
+        assert x.shape[-1] % 224 == x.shape[-2] % 224 == 0, 'windows of 7 at stride 32'
+        return super().forward(x)
+
+
+class HidesItsWindows(WindowsOf224):
+    size_divisor = None
+
+
+class StatesMore(Small):
+    """Fails where it is tried at odd sizes, which takes_any_size makes needless."""
+
+    takes_any_size = True
+    takes_drop_path_rate = False
+    recipe_frozen_stages = 2
+    input_mean, input_std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
+
+    def __init__(
+        self, drop_path_rate=0.0, frozen_stages=-1, norm_eval=False, init_cfg=None
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        assert x.shape[-1] % 2 == 0
+        return super().forward(self.norm(x))
+
+
+class FreezesUncounted(Small):
+    def __init__(self, frozen_stages=-1) -> None:
+        super().__init__()
+
+
+class Freezes(FreezesUncounted):
+    num_stages = 4
+
+
 ME = 'tests.downstream.drop_in.test_apply'
 
 
@@ -211,13 +255,53 @@ def test_a_class_says_what_sides_it_needs():
         drop_in(cfg, f'{ME}:Windows')
 
 
+def test_trial_images_are_multiples_of_the_stated_size():
+    assert detector(f'{ME}:WindowsOf224')['data_preprocessor'] == {'pad_size_divisor': 224}
+
+
+def test_what_an_object_states_is_used():
+    cfg = read(CASCADE)
+    init_cfg = {'type': 'Pretrained', 'checkpoint': 'mine.pth'}
+    facts = inspect_backbone(f'{ME}:StatesMore', 'detection', 0.4, init_cfg=init_cfg)
+    assert facts.divisor == 1
+    assert (facts.mean, facts.std) == (StatesMore.input_mean, StatesMore.input_std)
+    assert facts.config['frozen_stages'] == 2
+    assert facts.config['norm_eval']
+    assert 'drop_path_rate' not in facts.config
+    assert cfg.model.backbone.drop_path_rate == 0.4
+
+
+def test_weights_that_a_class_cannot_load_are_one_clear_error():
+    init_cfg = {'type': 'Pretrained', 'checkpoint': 'mine.pth'}
+    with pytest.raises(
+        ConfigError, match=r'takes no init_cfg.* mine\.pth; derive it from backbones'
+    ):
+        detector(f'{ME}:Small', init_cfg=init_cfg)
+
+
+@pytest.mark.parametrize(
+    'path', ['deeplabv3plus/deeplabv3plus_r50-d8_4xb2-40k_cityscapes-512x1024']
+)
+def test_a_segmenter_of_mmseg_as_it_is(path):
+    """Its config names pretrained weights beside the backbone, and the head reads map 0 as well."""
+    cfg = Config.fromfile(Path(mmseg.__file__).parent / '.mim' / 'configs' / f'{path}.py')
+    init_default_scope('mmseg')
+    drop_in(cfg, 'convnext-atto')
+    assert 'pretrained' not in cfg.model
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+        maps = model.backbone(torch.zeros(2, 3, 128, 128))
+        assert model.decode_head(maps).shape[:2] == (2, 19)
+
+
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        (f'{ME}:StatesTooMuch', r'out_channels says \(8, 16, 32, 63\), but the maps have \(8, 16'),
-        (f'{ME}:OneTensor', r'gives \(1, 64, 4, 6\); it must give a tuple'),
+        (f'{ME}:HidesItsWindows', 'AssertionError: windows of 7 .*state it as size_divisor'),
+        (f'{ME}:StatesTooMuch', r'out_channels is \(8, 16, 32, 63\), but the maps have \(8, 16'),
+        (f'{ME}:OneTensor', r'returns \(1, 64, 4, 6\); it must return a tuple'),
         (f'{ME}:CoarseFirst', 'the finest map must be first'),
-        (f'{ME}:Cropped', 'one whole stride'),
+        (f'{ME}:Cropped', 'one integer stride'),
         (f'{ME}:WrongStrides', r'strides \(2, 4, 8, 16\); the anchors'),
         (f'{ME}:Broken', "fails on images of 128 x 192: AttributeError: .*'nothing'"),
         (f'{ME}:NeedsArguments', "cannot be built with {}: TypeError: .*'depth'"),
@@ -241,10 +325,31 @@ def test_a_recipe_for_frozen_features_stays_one(name):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     own = {n.split('.')[0] for n, p in model.backbone.named_parameters() if p.requires_grad}
-    assert own <= {'norm0', 'norm1', 'norm2', 'norm3', 'pyramid'}
+    # norms of maps that no head reads would train without gradients
+    assert own <= {'norm3', 'pyramid'}
+    assert model.backbone.out_strides == (32,)
+    assert model.decode_head.in_index == 0
     assert model.decode_head.in_channels == model.decode_head.channels
     with pytest.raises(ConfigError, match='takes no frozen_stages'):
         drop_in(read(FROZEN), f'{ME}:Small')
+    with pytest.raises(ConfigError, match='states no num_stages'):
+        drop_in(read(FROZEN), f'{ME}:FreezesUncounted')
+    with pytest.raises(ConfigError, match='returns 4 maps, but this model reads 1; give Freezes'):
+        drop_in(read(FROZEN), f'{ME}:Freezes')
+
+
+def test_every_parameter_that_trains_in_a_linear_segmenter_gets_a_gradient():
+    """Parameters without gradients stop distributed training at the second step."""
+    for fields in (linear_segmentor('convnext-atto'), linear_segmentor('timm:resnet18')):
+        backbone = MODELS.build(fields['backbone'])
+        maps = backbone(torch.zeros(1, 3, 64, 64))
+        maps[fields['decode_head']['in_index']].sum().backward()
+        assert (
+            fields['decode_head']['in_channels'] == backbone.out_channels[-1] == maps[-1].shape[1]
+        )
+        assert not [n for n, p in backbone.named_parameters() if p.grad is None]
+    fields = linear_segmentor(f'{ME}:Small')  # returns four maps and has no choice
+    assert fields['decode_head'] == {'in_channels': 64, 'channels': 64, 'in_index': 3}
 
 
 def test_three_maps_do_not_fit_anchors_of_four():

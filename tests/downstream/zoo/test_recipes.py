@@ -61,7 +61,10 @@ def step_and_infer(row: Row) -> None:
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     assert torch.isfinite(loss)
-    optimizer.update_params(loss)
+    optimizer.backward(loss)
+    # distributed training stops at parameters that train and get no gradient
+    assert not [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    optimizer.step()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert moved
     if frozen > 0:
