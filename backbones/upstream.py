@@ -15,6 +15,12 @@ from backbones.openmmlab import DISTRIBUTIONS
 # Dotted path of the name -> the feature that needs it.
 PRIVATE_NAMES: dict[str, str] = {
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
+    'mmengine.runner.checkpoint._safe_torch_load': 'reading checkpoints without running code in them',
+    'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': 'SafeCheckpointHook',
+    'mmengine.hooks.CheckpointHook._save_best_checkpoint': 'SafeCheckpointHook',
+    'mmengine.hooks.CheckpointHook._init_rule': 'SafeCheckpointHook',
+    'mmengine.model.BaseModule._dump_init_info': 'a log without a line per initialised parameter',
+    'mmengine.runner.Runner._init_model_weights': 'loading pretrained weights completely',
 }
 _DISTRIBUTIONS = {
     **DISTRIBUTIONS,

@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg
-from downstream.commands.line import run
+from downstream.commands.line import KeyValueAction, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -15,7 +15,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--args',
         nargs='+',
-        default=[],
+        action=KeyValueAction,
+        default={},
         metavar='KEY=VALUE',
         help="arguments of the backbone's class, e.g. depth=50",
     )
@@ -30,7 +31,6 @@ def main() -> None:
 
     def command() -> None:
         from downstream.contract import check_backbone, require_all_passed
-        from downstream.running.config import parse_cfg_options
 
         findings = []
         for finding in check_backbone(
@@ -38,7 +38,7 @@ def main() -> None:
             weights=args.weights,
             device=args.device,
             speed=not args.no_speed,
-            **parse_cfg_options(args.args),
+            **args.args,
         ):
             print(finding, flush=True)
             findings.append(finding)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,12 +29,13 @@ def read(path: Path, trust: bool = False) -> dict[str, Tensor]:
     return state
 
 
-def read_content(path: Path, trust: bool = False) -> object:
+def read_content(path: Path, trust: bool = False, mmap: bool = False) -> object:
     """The content of a ``.safetensors`` file or of a file that torch.save wrote, on the CPU.
 
     Args:
         path: A file.
         trust: Unpickle whatever the file holds. That can run any program in it.
+        mmap: Map the file into memory, such that a tensor is read from the disk when it is used.
 
     Raises:
         WeightsError: It is not a checkpoint, is damaged, holds more than data, or has tensors whose
@@ -49,7 +51,7 @@ def read_content(path: Path, trust: bool = False) -> object:
         raise WeightsError(f'{path} is a Git LFS pointer; fetch the file itself (git lfs pull).')
     if path.suffix == '.safetensors':
         return _read_safetensors(path)
-    content = _unpickled(path, trust)
+    content = _unpickled(path, trust, mmap)
     for name, tensor in _tensors(content):
         reason = _unusable(tensor)
         if reason:
@@ -100,9 +102,11 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f'{path} is no .safetensors file or is cut off: {error}') from error
 
 
-def _unpickled(path: Path, trust: bool) -> object:
+def _unpickled(path: Path, trust: bool, mmap: bool) -> object:
+    # torch maps only its zip files, which it has written since 1.6.
+    mmap = mmap and zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if trust:
             return torch.load(path, map_location='cpu', weights_only=False)

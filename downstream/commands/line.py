@@ -1,4 +1,4 @@
-"""What the command lines share: arguments, and one clear message for what a user can mend."""
+"""What the command lines share: arguments, and one clear line for an error that a user can fix."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from mmengine.config import DictAction
 
 from downstream.distributed.processes import (
     complete_environment,
@@ -14,6 +16,35 @@ from downstream.distributed.processes import (
     is_first_process,
     leave_process_group,
 )
+
+
+class KeyValueAction(DictAction):
+    """mmengine's ``KEY=VALUE`` words; a word that is none is an error of the command line.
+
+    A value is a number, true, false, None, a text, or a list (``1,2`` or ``[1,2]``) or tuple
+    (``(1,2)``) of values.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        for word in values:
+            key, equals, _ = word.partition('=')
+            if not equals or not key:
+                parser.error(
+                    f'{option_string} {word!r}: write key=value, e.g. model.backbone.arch=tiny.'
+                )
+            try:
+                super().__call__(parser, namespace, [word], option_string)
+            # mmengine asserts that brackets are balanced, and calls itself for ever for a dict.
+            except (AssertionError, RecursionError):
+                parser.error(
+                    f'{option_string} {word!r}: the value is no number, text, list or tuple of them.'
+                )
 
 
 def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -28,9 +59,10 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        default=[],
+        action=KeyValueAction,
+        default={},
         metavar='KEY=VALUE',
-        help='changes of the config, e.g. train_dataloader.batch_size=4',
+        help='changes of the config, e.g. train_dataloader.batch_size=4 or a.b=[1,2]',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # Older launchers pass the rank as an argument, torchrun in the environment.
@@ -42,19 +74,17 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def run_options(args: argparse.Namespace) -> dict:
     """The arguments of :func:`parse_run_arguments` as those of ``RunOptions``."""
-    from downstream.running.config import parse_cfg_options
-
     return {
         'config': args.config,
         'work_dir': args.work_dir,
-        'cfg_options': parse_cfg_options(args.cfg_options),
+        'cfg_options': args.cfg_options,
         'launcher': args.launcher,
         'backbone': args.backbone,
     }
 
 
 def run(command: Callable[[], object]) -> None:
-    """Run ``command``; what a user can mend is one line on stderr and exit code 2, no traceback."""
+    """Run ``command``; a UserError is one line on stderr and exit code 2, without a traceback."""
     # Heavy imports wait until the command line has been understood.
     from backbones.errors import UserError
     from downstream.quiet import ignore_known_warnings
@@ -63,7 +93,7 @@ def run(command: Callable[[], object]) -> None:
     try:
         command()
     except UserError as error:
-        # All processes meet a bad config alike, before they meet each other; one of them says it.
+        # Before the processes have met, all of them raise the same error; one line is enough.
         if is_first_process() or have_met():
             # A worker of a data loader sends its whole traceback along.
             text = re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1]

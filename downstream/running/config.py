@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,15 +12,14 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import import_modules_from_strings
 
 from backbones import ConvNeXt, ConvNeXtV2
-from backbones.errors import ConfigError
+from backbones.errors import ConfigError, WeightsError
 from backbones.names import import_from_here
 from backbones.weights.sources import weights_table
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
 from downstream.paths import CONFIGS, find_config
 
 from .batch import keep_batch, recipe_batch
-from .checkpoint import files as saving
-from .checkpoint import read as checkpoints
+from .checkpoint.read import read
 from .precision import set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.
@@ -170,19 +168,17 @@ def training_config(options: TrainOptions) -> Config:
 
 
 def _resume(cfg: Config, source: str) -> None:
-    """Let ``cfg`` go on from a checkpoint, with its seed, which data loaders are built with."""
-    cfg.resume = True
+    """Let ``cfg`` go on from a checkpoint. The runner looks for the newest one of the work dir.
+
+    Raises:
+        WeightsError: ``source`` is a path of no file.
+    """
     if source == 'auto':
-        found = saving.newest_whole(cfg.work_dir)
-        if found is None:
-            return
-        source, content = str(found[0]), found[1]
-    else:
-        content = saving.verified(source)
-    cfg.load_from = source
-    seed = content.get('meta', {}).get('seed')
-    if seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+        cfg.resume = 'auto'
+        return
+    if '://' not in source and not Path(source).is_file():
+        raise WeightsError(f'checkpoint {source} does not exist.')
+    cfg.resume, cfg.load_from = True, source
 
 
 def testing_config(options: TestOptions) -> Config:
@@ -193,7 +189,7 @@ def testing_config(options: TestOptions) -> Config:
         WeightsError: The checkpoint cannot be used.
     """
     cfg = read_config(options)
-    checkpoints.read(options.checkpoint)
+    read(options.checkpoint, mmap=True)
     cfg.load_from = options.checkpoint
     cfg.resume = False
     # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
@@ -225,8 +221,9 @@ def _evaluator(cfg: Config) -> ConfigDict:
 def _use_tta(cfg: Config) -> None:
     tta = ConfigDict(cfg.get('tta_model') or _DEFAULT_TTA_MODEL[cfg.default_scope])
     changes = tta.pop('module', {})
-    module = Config._merge_a_into_b(changes, cfg.model) if changes else cfg.model
-    cfg.model = ConfigDict(tta, module=module)
+    changed = Config(dict(module=cfg.model))
+    changed.merge_from_dict(dict(module=changes))
+    cfg.model = ConfigDict(tta, module=changed.module)
     dataset = cfg.test_dataloader.dataset
     dataset.pipeline = cfg.get('tta_pipeline') or _flipped_too(dataset.pipeline)
 
@@ -255,34 +252,3 @@ def _nearest_config(path: Path) -> str:
     names = {n: p for n, p in (recipes | own).items() if '_base_' not in p.parts}
     near = [str(names[name]) for name in get_close_matches(path.name, names, 3, 0.5)]
     return f' Did you mean {" or ".join(near)}?' if near else ''
-
-
-def parse_cfg_options(words: list[str]) -> dict:
-    """``['a.b=1', 'c=[x,y]']`` as ``{'a.b': 1, 'c': ['x', 'y']}``.
-
-    A value is a Python literal, or else a string.
-
-    Raises:
-        ConfigError: A word is no ``key=value``.
-    """
-    options = {}
-    for word in words:
-        key, equals, value = word.partition('=')
-        if not equals or not key:
-            raise ConfigError(
-                f'--cfg-options {word!r}: write key=value, e.g. model.backbone.arch=tiny.'
-            )
-        options[key] = _literal(value)
-    return options
-
-
-def _literal(value: str):
-    try:
-        return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        pass
-    if value in ('true', 'false'):
-        return value == 'true'
-    if value[:1] + value[-1:] in ('[]', '()') and '[' not in value[1:-1] and '(' not in value[1:-1]:
-        return [_literal(part.strip()) for part in value[1:-1].split(',') if part.strip()]
-    return [_literal(part) for part in value.split(',')] if ',' in value else value

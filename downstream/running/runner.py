@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import os.path as osp
-import socket
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from unittest import mock
 
+import mmengine
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseModule, is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -26,18 +26,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from backbones.errors import ConfigError
-from backbones.weights.load import load_pretrained
+from backbones.upstream import required
 from downstream.data.reading import check_reading
-from downstream.distributed.gather import broadcast, gather
 from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
+from downstream.running.checkpoint import files, sharding, writer
+from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.hooks.unreadable import UnreadableImagesHook
 from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
+from downstream.running.resume.start import Start, agree_on_start
 
-from .checkpoint import files as saving
-from .checkpoint import read as checkpoints
-from .checkpoint import sharding
-from .checkpoint import writer as writing
+from .initialise import initialise
+
+required('mmengine.runner.Runner._init_model_weights')  # which is overridden
 
 # mmengine logs these at the start of every run; they are in the log file and in the dumped config.
 _FILE_ONLY = (
@@ -50,36 +51,33 @@ _FILE_ONLY = (
 )
 
 
-def load_backbone_whole(backbone: nn.Module | None) -> None:
-    """Load the pretrained weights of somebody's own class completely, or raise WeightsError.
-
-    mmengine's ``Pretrained`` loads what happens to fit. The classes of this suite load whole by
-    themselves, those of OpenMMLab know the names of their own files.
-    """
-    init_cfg = getattr(backbone, 'init_cfg', None)
-    if (
-        not isinstance(init_cfg, Mapping)
-        or init_cfg.get('type') != 'Pretrained'
-        or type(backbone).init_weights is not BaseModule.init_weights
-        or type(backbone).__module__.split('.')[0] in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-    ):
-        return
-    load_pretrained(backbone, **{k: v for k, v in init_cfg.items() if k != 'type'})
-    backbone.init_cfg = None
+def _states(schedulers: dict | list) -> dict | list:
+    if isinstance(schedulers, dict):  # of several optimizers
+        return {name: _states(some) for name, some in schedulers.items()}
+    return [scheduler.state_dict() for scheduler in schedulers]
 
 
 @RUNNERS.register_module()
 class SuiteRunner(Runner):
-    """A Runner whose differences from mmengine's are these:
+    """A Runner that differs from mmengine's in these points:
 
-    - Without CUDA, several processes talk through gloo and SyncBN is BN.
-    - A backbone's pretrained weights load whole, whoever wrote its class.
-    - A resumed run repeats what an undisturbed one does, to the last bit on a CPU.
-    - Checkpoints are whole or not there.
+    - Without CUDA, several processes communicate through gloo, and SyncBN is BN.
+    - The pretrained weights of a backbone are loaded completely, whoever wrote its class.
+    - All processes start from the same checkpoint, which the first one has compared with its digest.
+    - A resumed run repeats what an undisturbed one does, bit for bit on a CPU.
+    - Checkpoints are written atomically.
     - Files of the data set that cannot be read are named.
-    - A checkpoint to test or to resume from must fit the model, and nothing in it is executed.
-    - The terminal shows neither the whole config nor a line per parameter; the log file does not
-      lack the former.
+    - A checkpoint to test or to resume from must match the model, and no code in it is executed.
+    - The terminal shows neither the whole config nor a line per parameter.
+
+    Args:
+        model: As in mmengine's.
+        work_dir: As in mmengine's.
+        args: Those of mmengine's.
+        resume: True, False or ``'auto'``; see :func:`.resume.start.agree_on_start`.
+        load_from: A checkpoint.
+        randomness: As in mmengine's. A checkpoint to resume from replaces its seed.
+        kwargs: Those of mmengine's.
     """
 
     def __init__(
@@ -87,13 +85,29 @@ class SuiteRunner(Runner):
         model: nn.Module | dict,
         work_dir: str,
         *args,
-        resume: bool = False,
+        resume: bool | str = False,
         load_from: str | None = None,
+        randomness: dict | None = None,
         **kwargs,
     ) -> None:
-        self._plan: tuple | None = (resume, load_from)
-        with saving.full_disk_told(work_dir):
-            super().__init__(model, work_dir, *args, resume=resume, load_from=load_from, **kwargs)
+        self._request = (resume, load_from)
+        # The seed is replaced in this very dict, when the processes have met (setup_env).
+        self._randomness = {'seed': None, **(randomness or {})}
+        with files.raise_on_full_disk(work_dir):
+            super().__init__(
+                model,
+                work_dir,
+                *args,
+                resume=bool(resume),
+                load_from=load_from,
+                randomness=self._randomness,
+                **kwargs,
+            )
+
+    @property
+    def unwrapped_model(self) -> nn.Module:
+        """The model without DistributedDataParallel around it."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """A loop whose order and random numbers are those of the seed and the iteration alone."""
@@ -101,9 +115,11 @@ class SuiteRunner(Runner):
         exact = isinstance(loop, dict) and loop.get('type') in EXACT_LOOPS
         if not exact or not isinstance(cfg, dict) or 'num_batch_per_epoch' in cfg:
             return super().build_train_loop(loop)
-        stand_in = any(isinstance(hook, UnreadableImagesHook) and hook.skips for hook in self.hooks)
+        replace_unreadable = any(
+            isinstance(hook, UnreadableImagesHook) and hook.skips for hook in self.hooks
+        )
         with without_coco_output():
-            self._train_dataloader = exact_dataloader(cfg, self.seed, stand_in)
+            self._train_dataloader = exact_dataloader(cfg, self.seed, replace_unreadable)
         try:
             return super().build_train_loop({**loop, 'type': EXACT_LOOPS[loop['type']].__name__})
         finally:
@@ -119,11 +135,11 @@ class SuiteRunner(Runner):
 
     def train(self) -> nn.Module:
         try:
-            with saving.full_disk_told(self.work_dir):
+            with files.raise_on_full_disk(self.work_dir):
                 model = super().train()
         except BaseException:
-            # what is being written is worth finishing, and the first error is the one to tell
-            with suppress(saving.SavingError):
+            # Finish what is being written. Of two errors the first one matters.
+            with suppress(files.SavingError):
                 self.writer.wait()
             raise
         finally:
@@ -137,66 +153,93 @@ class SuiteRunner(Runner):
         self,
         out_dir: str,
         filename: str,
-        *args,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict | None = None,
+        by_epoch: bool = True,
         then: Callable[[], None] = lambda: None,
         wait: bool = False,
-        **kwargs,
+        **ignored,
     ) -> None:
-        """Save a checkpoint whole or not at all, with what an exact resume needs.
+        """Save a checkpoint atomically, with what an exact resume needs.
 
-        It is written beside the training, from a copy in host memory, where that has room.
+        It is written while training goes on, from a copy in host memory, if there is room for one.
 
         Args:
             out_dir: A folder.
             filename: Of the checkpoint.
-            args: Those of mmengine's.
-            then: Called when it is whole.
+            save_optimizer: Whether to save the state of the optimizer.
+            save_param_scheduler: Whether to save that of learning rates and the like.
+            meta: Of the checkpoint.
+            by_epoch: Whether it is saved after an epoch, rather than after an iteration.
+            then: Called when the file is complete.
             wait: Return after that.
-            kwargs: Those of mmengine's.
+            ignored: Other arguments of mmengine's, for storage that is not a disk.
         """
-        model = self.model.module if is_model_wrapper(self.model) else self.model
         whole = {}
-        if sharding.is_sharded(model):
-            whole['state_dict'] = sharding.gathered(model.state_dict())
-            if kwargs.get('save_optimizer', True):
-                whole['optimizer'] = sharding.gathered(self.optim_wrapper.state_dict())
+        if sharding.is_sharded(self.unwrapped_model):
+            whole['state_dict'] = sharding.gather_model(self.unwrapped_model)
+            if save_optimizer:
+                whole['optimizer'] = sharding.gather_optimizer(self.optim_wrapper)
         if not is_main_process():
             return
-        loop, meta = self._train_loop, kwargs.setdefault('meta', {})
-        begin = getattr(loop, 'epoch_begin', 0)
-        in_epoch = isinstance(loop, ExactEpochLoop) and meta.get('epoch') == self.epoch
-        meta['batches_done'] = meta.get('iter', self.iter + 1) - begin if in_epoch else 0
-        meta['processes'] = self.world_size
-        with mock.patch('mmengine.runner.runner.save_checkpoint') as save:
-            super().save_checkpoint(out_dir, filename, *args, **kwargs)
-            collected = save.call_args.args[0] | whole
+        content = {'meta': self._meta(meta or {}, by_epoch)} | whole
+        content['message_hub'] = self.message_hub.state_dict()
+        if 'state_dict' not in content:
+            content['state_dict'] = self.unwrapped_model.state_dict()
+        if save_optimizer and 'optimizer' not in content:
+            content['optimizer'] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers is not None:
+            content['param_schedulers'] = _states(self.param_schedulers)
+        self.call_hook('before_save_checkpoint', checkpoint=content)
         self.writer.wait()
-        copied = None if wait else writing.snapshot(collected)
-        job = partial(self._write, copied or collected, Path(out_dir), filename, then)
+        copied = None if wait else writer.snapshot(content, copied=whole)
+        job = partial(self._write, copied or writer.on_host(content), Path(out_dir), filename, then)
         if copied is None:
             job()
         else:
             self.writer.submit(job)
 
+    def _meta(self, meta: dict, by_epoch: bool) -> dict:
+        """What mmengine records of a run, and how far it is within its epoch."""
+        # Hooks save an epoch's checkpoint before its number goes up, and an iteration's as well.
+        position = (self.epoch + 1, self.iter) if by_epoch else (self.epoch, self.iter + 1)
+        meta = {'epoch': position[0], 'iter': position[1], **meta}
+        loop = self._train_loop
+        in_epoch = isinstance(loop, ExactEpochLoop) and meta['epoch'] == self.epoch
+        dataset_meta = getattr(self.train_dataloader.dataset, 'metainfo', None)
+        return {
+            **meta,
+            'batches_done': meta['iter'] - loop.epoch_begin if in_epoch else 0,
+            'processes': self.world_size,
+            'cfg': self.cfg.pretty_text,
+            'seed': self.seed,
+            'experiment_name': self.experiment_name,
+            'time': time.strftime('%Y%m%d_%H%M%S', time.localtime()),
+            'mmengine_version': mmengine.__version__,
+            **({} if dataset_meta is None else {'dataset_meta': dataset_meta}),
+        }
+
     @staticmethod
     def _write(content: dict, folder: Path, filename: str, then: Callable[[], None]) -> None:
         try:
-            writing.write(content, folder / saving.unfinished(filename))
-            saving.publish(folder, filename)
+            writer.write(content, folder / files.unfinished(filename))
+            files.publish(folder, filename)
             then()
         except OSError as error:
-            (folder / saving.unfinished(filename)).unlink(missing_ok=True)
-            raise saving.cannot_be_written(folder / filename, error) from error
+            (folder / files.unfinished(filename)).unlink(missing_ok=True)
+            raise files.cannot_be_written(folder / filename, error) from error
 
     @cached_property
-    def writer(self) -> writing.Writer:
+    def writer(self) -> writer.Writer:
         """What writes the checkpoints of this run."""
-        return writing.Writer()
+        return writer.Writer()
 
     def resume(self, filename: str, *args, **kwargs) -> None:
+        """Go on from a checkpoint, also in the middle of an epoch."""
+        self._resume = True  # hooks and load_checkpoint depend on it
         super().resume(filename, *args, **kwargs)
-        meta, loop = self._resumed_meta, self.train_loop
-        self._require_same(filename)
+        meta, loop = read(filename, mmap=True).get('meta', {}), self.train_loop
         processes = meta.get('processes', self.world_size)
         if isinstance(loop, ExactEpochLoop):
             loop.batches_done = meta.get('batches_done', 0) * processes // self.world_size
@@ -205,25 +248,10 @@ class SuiteRunner(Runner):
                 f'The checkpoint is of {processes} processes, this run has {self.world_size}: batch, '
                 'order of the data and random numbers are not what they would have been.'
             )
-        former = meta.get('cfg')
-        if former:
-            self._tell_changes(former)
+        if meta.get('cfg'):
+            self._log_config_changes(meta['cfg'])
 
-    def _require_same(self, filename: str) -> None:
-        """ConfigError unless all processes go on from the same step."""
-        parts = gather([self.iter, str(filename), socket.gethostname()])
-        different = broadcast(len({part[0] for part in parts}) > 1 if parts else None)
-        if different:
-            shown = '; '.join(
-                f'rank {rank} on {host}: {file}, iteration {step}'
-                for rank, (step, file, host) in enumerate(parts or [])
-            )
-            raise ConfigError(
-                f'the processes would go on from different checkpoints: {shown}. The work dir must be on '
-                'a disk that all machines share.'
-            )
-
-    def _tell_changes(self, former: str) -> None:
+    def _log_config_changes(self, former: str) -> None:
         """Log in which lines the config differs from the one in the checkpoint."""
         old, new = (set(text.splitlines()) for text in (former, self.cfg.pretty_text))
         own = ('resume', 'load_from', 'work_dir', 'launcher', 'randomness')
@@ -242,22 +270,22 @@ class SuiteRunner(Runner):
                 )
             dist.init_process_group('gloo')
         super().setup_env(env_cfg)
+        self._start = self._agree_on_start()
 
-    def set_randomness(self, seed: int | None = None, *args, **kwargs) -> None:
-        """Seed this process; at the first time all agree on what they go on from, and on its seed.
-
-        A machine that joins a run again does not know that the run was started again.
-        """
-        if self._plan is not None:
-            plans = gather([*self._plan, seed])
-            if plans is not None:
-                plans = next((plan for plan in plans if plan[0]), plans[0])
-            *self._agreed, seed = broadcast(plans)
-            self._plan = None
-        super().set_randomness(seed, *args, **kwargs)
+    def _agree_on_start(self) -> Start:
+        """What all processes start from; its seed is that of the run."""
+        start = agree_on_start(self.work_dir, *self._request, self._randomness['seed'])
+        self._randomness['seed'] = start.seed
+        return start
 
     def load_or_resume(self) -> None:
-        self._resume, self._load_from = self._agreed
+        """Load what the processes have agreed on when they met."""
+        requested, _ = self._request
+        if requested and not self._start.resume:
+            self.logger.warning(
+                f'--resume: {self.work_dir} has no intact checkpoint; training starts from iteration 0.'
+            )
+        self._resume, self._load_from = self._start.resume, self._start.checkpoint
         super().load_or_resume()
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs) -> MMLogger:
@@ -296,13 +324,8 @@ class SuiteRunner(Runner):
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
-        if sharding.is_sharded(self.model):
-            return  # it was done before
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        load_backbone_whole(getattr(model, 'backbone', None))
-        # Two lines per parameter say how it was initialised: thousands that nobody reads.
-        with mock.patch.object(BaseModule, '_dump_init_info'):
-            super()._init_model_weights()
+        if not sharding.is_sharded(self.model):  # else it was done before
+            initialise(self.unwrapped_model)
 
     def dump_config(self) -> None:
         """Into the work dir; that of a test, which may share it with a training, into its log's."""
@@ -311,25 +334,31 @@ class SuiteRunner(Runner):
         else:
             super().dump_config()
 
-    def load_checkpoint(self, filename: str, map_location='cpu', **kwargs) -> dict:
-        """Load a whole model's checkpoint; see :func:`.checkpoints.fitted` for what it may be."""
-        checkpoint = checkpoints.read(filename)
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+    def load_checkpoint(self, filename: str, map_location: str = 'cpu', **kwargs) -> dict:
+        """Load the checkpoint of a whole model.
+
+        Which ones can be loaded: see :func:`.checkpoint.read.matching_tensors`.
+        """
+        checkpoint = read(filename, mmap=True)
         # A TTA model holds the trained one as `module`; fine-tuning may change heads.
-        model = getattr(model, 'module', model)
+        model = getattr(self.unwrapped_model, 'module', self.unwrapped_model)
         fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        state = checkpoints.fitted(checkpoint['state_dict'], model, filename, fine_tuning)
-        expected = model.state_dict()
-        state = {name: sharding.like(value, expected[name]) for name, value in state.items()}
-        model.load_state_dict(state, strict=not fine_tuning)
-        if sharding.is_sharded(model) and 'optimizer' in checkpoint:
-            checkpoint['optimizer'] = sharding.spread_optimizer(
-                checkpoint['optimizer'], self.optim_wrapper.optimizer
+        state = matching_tensors(checkpoint['state_dict'], model, filename, fine_tuning)
+        if sharding.is_sharded(model):
+            sharding.load_model(model, state, strict=not fine_tuning)
+        else:
+            model.load_state_dict(state, strict=not fine_tuning)
+        if self._resume and 'optimizer' in checkpoint:
+            # An optimizer on the CPU takes the tensors themselves, which must not be views of the file.
+            optimizer = writer.on_host(
+                checkpoint['optimizer'], copy_host_tensors=get_device() == 'cpu'
             )
+            if sharding.is_sharded(model):
+                optimizer = sharding.shard_optimizer_state(optimizer, self.optim_wrapper.optimizer)
+            checkpoint['optimizer'] = optimizer
         self._has_loaded = True
         self.logger.info(f'Checkpoint {filename}: {len(state)} tensors loaded')
-        self._resumed_meta = checkpoint.get('meta', {})
         # Runner.resume would execute this text as Python.
         checkpoint.get('meta', {}).pop('config', None)
         return checkpoint

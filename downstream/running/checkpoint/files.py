@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there: written aside, flushed, renamed, with a digest beside each."""
+"""Atomic checkpoint files: written under another name, flushed, renamed, with a digest beside each."""
 
 from __future__ import annotations
 
@@ -13,46 +13,52 @@ from mmengine.logging import print_log
 from backbones.errors import UserError, WeightsError
 from backbones.weights.download import sha256
 
-from . import read as checkpoints
+from .read import read
 
-# What a run that is told to stop saves; the next regular checkpoint takes its place.
+# What a run saves that is stopped by a signal; the next regular checkpoint replaces it.
 INTERRUPTED = 'interrupted.pth'
 _PARTIAL = '.partial'
+_RESUME = 'earlier checkpoints are untouched. Make room and start again with --resume.'
 
 
 class SavingError(UserError, OSError):
     """A checkpoint, or another file of a run, cannot be written."""
 
 
-def cannot_be_written(path: str | Path, error: OSError) -> SavingError:
-    """The error to raise for ``error``, met while ``path`` was written."""
-    return SavingError(
-        f'{path} cannot be written ({error.strerror or error}); earlier checkpoints are untouched. '
-        'Make room and start again with --resume.'
-    )
+def cannot_be_written(path: str | Path, error: OSError, advice: str = _RESUME) -> SavingError:
+    """The error to raise for ``error``, which was raised while ``path`` was written."""
+    return SavingError(f'{path} cannot be written ({error.strerror or error}); {advice}')
 
 
 @contextmanager
-def full_disk_told(folder: str | Path) -> Iterator[None]:
-    """Raise a SavingError where a log or a config meets a full disk, which names no file."""
+def raise_on_full_disk(folder: str | Path, advice: str = _RESUME) -> Iterator[None]:
+    """Raise a SavingError where a file in ``folder`` cannot be written because the disk is full.
+
+    Python's own error often names no file.
+
+    Args:
+        folder: To name where the error names no file.
+        advice: What to do, for the message.
+    """
     try:
         yield
     except OSError as error:
         if isinstance(error, UserError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise cannot_be_written(error.filename or f'A file in {folder}', error) from error
+        path = error.filename or f'A file in {folder}'
+        raise cannot_be_written(path, error, advice) from error
 
 
 def unfinished(name: str) -> str:
-    """The name under which the checkpoint ``name`` is written before it is whole."""
+    """The name under which the checkpoint ``name`` is written before it is complete."""
     return f'.{name}{_PARTIAL}'
 
 
 def publish(folder: Path, name: str) -> None:
-    """Give a checkpoint that has been written aside its name, and write its digest beside it.
+    """Rename a complete checkpoint from :func:`unfinished` to ``name``; write its digest beside it.
 
-    A kill at any moment leaves either the old file or the new one under the name; a file without digest
-    is whole, because it was renamed.
+    A kill at any moment leaves either the old file or the new one under the name. A file without a
+    digest is complete, because it was renamed.
     """
     aside, target = folder / unfinished(name), folder / name
     _flush(aside)
@@ -65,7 +71,7 @@ def publish(folder: Path, name: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file whole."""
+    """Write a small file atomically."""
     aside = path.with_name(unfinished(path.name))
     aside.write_text(text)
     _flush(aside)
@@ -83,7 +89,7 @@ def _record(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file or the entries of a folder onto the disk."""
+    """Write a file or the entries of a folder through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -91,35 +97,65 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def newest_whole(work_dir: str | Path) -> tuple[Path, dict] | None:
-    """The newest checkpoint of a work dir that is whole, and its content; None if there is none.
+def newest_whole(work_dir: str | Path, mmap: bool = False) -> tuple[Path, dict] | None:
+    """The checkpoint of a work dir to resume from and its content; None if there is no intact one.
 
-    Damaged ones are skipped with a warning.
+    It is the one of the latest iteration, as the file itself records it: a copy of a work dir may have
+    any modification times. They decide between two of the same iteration. Damaged files are skipped
+    with a warning. Of the others only the structure is read.
+
+    Args:
+        work_dir: Where a run has saved its checkpoints.
+        mmap: As in :func:`.read.read`.
     """
-    found = Path(work_dir).glob('*.pth')
-    candidates = [p for p in found if p.name.startswith(('epoch_', 'iter_', INTERRUPTED))]
-    for path in sorted(candidates, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+    found = []
+    for path in Path(work_dir).glob('*.pth'):
+        if not path.name.startswith(('epoch_', 'iter_', INTERRUPTED)):
+            continue
         try:
-            return path, verified(path)
+            iteration = iteration_of(read(path, mmap=True))
         except WeightsError as error:
-            print_log(f'Skipping a damaged checkpoint: {error}', 'current', level=30)
+            _log_skipped(error)
+        else:
+            found.append((iteration, path.stat().st_mtime_ns, path))
+    for _, _, path in sorted(found, reverse=True):
+        try:
+            return path, verified(path, mmap)
+        except WeightsError as error:
+            _log_skipped(error)
     return None
 
 
-def verified(path: str | Path) -> dict:
-    """The content of a checkpoint whose digest, if there is one, is right.
+def iteration_of(content: dict) -> int:
+    """The iteration that a checkpoint was saved after; -1 where it does not record one."""
+    meta = content.get('meta')
+    iteration = meta.get('iter') if isinstance(meta, dict) else None
+    return iteration if isinstance(iteration, int) else -1
+
+
+def _log_skipped(error: WeightsError) -> None:
+    print_log(f'Skipping a damaged checkpoint: {error}', 'current', level=30)
+
+
+def verified(path: str | Path, mmap: bool = False) -> dict:
+    """The content of a checkpoint that agrees with its digest, if there is one.
 
     Raises:
         WeightsError: It is damaged.
     """
-    path = Path(path)
+    if Path(path).is_file():
+        _require_digest(Path(path))
+    return read(path, mmap)
+
+
+def _require_digest(path: Path) -> None:
     record = _record(path)
-    if path.is_file() and record.is_file():
-        words = record.read_text().split()
-        digest = sha256(path)
-        if not words or words[0] != digest:
-            raise WeightsError(
-                f'{path} is damaged: its SHA-256 is {digest[:12]}..., {record.name} says '
-                f'{words[0][:12] if words else "nothing"}...'
-            )
-    return checkpoints.read(path)
+    if not record.is_file():
+        return
+    words = record.read_text().split()
+    digest = sha256(path)
+    if not words or words[0] != digest:
+        raise WeightsError(
+            f'{path} is damaged: its SHA-256 is {digest[:12]}..., {record.name} has '
+            f'{words[0][:12] + "..." if words else "none"}.'
+        )

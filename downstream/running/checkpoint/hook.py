@@ -1,4 +1,4 @@
-"""mmengine's checkpoint hook in an order that always leaves a whole checkpoint."""
+"""mmengine's checkpoint hook in an order that leaves an intact checkpoint at any moment."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from backbones.errors import ConfigError
+from backbones.upstream import required
 
-from .files import INTERRUPTED, remove, write_text
+from . import files
+
+# An override of a method that mmengine no longer calls would lose checkpoints in silence.
+for _name in ('_save_checkpoint_with_step', '_save_best_checkpoint', '_init_rule'):
+    required(f'mmengine.hooks.CheckpointHook.{_name}')
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's hook, in an order that always leaves a whole checkpoint: save, point at it, and only
-    then remove old ones."""
+    """mmengine's hook, in an order that leaves an intact checkpoint at any moment.
+
+    It saves, points ``last_checkpoint`` at the new file, and only then removes old ones.
+    """
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         name = self.filename_tmpl.format(step)
@@ -43,10 +50,10 @@ class SafeCheckpointHook(CheckpointHook):
         )
 
     def _point_and_remove(self, work_dir: Path, name: str, outdated: list[int]) -> None:
-        write_text(work_dir / 'last_checkpoint', str(Path(self.out_dir) / name))
+        files.write_text(work_dir / 'last_checkpoint', str(Path(self.out_dir) / name))
         for old in outdated:
-            remove(Path(self.out_dir) / self.filename_tmpl.format(old))
-        remove(Path(self.out_dir) / INTERRUPTED)
+            files.remove(Path(self.out_dir) / self.filename_tmpl.format(old))
+        files.remove(Path(self.out_dir) / files.INTERRUPTED)
 
     def after_train_iter(self, runner, *args, **kwargs) -> None:
         if is_main_process():
@@ -95,7 +102,7 @@ class SafeCheckpointHook(CheckpointHook):
 
         def remove_former() -> None:
             if former and Path(former) != path:
-                remove(Path(former))
+                files.remove(Path(former))
 
         runner.save_checkpoint(
             self.out_dir,

@@ -1,4 +1,4 @@
-"""Checkpoints of whole models: read without executing anything, translated, refused if they misfit."""
+"""Checkpoints of whole models: read as data alone, translated, refused unless they match the model."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from torch import Tensor, nn
 
 from backbones.convnext.weight_names import translate
 from backbones.errors import WeightsError
+from backbones.upstream import required
 from backbones.weights.download import local_file
 from backbones.weights.read import read_content
 from backbones.weights.sources import find
 from downstream.distributed.safe_pickle import safe_globals
 
 
-def read(location: str | Path) -> dict:
+def read(location: str | Path, mmap: bool = False) -> dict:
     """A checkpoint as ``{'state_dict': ..., 'meta': ..., ...}``.
 
     Args:
         location: A path or a URL of a run's checkpoint, of a published ``.safetensors``, or of the
             official ConvNeXt code, mmdet or mmseg.
+        mmap: Map the file into memory, such that a tensor is read from the disk when it is used. The
+            file must not be overwritten meanwhile; that would end the process.
 
     Raises:
         WeightsError: There is no such file, it is no checkpoint, or it holds more than data.
@@ -34,7 +37,7 @@ def read(location: str | Path) -> dict:
         raise WeightsError(f'checkpoint {location} does not exist.')
     path = local_file(find(location))
     with safe_globals():
-        content = read_content(path)
+        content = read_content(path, mmap=mmap)
     if isinstance(content, dict) and 'state_dict' not in content:
         tensors = content.get('model', content)
         if isinstance(tensors, dict) and tensors and _are_tensors(tensors):
@@ -45,10 +48,14 @@ def read(location: str | Path) -> dict:
     return content
 
 
-def read_whatever_fits(file: str | Path | BinaryIO, *args: object, **kwargs: object) -> object:
-    """What a file or a stream holds, in the place of a reader of mmengine that unpickles anything.
+def load_as_data(file: str | Path | BinaryIO, *args: object, **kwargs: object) -> object:
+    """What a file or a stream holds, if it is data alone; replaces mmengine's reader.
 
-    mmengine's warns of a file that holds more than data, and then runs it. This one refuses it.
+    mmengine's warns of a file that holds more than data, and then runs it.
+
+    Raises:
+        WeightsError: A file holds more than data.
+        pickle.UnpicklingError: A stream does.
     """
     with safe_globals():
         if isinstance(file, (str, Path)):
@@ -56,46 +63,48 @@ def read_whatever_fits(file: str | Path | BinaryIO, *args: object, **kwargs: obj
         return torch.load(file, map_location='cpu', weights_only=True)
 
 
-# Weights of OpenMMLab's own backbones come through here.
-mmengine.runner.checkpoint._safe_torch_load = read_whatever_fits
+# Weights of OpenMMLab's own backbones are read by mmengine. An assignment succeeds under any name, so
+# `required` makes sure that this one is still the one that mmengine calls.
+required('mmengine.runner.checkpoint._safe_torch_load')
+mmengine.runner.checkpoint._safe_torch_load = load_as_data
 
 
 def _are_tensors(state: dict) -> bool:
     return all(isinstance(value, Tensor) for value in state.values())
 
 
-def fitted(
+def matching_tensors(
     state: dict[str, Tensor], model: nn.Module, source: str, fine_tuning: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of ``state`` that ``model`` takes, under its names.
+    """The tensors of ``state`` that match ``model`` by name and shape, under the model's names.
 
     The backbone's may have the names of another library (:mod:`backbones.convnext.weight_names`); the
     names of necks and heads have been the same since mmdet 2 and mmseg 0.11.
 
     Args:
         state: Tensors of a whole model.
-        model: The model that they must fit.
-        source: Where they come from, for messages.
+        model: The model to load them into.
+        source: Their file, for messages.
         fine_tuning: Whether heads may differ; most tensors must still match.
 
     Raises:
-        WeightsError: They do not fit.
+        WeightsError: Tensors are missing, superfluous or of another shape.
     """
     expected = model.state_dict()
     if set(state) != set(expected):
         state = _renamed(state, expected)
     matched = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
-    misfits = [f'{key}: missing from the file' for key in expected if key not in state]
-    misfits += [f'{key}: not in the model' for key in state if key not in expected]
-    misfits += [
+    mismatches = [f'{key}: missing from the file' for key in expected if key not in state]
+    mismatches += [f'{key}: not in the model' for key in state if key not in expected]
+    mismatches += [
         f'{key}: {tuple(state[key].shape)} in the file, {tuple(value.shape)} in the model'
         for key, value in expected.items()
         if key in state and key not in matched
     ]
-    if misfits:
-        shown = '\n  '.join(misfits[:5]) + ('\n  ...' if len(misfits) > 5 else '')
+    if mismatches:
+        shown = '\n  '.join(mismatches[:5]) + ('\n  ...' if len(mismatches) > 5 else '')
         summary = (
-            f'{len(matched)} of {len(expected)} tensors match, {len(misfits)} do not:\n  {shown}'
+            f'{len(matched)} of {len(expected)} tensors match, {len(mismatches)} do not:\n  {shown}'
         )
         if not fine_tuning or len(matched) < len(expected) / 2:
             raise WeightsError(f'{source} does not fit the model of this config: {summary}')
@@ -113,6 +122,6 @@ def _renamed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str,
     renamed = {k: v for k, v in state.items() if not k.startswith(prefix)}
     for name, value in translate(backbone).tensors.items():
         wanted = expected.get(prefix + name)
-        fits = wanted is not None and wanted.numel() == value.numel()
-        renamed[prefix + name] = value.reshape(wanted.shape) if fits else value
+        same_size = wanted is not None and wanted.numel() == value.numel()
+        renamed[prefix + name] = value.reshape(wanted.shape) if same_size else value
     return renamed

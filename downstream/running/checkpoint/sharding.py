@@ -1,74 +1,121 @@
-"""Models too large for one GPU's memory: parameters, gradients and optimizer spread over processes.
+"""Models too large for one GPU's memory: parameters, gradients and optimizer sharded over processes.
 
-``sharded=True`` in a config. It is PyTorch's ``fully_shard`` (FSDP2): the names of the parameters stay,
-so that rates per layer, hooks and checkpoints stay as well. Checkpoints are written whole, by the first
-process, and load into any number of processes.
+``sharded=True`` in a config. It is PyTorch's ``fully_shard`` (FSDP2), which leaves the names of the
+parameters as they are, so learning rates per layer, hooks and checkpoints need no translation.
+Checkpoints hold the whole model: the first process writes them, and they load into any number of
+processes.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(model: nn.Module) -> None:
-    """Spread the parameters of ``model`` over all processes, block by block of its backbone.
+    """Shard the parameters of ``model`` over all processes; its weights become the first process's.
 
-    Weights become the first process's. While a block of the backbone runs, its parameters are whole;
-    those of necks and heads are whole together.
+    The units are the blocks of ``model.backbone``, where it has a method ``blocks()``
+    (:meth:`backbones.base.Backbone.blocks`), and all the rest of the model as one more unit. The
+    parameters of a unit are whole only while the unit runs.
     """
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), 0)
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
-    for stage in getattr(getattr(model, 'backbone', None), 'stages', ()):
-        for block in stage.children():
-            if any(True for _ in block.parameters(recurse=True)):
-                fully_shard(block, mesh=mesh)
+    for block in backbone_blocks(model):
+        if any(True for _ in block.parameters()):
+            fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
 
+def backbone_blocks(model: nn.Module) -> Iterable[nn.Module]:
+    """What ``model.backbone.blocks()`` returns; nothing where a class has no such method."""
+    blocks = getattr(getattr(model, 'backbone', None), 'blocks', None)
+    # A user's class may have an attribute of this name, e.g. an nn.ModuleList, which is callable too.
+    return tuple(blocks()) if inspect.ismethod(blocks) else ()
+
+
 def is_sharded(model: nn.Module) -> bool:
-    """Whether :func:`shard` has been here."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    """Whether :func:`shard` was called with ``model``."""
+    # Not by the type of the parameters: those of a unit are plain tensors while it is gathered.
+    return isinstance(model, FSDPModule)
 
 
-def gathered(content: object) -> object:
-    """``content`` with whole tensors on the CPU in the place of shards; every process calls this."""
+def gather_model(model: nn.Module) -> dict[str, Tensor]:
+    """The whole state dict in host memory on the first process, an empty one on all others.
+
+    Every process must call this. On the others one tensor at a time is whole.
+    """
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    whole = get_model_state_dict(model, options=options)
+    for name, _ in model.named_buffers():
+        if name in whole:  # not sharded, so on a CPU this is the buffer itself
+            whole[name] = whole[name].clone()
+    return whole
+
+
+def load_model(model: nn.Module, state: dict[str, Tensor], strict: bool = True) -> None:
+    """Load whole tensors into a sharded model; every process calls this and copies its own part."""
+    options = StateDictOptions(full_state_dict=True, strict=strict)
+    set_model_state_dict(model, state, options=options)
+
+
+def gather_optimizer(wrapper: OptimWrapper) -> dict:
+    """Like :func:`gather_model` for the state dict of an optimizer wrapper.
+
+    ``torch.distributed.checkpoint`` has a function for this, but that one calls the optimizer's
+    ``step`` and gives a state to parameters that have had no gradient, so a resumed run would differ.
+    """
+    return _gathered(wrapper.state_dict(), dist.get_rank() == 0) or {}
+
+
+def _gathered(content: object, keep: bool) -> object:
     if isinstance(content, DTensor):
-        return content.full_tensor().cpu()
+        whole = content.full_tensor()
+        return whole.cpu() if keep else None
     if isinstance(content, dict):
-        return {key: gathered(value) for key, value in content.items()}
+        parts = {key: _gathered(value, keep) for key, value in content.items()}
+        return parts if keep else None
     if isinstance(content, (list, tuple)):
-        return type(content)(map(gathered, content))
-    return content.cpu() if isinstance(content, Tensor) else content
+        parts = [_gathered(value, keep) for value in content]
+        return type(content)(parts) if keep else None
+    return content.cpu().clone() if keep and isinstance(content, Tensor) else content
 
 
-def like(whole: Tensor, example: Tensor) -> Tensor:
-    """``whole``, spread as ``example`` is; every process calls this."""
-    if not isinstance(example, DTensor) or isinstance(whole, DTensor):
-        return whole
-    whole = whole.to(example.device, example.dtype)
-    return distribute_tensor(whole, example.device_mesh, example.placements)
-
-
-def spread_optimizer(state: dict, optimizer: torch.optim.Optimizer) -> dict:
-    """The state of an optimizer in a checkpoint, its averages spread as the parameters are."""
+def shard_optimizer_state(state: dict, optimizer: torch.optim.Optimizer) -> dict:
+    """The whole state dict of an optimizer with averages sharded as the parameters are."""
     parameters = [p for group in optimizer.param_groups for p in group['params']]
-    spread = {
+    sharded = {
         index: {
-            name: like(value, parameters[index])
+            name: _shard_like(value, parameters[index])
             if isinstance(value, Tensor) and value.shape == parameters[index].shape
             else value
             for name, value in values.items()
         }
         for index, values in state['state'].items()
     }
-    return {**state, 'state': spread}
+    return {**state, 'state': sharded}
+
+
+def _shard_like(whole: Tensor, example: Tensor) -> Tensor:
+    if not isinstance(example, DTensor):
+        return whole
+    whole = whole.to(example.device, example.dtype)
+    return distribute_tensor(whole, example.device_mesh, example.placements)
 
 
 def local(gradient: Tensor) -> Tensor:

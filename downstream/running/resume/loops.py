@@ -1,4 +1,4 @@
-"""mmengine's training loops, exact on resume: the same data and the same random numbers go on."""
+"""mmengine's training loops, exact on resume: with the same data and the same random numbers."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
 
 class _Stream:
-    """Batches without end; what was seen before is skipped without loading it."""
+    """Endless batches; those of an interrupted run are skipped without loading them."""
 
     def __init__(self, dataloader) -> None:
         self.dataloader = dataloader
         self._iterator, self._round = None, 0
 
     def skip_iter(self, count: int) -> None:
-        """Go on as if ``count`` batches had been taken."""
+        """Continue after the first ``count`` batches."""
         batches: SkippingBatchSampler = self.dataloader.batch_sampler
         if hasattr(batches.sampler.sampler, 'skip'):  # endless: one round
             batches.skip_once(count)

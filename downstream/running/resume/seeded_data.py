@@ -1,9 +1,9 @@
 """Random numbers that depend on the seed and the step alone, so that a resumed run repeats itself.
 
-No generator's state is saved. Every sample is augmented with a seed of its own, made of the run's seed,
-the process and the number of the draw; every training step begins with one made of the run's seed, the
-process and the number of the iteration. So order, augmentation, drop path and sampling of RoIs are the
-same whatever was interrupted before, and with any number of workers.
+No state of a generator is saved. Every sample is augmented with a seed made of the run's seed, the rank
+of the process and the number of the draw. Every training step begins with a seed made of the run's
+seed, the rank and the number of the iteration. So order, augmentation, drop path and sampling of RoIs
+do not depend on interruptions, nor on the number of workers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNREADABLE_IN_A_ROW = 10
 
 
 def seed_all(*numbers: int) -> None:
-    """Seed Python, NumPy and torch with a mixture of ``numbers``."""
+    """Seed Python, NumPy and torch with one seed that is made of ``numbers``."""
     words = np.random.SeedSequence(numbers).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(words[0])
@@ -38,50 +38,50 @@ def seed_step(seed: int, iteration: int) -> None:
     seed_all(seed, get_rank(), _MODEL, iteration)
 
 
-class Draw(int):
-    """The index of a sample that knows its number among all draws of the process."""
+class IndexWithDraw(int):
+    """The index of a sample, with its number among all draws of the process."""
 
     number: int
 
-    def __new__(cls, index: int, number: int) -> Draw:
+    def __new__(cls, index: int, number: int) -> IndexWithDraw:
         draw = super().__new__(cls, index)
         draw.number = number
         return draw
 
     def __reduce__(self) -> tuple:
-        return Draw, (int(self), self.number)
+        return IndexWithDraw, (int(self), self.number)
 
 
-class _Shared:
-    """mmengine copies the configs of data loaders; what is in them already built is not for copying."""
+class NotDeepCopied:
+    """mmengine deep-copies the configs of data loaders; objects in them that are built stay the same."""
 
-    def __deepcopy__(self, memo: dict) -> _Shared:
+    def __deepcopy__(self, memo: dict) -> NotDeepCopied:
         return self
 
 
-class NumberedSampler(_Shared, Sampler):
+class NumberedSampler(NotDeepCopied, Sampler):
     """Numbers the draws of another sampler, over all epochs."""
 
     def __init__(self, sampler: Sampler, dataset: Dataset) -> None:
         self.sampler, self.dataset = sampler, dataset
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[IndexWithDraw]:
         epoch = getattr(self.sampler, 'epoch', 0)
         first = epoch * len(self.sampler)
         for number, index in enumerate(self.sampler, first):
-            yield Draw(index, number)
+            yield IndexWithDraw(index, number)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell the sampler the epoch, if it wants to know."""
+        """Hand the epoch on to the sampler, if it has an order per epoch."""
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
 
 
-class SkippingBatchSampler(_Shared, Sampler):
-    """Leaves out the batches that an interrupted run has seen, without loading them."""
+class SkippingBatchSampler(NotDeepCopied, Sampler):
+    """Skips the batches that an interrupted run has trained on, without loading them."""
 
     def __init__(self, batches: BatchSampler) -> None:
         self.batches, self.sampler = batches, batches.sampler
@@ -89,11 +89,11 @@ class SkippingBatchSampler(_Shared, Sampler):
         self._skip = 0
 
     def skip_once(self, count: int) -> None:
-        """Leave out the first ``count`` batches of the next round."""
+        """Skip the first ``count`` batches of the next round."""
         self._skip = count
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        # A generator, because a loader with workers asks for two iterators and uses one.
+    def __iter__(self) -> Iterator[list[IndexWithDraw]]:
+        # A generator, because a loader with workers makes two iterators and uses one.
         skip, self._skip = self._skip, 0
         yield from islice(iter(self.batches), skip, None)
 
@@ -101,29 +101,31 @@ class SkippingBatchSampler(_Shared, Sampler):
         return len(self.batches)
 
 
-class SeededDataset(_Shared, Dataset):
+class SeededDataset(NotDeepCopied, Dataset):
     """A data set whose samples are augmented with the seed of their draw.
 
     Args:
         dataset: Of samples.
         seed: Of the run.
-        stand_in: Whether another sample may stand in for one that cannot be read.
+        replace_unreadable: Whether another sample may replace one whose file cannot be read.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, stand_in: bool = False) -> None:
-        self.__dict__.update(dataset=dataset, seed=seed, rank=get_rank(), stand_in=stand_in)
+    def __init__(self, dataset: Dataset, seed: int, replace_unreadable: bool = False) -> None:
+        self.__dict__.update(
+            dataset=dataset, seed=seed, rank=get_rank(), replace_unreadable=replace_unreadable
+        )
 
-    def __getitem__(self, draw: Draw) -> object:
+    def __getitem__(self, draw: IndexWithDraw) -> object:
         seed_all(self.seed, self.rank, _DATA, getattr(draw, 'number', int(draw)))
         try:
             return self.dataset[int(draw)]
         except UnreadableError as error:
-            if not self.stand_in:
+            if not self.replace_unreadable:
                 raise
             return self._another([str(error)])
 
     def _another(self, unreadable: list[str]) -> dict:
-        """A sample at random that says for which unreadable ones it stands in."""
+        """A random sample, which records the unreadable files that it replaces."""
         while len(unreadable) < _UNREADABLE_IN_A_ROW:
             try:
                 sample = self.dataset[np.random.randint(len(self))]
@@ -149,13 +151,13 @@ class SeededDataset(_Shared, Dataset):
         return self.__dict__
 
 
-def exact_dataloader(cfg: Mapping, seed: int, stand_in: bool = False) -> dict:
-    """``cfg`` of a training data loader with data set and samplers built, so that it repeats itself.
+def exact_dataloader(cfg: Mapping, seed: int, replace_unreadable: bool = False) -> dict:
+    """``cfg`` of a training data loader, with data set and samplers built such that it is repeatable.
 
     Args:
         cfg: As ``train_dataloader`` in a config.
         seed: Of the run.
-        stand_in: Whether another sample may stand in for one that cannot be read.
+        replace_unreadable: Whether another sample may replace one whose file cannot be read.
     """
     cfg = dict(cfg)
     dataset = cfg.pop('dataset')
@@ -177,7 +179,7 @@ def exact_dataloader(cfg: Mapping, seed: int, stand_in: bool = False) -> dict:
         )
     return {
         **cfg,
-        'dataset': SeededDataset(dataset, seed, stand_in),
+        'dataset': SeededDataset(dataset, seed, replace_unreadable),
         'sampler': sampler,
         'batch_sampler': SkippingBatchSampler(batches),
     }

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from backbones import WeightsError
-from downstream.running.checkpoint.read import fitted, read
+from downstream.running.checkpoint.read import matching_tensors, read
 from tests.conftest import EXAMPLES, ROOT
 
 
@@ -43,7 +43,7 @@ def test_every_tensor_finds_its_place(task, naming, tmp_path):
     torch.save(
         {'meta': {'epoch': 36}, 'state_dict': {naming(k): v for k, v in state.items()}}, path
     )
-    found = fitted(read(path)['state_dict'], model, str(path))
+    found = matching_tensors(read(path)['state_dict'], model, str(path))
     assert len(found) == len(state)
     assert all(torch.equal(found[k], v) for k, v in state.items())
 
@@ -86,4 +86,6 @@ def test_parameter_names_are_those_of_the_mmdet_2_and_mmseg_0_files(task):
 
 def test_a_detector_is_no_segmenter():
     with pytest.raises(WeightsError, match='does not fit the model of this config'):
-        fitted(model_of('detection').state_dict(), model_of('segmentation'), 'detector.pth')
+        matching_tensors(
+            model_of('detection').state_dict(), model_of('segmentation'), 'detector.pth'
+        )

@@ -68,9 +68,11 @@ ADAMW = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01))
 
 
 def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> SuiteRunner:
+    """A short run; ``resume`` names the newest checkpoint, ``request`` leaves that to the runner."""
     found = saving.newest_whole(work_dir) if resume else None
+    request = changes.pop('request', bool(found))
     runner = SuiteRunner(
-        model=dict(type='TinyRegressor'),
+        model=changes.pop('model', dict(type='TinyRegressor')),
         work_dir=str(work_dir),
         train_dataloader=dict(
             dataset=dict(type='NoiseDataset'),
@@ -84,8 +86,12 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
         custom_hooks=changes.pop('custom_hooks', [dict(type='SlowHook')]),
         randomness=dict(seed=11),
         load_from=str(found[0]) if found else None,
-        resume=bool(found),
-        cfg=dict(max_epochs=epochs, sharded=changes.pop('sharded', False)),
+        resume=request,
+        cfg=dict(
+            max_epochs=epochs,
+            sharded=changes.pop('sharded', False),
+            find_unused_parameters=changes.pop('find_unused_parameters', False),
+        ),
         launcher='pytorch' if 'WORLD_SIZE' in os.environ else 'none',
         experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',
         **changes,

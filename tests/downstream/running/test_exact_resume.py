@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from downstream.running.checkpoint import files as saving
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.hooks.preemption import PreemptedError
-from downstream.running.resume.seeded_data import Draw, SeededDataset, SkippingBatchSampler
+from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
 from downstream.running.train import train
 from tests.conftest import ROOT, write_tiny_config
 
@@ -255,11 +255,11 @@ class Numbers:
 
 def test_a_draw_has_its_own_random_numbers():
     dataset = SeededDataset(Numbers(), seed=3)
-    first = dataset[Draw(2, 10)]
+    first = dataset[IndexWithDraw(2, 10)]
     np.random.rand(5)
-    assert dataset[Draw(2, 10)] == first
-    assert dataset[Draw(2, 11)] != first  # the same sample in another epoch
-    assert SeededDataset(Numbers(), seed=4)[Draw(2, 10)] != first
+    assert dataset[IndexWithDraw(2, 10)] == first
+    assert dataset[IndexWithDraw(2, 11)] != first  # the same sample in another epoch
+    assert SeededDataset(Numbers(), seed=4)[IndexWithDraw(2, 10)] != first
     assert dataset.metainfo == 'here'
     assert len(dataset) == 4
 

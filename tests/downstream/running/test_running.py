@@ -1,5 +1,6 @@
 """Small parts of a run: options, precision, progress bar, checkpoints, demo."""
 
+import argparse
 import io
 import sys
 
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from tqdm import tqdm
 
 from backbones import ConfigError, WeightsError
+from downstream.commands.line import KeyValueAction
 from downstream.running import config as options
 from downstream.running.checkpoint import read as checkpoints
 from downstream.running.precision import set_precision
@@ -27,15 +29,28 @@ UPERNET = ROOT / 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
         ('a.b=true', True),
         ('a.b=text', 'text'),
         ('a.b=x=y', 'x=y'),
-        ('a.b=1,2', (1, 2)),
-        ('a.b=x,y', ['x', 'y']),
+        ('a.b=1,2', [1, 2]),
+        ('a.b=(1,2)', (1, 2)),
         ('a.b=[x,y]', ['x', 'y']),
-        ("a.b=[('x', 1)]", [('x', 1)]),
-        ('a.b=[dict(c=1)]', '[dict(c=1)]'),
+        ('a.b=[(x,1)]', [('x', 1)]),
     ],
 )
-def test_cfg_options(word, value):
-    assert options.parse_cfg_options([word]) == {'a.b': value}
+def test_cfg_options_mean_what_they_do_in_openmmlab(word, value):
+    assert cfg_options(word, 'c=1') == {'a.b': value, 'c': 1}
+
+
+@pytest.mark.parametrize('word', ['a.b', '=1', 'a.b=[1,2', 'a.b=[dict(c=1,d=2)]'])
+def test_a_word_that_is_no_cfg_option_is_an_error_of_the_command_line(word, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cfg_options(word)
+    assert caught.value.code == 2
+    assert f'--cfg-options {word!r}: ' in capsys.readouterr().err
+
+
+def cfg_options(*words: str) -> dict:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValueAction)
+    return parser.parse_args(['--cfg-options', *words]).cfg_options
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without CUDA')
@@ -106,25 +121,25 @@ def test_default_work_dir_is_named_after_the_config():
 def test_a_checkpoint_must_fit_exactly():
     model = torch.nn.Linear(2, 2)
     state = dict(model.state_dict())
-    assert set(checkpoints.fitted(state, model, 'a.pth')) == {'weight', 'bias'}
+    assert set(checkpoints.matching_tensors(state, model, 'a.pth')) == {'weight', 'bias'}
     with pytest.raises(WeightsError, match='extra: not in the model'):
-        checkpoints.fitted({**state, 'extra': torch.zeros(1)}, model, 'a.pth')
+        checkpoints.matching_tensors({**state, 'extra': torch.zeros(1)}, model, 'a.pth')
     with pytest.raises(WeightsError, match=r'bias: missing from the file\n.*\(3, 2\) in the file'):
-        checkpoints.fitted({'weight': torch.zeros(3, 2)}, model, 'a.pth')
+        checkpoints.matching_tensors({'weight': torch.zeros(3, 2)}, model, 'a.pth')
 
 
 def test_fine_tuning_may_change_heads_but_not_most_of_the_model():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5)).state_dict()
     with pytest.raises(WeightsError, match=r'2 of 4 tensors match.*\n.*1.weight: \(5, 2\)'):
-        checkpoints.fitted(other, model, 'a.pth')
-    assert set(checkpoints.fitted(other, model, 'a.pth', fine_tuning=True)) == {
+        checkpoints.matching_tensors(other, model, 'a.pth')
+    assert set(checkpoints.matching_tensors(other, model, 'a.pth', fine_tuning=True)) == {
         '0.weight',
         '0.bias',
     }
     wrapped = {f'net.{k}': v for k, v in other.items()}
     with pytest.raises(WeightsError, match='0 of 4 tensors match'):
-        checkpoints.fitted(wrapped, model, 'a.pth', fine_tuning=True)
+        checkpoints.matching_tensors(wrapped, model, 'a.pth', fine_tuning=True)
 
 
 class Terminal(io.StringIO):
