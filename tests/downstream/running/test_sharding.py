@@ -48,7 +48,7 @@ TIMM = {
 
 
 def backbone_of(kind: str) -> nn.Module:
-    return PlainNet() if kind == 'plain' else TimmBackbone(**TIMM[kind])
+    return PlainNet() if kind == 'plain' else TimmBackbone(**TIMM[kind], out_indices=(3,))
 
 
 @MODELS.register_module()
