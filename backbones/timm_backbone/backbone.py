@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -67,7 +68,9 @@ class TimmBackbone(Backbone):
             not normalised.
         frozen_stages: Nothing (-1), the stem (0), or the stem and as many stages do not train.
         norm_eval: Keep BatchNorm's statistics as they are also while training.
-        sync_bn: Take BatchNorm's statistics over all processes (on CUDA, where torch can).
+        sync_bn: Whether BatchNorm takes the statistics of all processes. It needs CUDA and, when the
+            backbone is built, an initialised process group of several processes; otherwise nothing is
+            converted.
         with_cp: Recompute blocks in the backward pass to save memory, where the model can.
         size_divisor: What the model needs the sides of an image to be multiples of; inputs that are
             not are padded, and maps cropped. None: found by trial on the meta device.
@@ -137,7 +140,7 @@ class TimmBackbone(Backbone):
             if not hasattr(self.model, 'set_grad_checkpointing'):
                 raise ConfigError(f'timm:{model} cannot recompute its blocks; leave with_cp out.')
             self.model.set_grad_checkpointing(True)
-        if sync_bn and torch.cuda.is_available():
+        if sync_bn and _can_synchronise():
             from timm.layers import convert_sync_batchnorm
 
             self.model = convert_sync_batchnorm(self.model)
@@ -415,6 +418,16 @@ def _leaves_outputs_unnormalised(model: nn.Module) -> bool:
     if not any(issubclass(kind, _BatchNorm) for kind in kinds):
         return True
     return any(word in kind.__name__ for kind in kinds for word in _OTHER_NORMS)
+
+
+def _can_synchronise() -> bool:
+    """Whether there are several processes, on CUDA.
+
+    With one process mmengine's Runner reverts synchronised norms, and of timm's, which include the
+    activation, it would make norms without one.
+    """
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return several and torch.cuda.is_available()
 
 
 def _is_resnet(model: nn.Module) -> bool:

@@ -4,6 +4,8 @@ from functools import cache
 
 import pytest
 import torch
+from mmengine.model import revert_sync_batchnorm
+from torch import nn
 
 from backbones import TimmBackbone
 
@@ -177,3 +179,29 @@ def test_blocks_are_those_of_the_paper(name, kind, count):
     with torch.device('meta'):
         blocks = list(TimmBackbone(name).blocks())
     assert sum(any(c.__name__ == kind for c in type(b).__mro__) for b in blocks) == count
+
+
+# Norms of timm that include the activation, and plain ones.
+WITH_BATCH_NORM = ('test_efficientnet', 'regnety_002', 'mobilenetv3_small_050', 'resnet18')
+
+
+@pytest.mark.parametrize('name', WITH_BATCH_NORM)
+@pytest.mark.parametrize('processes', [1, 2])
+def test_synchronised_norms_change_no_output(name, processes, monkeypatch):
+    """On one GPU, too, where mmengine's Runner reverts synchronised norms."""
+    torch.manual_seed(0)
+    plain = TimmBackbone(name, size_divisor=32)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    if processes > 1:
+        monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
+        monkeypatch.setattr(torch.distributed, 'get_world_size', lambda *_: processes)
+    synced = TimmBackbone(name, size_divisor=32, sync_bn=True)
+    synced.load_state_dict(plain.state_dict())
+    kinds = [nn.SyncBatchNorm in type(m).__mro__ for m in synced.modules()]
+    assert any(kinds) == (processes > 1)
+    if processes == 1:
+        synced = revert_sync_batchnorm(synced)
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for a, b in zip(synced.eval()(image), plain.eval()(image), strict=True):
+            assert torch.equal(a, b)
