@@ -46,6 +46,7 @@ setup(
         'torch>=2.6',
         'torchvision>=0.21',
         'timm>=1.0.31',
+        'huggingface-hub>=0.25,<3',
         'safetensors',
         'numpy>=1.26',
         'pillow',

@@ -1,9 +1,4 @@
-"""Checkpoint files: found by name, path or URL, downloaded once, verified, and read as data alone.
-
-Environment: ``CONVNEXT_WEIGHTS`` is a folder in which files are looked for first and kept (otherwise
-torch.hub's); ``CONVNEXT_WEIGHTS_MIRROR`` is an address that takes the place of the scheme and host of
-every URL.
-"""
+"""From the name of weights to where they are published, and under which licence."""
 
 from __future__ import annotations
 
@@ -16,7 +11,11 @@ from pathlib import Path
 
 from backbones.errors import WeightsError
 
-HUB = 'https://huggingface.co/{repo}/resolve/main/{file}'
+HUB = 'https://huggingface.co/{repo}/resolve/{revision}/{file}'
+_HUB_URL = re.compile(r'https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)')
+_HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
+# Publishers whose repositories have the licence that their names tell.
+_PUBLISHERS = ('timm/', 'facebook/')
 _TABLE = Path(__file__).with_name('weights.json')
 _UNKNOWN_LICENCE = 'not known here; see where the weights come from'
 
@@ -33,35 +32,49 @@ def weights_table() -> dict[str, dict]:
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from: ``urls`` are alternatives, ``path`` a local file."""
+    """Where weights come from.
+
+    Attributes:
+        name: As the user gave it.
+        licence: Of the weights.
+        path: A file on this machine.
+        urls: Alternatives, of which the first that exists is taken.
+        repo: Repository on the Hugging Face Hub.
+        revision: Its branch, tag or commit.
+        files: The files of the repository at ``urls``.
+    """
 
     name: str
     licence: str = _UNKNOWN_LICENCE
     path: Path | None = None
     urls: tuple[str, ...] = ()
+    repo: str | None = None
+    revision: str | None = None
+    files: tuple[str, ...] = ()
 
 
 def find(name: str) -> Source:
     """The source that ``name`` means.
 
     Args:
-        name: A name of :func:`weights_table`, a path, a URL, ``timm:<model.tag>`` or ``hf:<repo>``.
+        name: A name of :func:`weights_table`, a path, a URL, ``timm:<model.tag>`` or
+            ``hf:<repo>[@<revision>]``.
 
     Raises:
         WeightsError: It is none of them.
     """
     row = weights_table().get(name)
     if row:
-        return Source(name, row['licence'], urls=(row['url'],))
+        return _of_url(name, row['licence'], row['url'])
     if name.startswith(('http://', 'https://')):
-        return Source(name, _licence_of(name), urls=(name,))
+        return _of_url(name, _licence_of_url(name), name)
     kind, _, repo = name.partition(':')
     if kind == 'timm' and repo:
         return _of_timm(name, repo)
     if kind == 'hf' and repo:
-        return Source(name, _licence_of(repo), urls=_hub_urls(repo))
+        return _of_hub(name, _licence_of_repo(repo), repo)
     if Path(name).is_file():
-        return Source(name, _licence_of(Path(name).name), path=Path(name))
+        return Source(name, _supposed(_licence_of(Path(name).name)), path=Path(name))
     if Path(name).is_dir():
         raise WeightsError(f'{name} is a folder; name the file in it.')
     near = get_close_matches(name, weights_table(), 3, 0.6)
@@ -73,28 +86,56 @@ def find(name: str) -> Source:
     )
 
 
-def _hub_urls(repo: str) -> tuple[str, ...]:
-    return tuple(HUB.format(repo=repo, file=f) for f in ('model.safetensors', 'pytorch_model.bin'))
+def _of_hub(name: str, licence: str, repo: str, files: tuple[str, ...] = _HUB_FILES) -> Source:
+    repo, _, revision = repo.partition('@')
+    revision = revision or 'main'
+    urls = tuple(HUB.format(repo=repo, revision=revision, file=file) for file in files)
+    return Source(name, licence, None, urls, repo, revision, files)
+
+
+def _of_url(name: str, licence: str, url: str) -> Source:
+    found = _HUB_URL.fullmatch(url)
+    if found:
+        repo, revision, file = found.groups()
+        return _of_hub(name, licence, f'{repo}@{revision}', (file,))
+    return Source(name, licence, urls=(url,))
 
 
 def _of_timm(name: str, model_and_tag: str) -> Source:
-    """timm's own description of where its weights lie; of their licence where no other is known."""
+    """The file that timm's description of the weights names, and its licence where no other is known."""
     from .timm_catalog import pretrained_cfg
 
     cfg = pretrained_cfg(model_and_tag)
     licence = _licence_of(f'timm/{model_and_tag}')
     if licence == _UNKNOWN_LICENCE and cfg.license:
         licence = f'{cfg.license} (according to timm)'
-    urls = _hub_urls(cfg.hf_hub_id) if cfg.hf_hub_id else ()
-    if not urls and cfg.url and not cfg.custom_load:
-        urls = (cfg.url,)
-    if not urls:
-        raise WeightsError(f'{name}: timm names no file that can be downloaded and read.')
-    return Source(name, licence, urls=urls)
+    if cfg.hf_hub_id:
+        return _of_hub(name, licence, cfg.hf_hub_id)
+    if cfg.url and not cfg.custom_load:
+        return _of_url(name, licence, cfg.url)
+    raise WeightsError(f'{name}: timm names no file that can be downloaded and read.')
+
+
+def _licence_of_url(url: str) -> str:
+    """The licence of a row with this address, or else what the name suggests."""
+    known = [row['licence'] for row in weights_table().values() if row['url'] == url]
+    return known[0] if known else _supposed(_licence_of(url))
+
+
+def _licence_of_repo(repo: str) -> str:
+    licence = _licence_of(repo.partition('@')[0])
+    return licence if repo.startswith(_PUBLISHERS) else _supposed(licence)
+
+
+def _supposed(licence: str) -> str:
+    """A licence that only a file's name suggests: anyone can give a file any name."""
+    if licence == _UNKNOWN_LICENCE:
+        return licence
+    return f'{licence} (as the official files of that name)'
 
 
 def _licence_of(text: str) -> str:
-    """The licence that the name of a file or a repository tells."""
+    """The licence of the official files that have this name, or whose names have its form."""
     text = text.lower()
     for row in weights_table().values():
         if row['url'].lower().rsplit('/', 1)[-1] == text.rsplit('/', 1)[-1] != 'model.safetensors':

@@ -1,15 +1,19 @@
 """Finding and downloading weights, against a server on this machine."""
 
+import errno
+import fcntl
 import hashlib
 import http.server
 import multiprocessing
+import os
 import threading
 
+import huggingface_hub
 import pytest
 import torch
 
 from backbones import ConvNeXt, WeightsError, load_pretrained
-from backbones.weights import sources as weight_files
+from backbones.weights import download
 from backbones.weights.download import FOLDER, MIRROR, local_file
 from backbones.weights.sources import find
 
@@ -17,7 +21,7 @@ BODY = bytes(range(256)) * 4096
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files`` by path, counts answers, and can break off."""
+    """Serves ``files`` by path as the Hub and file servers do, counts answers, and can break off."""
 
     daemon_threads = True
 
@@ -26,23 +30,44 @@ class Server(http.server.ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.asked: list[tuple[str, str | None]] = []
         self.break_after: int | None = None
+        self.validates = True  # sends ETags and honours If-Range
+        self.obeys_range_always = False  # ignores If-Range, as some servers do
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.answer(only_head=True)
+
     def do_GET(self) -> None:
         wanted = self.headers.get('Range')
         self.server.asked.append((self.path, wanted))
+        self.answer(only_head=False)
+
+    def answer(self, only_head: bool) -> None:
         body = self.server.files.get(self.path)
         if body is None:
-            self.send_error(404)
+            self.send_response(404)
+            self.send_header('X-Error-Code', 'EntryNotFound')
+            self.send_header('Content-Length', '0')
+            self.end_headers()
             return
+        wanted = self.headers.get('Range')
+        etag = f'"{hashlib.sha256(body).hexdigest()}"'
+        if self.headers.get('If-Range') != etag and not self.server.obeys_range_always:
+            wanted = None
         start = int(wanted.removeprefix('bytes=').rstrip('-')) if wanted else 0
         self.send_response(206 if wanted else 200)
         self.send_header('Content-Length', str(len(body) - start))
+        self.send_header('X-Repo-Commit', hashlib.sha1(body).hexdigest())
+        if self.server.validates:
+            self.send_header('ETag', etag)
+        if wanted:
+            self.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
         self.end_headers()
         end = self.server.break_after
         self.server.break_after = None
-        self.wfile.write(body[start:end])
+        if not only_head:
+            self.wfile.write(body[start:end])
 
     def log_message(self, *args) -> None:
         pass
@@ -80,18 +105,77 @@ def test_a_file_is_downloaded_once_and_its_digest_recorded(server, cache):
     assert local_file(find(url(server))) == path
     assert len(server.asked) == 1
     record = (cache / 'weights.pth.sha256').read_text().split()
-    assert record == [hashlib.sha256(BODY).hexdigest(), 'weights.pth']
+    assert record[:2] == [hashlib.sha256(BODY).hexdigest(), 'weights.pth']
     assert files_of(cache) == {'weights.pth', 'weights.pth.sha256'}
 
 
 def test_a_broken_download_goes_on(server, cache):
     server.files['/a/weights.pth'] = BODY
     server.break_after = 300_000
-    with pytest.raises(WeightsError, match='broke off at 300000 of 1048576 bytes|IncompleteRead'):
+    with pytest.raises(WeightsError, match='interrupted at 300000 of 1048576 bytes'):
         local_file(find(url(server)))
     assert not (cache / 'weights.pth').exists()
     assert local_file(find(url(server))).read_bytes() == BODY
     assert server.asked[1][1] == 'bytes=300000-'
+    assert files_of(cache) == {'weights.pth', 'weights.pth.sha256'}
+
+
+@pytest.mark.parametrize('obeys_range_always', [False, True])
+def test_a_file_that_changed_on_the_server_is_not_spliced(server, cache, obeys_range_always):
+    server.obeys_range_always = obeys_range_always
+    server.files['/a/weights.pth'] = BODY
+    server.break_after = 300_000
+    with pytest.raises(WeightsError, match='interrupted'):
+        local_file(find(url(server)))
+    server.files['/a/weights.pth'] = BODY[::-1]
+    assert local_file(find(url(server))).read_bytes() == BODY[::-1]
+
+
+def test_a_server_without_etags_sends_the_whole_file_again(server, cache):
+    server.validates, server.obeys_range_always = False, True
+    server.files['/a/weights.pth'] = BODY
+    server.break_after = 300_000
+    with pytest.raises(WeightsError, match='interrupted'):
+        local_file(find(url(server)))
+    server.files['/a/weights.pth'] = BODY[::-1]
+    assert local_file(find(url(server))).read_bytes() == BODY[::-1]
+    assert server.asked[1][1] is None
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changes(server, cache, monkeypatch):
+    server.files['/a/weights.pth'] = BODY
+    hashed = []
+    real = download.sha256
+    monkeypatch.setattr(download, 'sha256', lambda path: hashed.append(path) or real(path))
+    path = local_file(find(url(server)))
+    for _ in range(3):
+        local_file(find(url(server)))
+    assert len(hashed) == 1
+    os.utime(path)  # the same content at another time
+    local_file(find(url(server)))
+    local_file(find(url(server)))
+    assert len(hashed) == 2
+    # a record of an older version has the digest alone
+    record = cache / 'weights.pth.sha256'
+    record.write_text(f'{real(path)}  weights.pth\n')
+    local_file(find(url(server)))
+    assert len(hashed) == 3
+    path.write_bytes(BODY[:-1] + b'x')
+    with pytest.raises(WeightsError, match='has changed since its first use'):
+        local_file(find(url(server)))
+
+
+@pytest.mark.parametrize('code', [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_no_hindrance(server, cache, monkeypatch, code):
+    def no_locks(*args) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, 'flock', no_locks)
+    server.files['/a/weights.pth'] = BODY
+    assert local_file(find(url(server))).read_bytes() == BODY
+    assert files_of(cache) == {'weights.pth', 'weights.pth.sha256'}
+    monkeypatch.setattr(download, 'fcntl', None)  # not a POSIX system
+    assert local_file(find(url(server))).read_bytes() == BODY
 
 
 def test_a_changed_file_is_noticed(server, cache):
@@ -121,7 +205,7 @@ def test_a_mirror_takes_the_place_of_every_host(server, cache, monkeypatch):
 def test_an_offline_folder_needs_no_network(cache, monkeypatch):
     cache.mkdir()
     (cache / 'convnext_tiny_1k_224.pth').write_bytes(BODY)
-    monkeypatch.setattr(weight_files, '_download', None)
+    monkeypatch.setattr(download, '_download', None)
     assert local_file(find('convnext-tiny_in1k')).parent == cache
 
 
@@ -137,6 +221,63 @@ def test_hub_files_of_different_models_do_not_collide(server, cache, monkeypatch
     assert local_file(find('hf:lab/mine')).read_bytes() == b'old'
     with pytest.raises(WeightsError, match='there is nothing at'):
         local_file(find('hf:lab/nothing'))
+
+
+HUB_FILE = '/lab/mine/resolve/main/model.safetensors'
+
+
+@pytest.fixture
+def hub(server, cache, monkeypatch):
+    # what HF_ENDPOINT sets when huggingface_hub is imported
+    template = url(server, '/{repo_id}/resolve/{revision}/{filename}')
+    monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', url(server, ''))
+    monkeypatch.setattr(huggingface_hub.constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+    monkeypatch.delenv(MIRROR, raising=False)
+    return server
+
+
+def test_files_of_the_hub_come_through_its_library(hub, cache):
+    hub.files[HUB_FILE] = BODY
+    path = local_file(find('hf:lab/mine'))
+    assert path.read_bytes() == BODY
+    assert path.is_relative_to(cache / 'models--lab--mine' / 'snapshots')
+    hub.files['/lab/mine/resolve/v2/model.safetensors'] = BODY[::-1]
+    assert local_file(find('hf:lab/mine@v2')).read_bytes() == BODY[::-1]
+    old = '/lab/old/resolve/main/pytorch_model.bin'
+    hub.files[old] = b'old'
+    assert local_file(find('hf:lab/old')).read_bytes() == b'old'
+    with pytest.raises(WeightsError, match='no model.safetensors or pytorch_model.bin'):
+        local_file(find('hf:lab/nothing'))
+
+
+def test_an_address_of_the_hub_is_a_file_of_the_hub(hub):
+    file = '/timm/convnext_tiny.dinov3_lvd1689m/resolve/main/model.safetensors'
+    hub.files[file] = BODY
+    assert find('convnext-tiny_dinov3-lvd1689m').repo == 'timm/convnext_tiny.dinov3_lvd1689m'
+    assert local_file(find('convnext-tiny_dinov3-lvd1689m')).read_bytes() == BODY
+    assert find(f'https://huggingface.co{HUB_FILE}').files == ('model.safetensors',)
+
+
+def test_a_damaged_file_of_the_hub_is_downloaded_anew(hub, cache):
+    hub.files[HUB_FILE] = BODY
+    blob = local_file(find('hf:lab/mine')).resolve()
+    blob.write_bytes(BODY[::-1])
+    (cache / 'lab--mine--model.safetensors.sha256').unlink()
+    with pytest.raises(WeightsError, match='is damaged: its SHA-256 is'):
+        local_file(find('hf:lab/mine'))
+    assert local_file(find('hf:lab/mine')).read_bytes() == BODY
+
+
+def test_the_hub_offline(hub, cache, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    message = r'hf:lab/mine: cannot download .*put the file at .*lab--mine--model.safetensors'
+    with pytest.raises(WeightsError, match=message) as caught:
+        local_file(find('hf:lab/mine'))
+    assert len(str(caught.value).splitlines()) == 1
+    cache.mkdir(exist_ok=True)
+    (cache / 'lab--mine--model.safetensors').write_bytes(BODY)
+    assert local_file(find('hf:lab/mine')).read_bytes() == BODY
+    assert hub.asked == []
 
 
 def test_without_network_the_error_says_where_to_put_the_file(cache, monkeypatch):

@@ -67,7 +67,8 @@ def test_the_report_says_what_happened(tmp_path):
     assert len(report.initialized) == 8
     text = str(report)
     assert 'official layout' in text
-    assert 'CC-BY-NC-4.0 - NON-COMMERCIAL use only' in text
+    # anyone can give a file this name
+    assert 'CC-BY-NC-4.0 (as the official files of that name) - NON-COMMERCIAL use' in text
     assert '136 tensors loaded, 24 of them reshaped; 8 not in the file by design' in text
     assert 'newly initialized: norm0.weight' in text
     assert len(text.splitlines()) <= 6
@@ -336,7 +337,12 @@ def test_table_rows_are_complete():
         ('timm:convnext_tiny.dinov3_lvd1689m', 'DINOv3 License'),
         ('timm:resnet50.tv_in1k', 'bsd-3-clause (according to timm)'),
         ('hf:facebook/convnextv2-base-22k-224', 'CC-BY-NC-4.0'),
-        ('https://somewhere.org/convnext_tiny_1k_224.pth', 'MIT'),
+        ('hf:me/convnextv2-tiny-birds', 'CC-BY-NC-4.0 (as the official files of that name)'),
+        (
+            'https://somewhere.org/convnext_tiny_1k_224.pth',
+            'MIT (as the official files of that name)',
+        ),
+        ('https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224.pth', 'MIT'),
         ('https://somewhere.org/mine.pth', 'not known here; see where the weights come from'),
     ],
 )
