@@ -1,4 +1,4 @@
-"""Runs in processes of their own, started from a server that has everything imported."""
+"""Functions in processes of their own, forked from a server that has imported everything."""
 
 import multiprocessing
 import os
@@ -14,7 +14,10 @@ FORKS = multiprocessing.get_context('forkserver')
 
 
 def start(run: Callable, folder: Path, arguments: list[dict]) -> list[multiprocessing.Process]:
-    """``run(**arguments[rank])`` in a process for each rank, which prints into ``folder/out<rank>``."""
+    """Start ``run(**arguments[rank])`` in a process for each rank, with output to ``folder/out<rank>``.
+
+    The processes have the variables of torchrun where there are several.
+    """
     FORKS.set_forkserver_preload([run.__module__])
     folder.mkdir(exist_ok=True)
     environment = {}

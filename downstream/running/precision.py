@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,6 +55,13 @@ def set_precision(cfg: Config, amp: str | None) -> None:
         wrapper.setdefault('loss_scale', 'dynamic')
     else:
         _set_wrapper(wrapper, 'BFloat16OptimWrapper')
+        if cuda and not torch.cuda.is_bf16_supported(including_emulation=False):
+            print_log(
+                f'{torch.cuda.get_device_name()} emulates bfloat16, which is slower than float32; '
+                'it computes float16 natively: --amp fp16.',
+                'current',
+                level=logging.WARNING,
+            )
 
 
 def _set_wrapper(wrapper: dict, kind: str) -> None:

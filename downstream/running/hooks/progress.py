@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; in a pipe or a file mmengine's plain lines are enough."""
+"""A progress bar on a terminal; pipes and files get mmengine's plain lines."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tqdm import tqdm
 class ProgressHook(Hook):
     """Shows a bar with loss, rate, memory and time left while training, validating and testing.
 
-    Only on a terminal and in the main process. There it takes the place of the logger's lines per
-    iteration, which still go to the log file.
+    Only on a terminal and in the main process. There it replaces the logger's lines per iteration, which
+    still go to the log file.
     """
 
     priority = 'VERY_LOW'
@@ -83,16 +83,16 @@ class ProgressHook(Hook):
     def _open(self, name: str, total: int, done: int = 0) -> None:
         self._close()
         if self._handlers:
-            # Some terminals do not say how large they are; tqdm would then show nothing.
-            knows_size = shutil.get_terminal_size((0, 0)).columns > 0
+            # Where a terminal does not report its size, tqdm would show nothing.
+            has_size = shutil.get_terminal_size((0, 0)).columns > 0
             self._bar = tqdm(
                 desc=name,
                 total=total,
                 initial=done,
                 unit='it',
-                dynamic_ncols=knows_size,
-                ncols=None if knows_size else 100,
-                nrows=None if knows_size else 24,
+                dynamic_ncols=has_size,
+                ncols=None if has_size else 100,
+                nrows=None if has_size else 24,
                 file=sys.stdout,
             )
 
@@ -119,7 +119,7 @@ class _AboveBar:
 
 
 def _is_no_iteration(record: logging.LogRecord) -> bool:
-    """Lines per iteration have a time left, summaries of an epoch have none."""
+    """Lines per iteration hold the time left, summaries of an epoch do not."""
     text = str(record.msg)
     return not (text.startswith(('Epoch(', 'Iter(')) and 'eta:' in text)
 

@@ -1,4 +1,4 @@
-"""Images that cannot be read while training: fatal, or left out and counted."""
+"""Files that cannot be read while training: an error, or replaced and counted."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from mmengine.registry import HOOKS
 from downstream.data.reading import UnreadableError
 from downstream.distributed.gather import gather
 
-# Under this name a sample carries what it stands in for.
+# Key of a sample's metainfo: the errors of the files that it replaces.
 STANDS_IN_FOR = 'stands_in_for'
 _SHOWN = 20
 
 
 @HOOKS.register_module()
 class UnreadableImagesHook(Hook):
-    """Stops a training that meets more unreadable files than it may leave out.
+    """Stops a training with more unreadable files than ``skips``.
 
-    Another sample, drawn at random, stands in for one that cannot be read. Validation and tests stop at
-    the first such file: figures of fewer images compare with nothing.
+    Another sample, drawn at random, replaces one that cannot be read. Validation and tests stop at the
+    first such file, because metrics of fewer images are not comparable.
 
     Args:
-        skips: How many files each process may leave out.
+        skips: How many files each process may replace.
     """
 
     priority = 'VERY_HIGH'
@@ -42,10 +42,10 @@ class UnreadableImagesHook(Hook):
                 self._found[message] = None
                 if len(self._found) > self.skips:
                     raise UnreadableError(
-                        f'{message}. {len(self._found) - 1} files were left out before, and no more may '
-                        'be (default_hooks.unreadable.skips).'
+                        f'{message}. {len(self._found) - 1} files were replaced before it, and '
+                        'default_hooks.unreadable.skips allows no more.'
                     )
-                runner.logger.warning(f'{message}; another sample stands in for it.')
+                runner.logger.warning(f'{message}; another sample replaces it.')
 
     def after_train(self, runner) -> None:
         parts = gather(list(self._found))
@@ -54,4 +54,6 @@ class UnreadableImagesHook(Hook):
         found = sorted({message for part in parts for message in part})
         if found:
             shown = '\n  '.join(found[:_SHOWN]) + ('\n  ...' if len(found) > _SHOWN else '')
-            runner.logger.warning(f'{len(found)} files were left out of the training:\n  {shown}')
+            runner.logger.warning(
+                f'{len(found)} files were replaced by others in the training:\n  {shown}'
+            )

@@ -112,9 +112,9 @@ def test_some_may_be_left_out(task, shapes, tmp_path, capsys):
     cut(broken)
     state = run(config, tmp_path).model.state_dict()
     shown = capsys.readouterr().out
-    reason = 'cannot be read: it is no image, or cut off; another sample stands in for it'
+    reason = 'cannot be read: it is no image, or cut off; another sample replaces it'
     assert f'{broken} {reason}' in shown
-    assert '1 files were left out of the training' in shown
+    assert '1 files were replaced by others in the training' in shown
     # the same run does the same again
     again = run(config, tmp_path).model.state_dict()
     assert all(torch.equal(state[key], again[key]) for key in state)
@@ -128,7 +128,7 @@ def test_no_more_than_were_allowed(shapes, tmp_path):
     data, config = copy_of(shapes, tmp_path, 'segmentation', extra)
     for path in sorted((data / 'images' / 'training').iterdir())[:2]:
         cut(path)
-    with pytest.raises(UnreadableError, match=r'1 files were left out before.*unreadable.skips'):
+    with pytest.raises(UnreadableError, match=r'1 files were replaced before it.*unreadable.skips'):
         run(config, tmp_path)
 
 

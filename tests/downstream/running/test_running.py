@@ -12,6 +12,7 @@ from tqdm import tqdm
 from backbones import ConfigError, WeightsError
 from downstream.commands.line import KeyValueAction
 from downstream.running import config as options
+from downstream.running import precision
 from downstream.running.checkpoint import read as checkpoints
 from downstream.running.precision import set_precision
 from tests.conftest import ROOT, write_tiny_config
@@ -66,8 +67,23 @@ def test_float16_recipe_trains_in_float32_without_cuda():
         set_precision(cfg, 'fp16')
 
 
+@pytest.mark.parametrize('native', [False, True])
+def test_bfloat16_on_a_gpu_without_it_is_warned_of(native, monkeypatch):
+    shown = []
+    monkeypatch.setattr(precision, 'print_log', lambda text, *args, **kwargs: shown.append(text))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Tesla T4')
+    monkeypatch.setattr(
+        torch.cuda, 'is_bf16_supported', lambda including_emulation=True: native or including_emulation
+    )  # fmt: skip
+    set_precision(Config.fromfile(UPERNET), 'bf16')
+    assert len(shown) == (not native)
+    assert native or shown[0].startswith('Tesla T4 emulates bfloat16')
+
+
 def test_cuda_takes_float16_by_default(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: True)
     cfg = Config.fromfile(UPERNET)
     set_precision(cfg, None)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
