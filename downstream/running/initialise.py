@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmengine.dist import broadcast
-from mmengine.model import BaseModule
+from mmengine import dist
+from mmengine.model import BaseModule, PretrainedInit
 from torch import nn
 
+from backbones.errors import WeightsError
 from backbones.upstream import required
 from backbones.weights.load import load_pretrained
+from downstream.distributed.flags import maximum
+from downstream.distributed.gather import broadcast
 
 required('mmengine.model.BaseModule._dump_init_info')
 
@@ -26,17 +29,44 @@ class _WithoutDump(BaseModule):
 
 
 def initialise(model: nn.Module) -> None:
-    """Call ``init_weights`` of a model, if it has it; the first process's weights become everybody's.
+    """Call ``init_weights`` of a model, if it has it, and send the first process's weights to all others.
+
+    The first process alone downloads, hashes and reads pretrained weights. If any process fails, all do.
 
     Raises:
         WeightsError: The pretrained weights of its backbone cannot be read or do not match it.
     """
-    load_backbone_strict(getattr(model, 'backbone', None))
-    if not hasattr(model, 'init_weights'):
-        return
-    _WithoutDump(model).init_weights()
+    if not dist.is_main_process():
+        _forget_pretrained(model)
+    failure: Exception | None = None
+    try:
+        load_backbone_strict(getattr(model, 'backbone', None))
+        if hasattr(model, 'init_weights'):
+            _WithoutDump(model).init_weights()
+    except Exception as error:  # whatever it is, the other processes wait for this one
+        failure = error
+    (failed,) = maximum(failure is not None)
+    if failed:
+        of_the_first = broadcast(str(failure) if failure else '')
+        raise failure or WeightsError(
+            of_the_first or 'Another process could not initialise the model.'
+        )
     for tensor in model.state_dict().values():
-        broadcast(tensor)
+        dist.broadcast(tensor)
+
+
+def _forget_pretrained(model: nn.Module) -> None:
+    """Remove ``Pretrained`` from every ``init_cfg``; other initialisation stays."""
+    for module in model.modules():
+        init_cfg = getattr(module, 'init_cfg', None)
+        if isinstance(init_cfg, Mapping) and _is_pretrained(init_cfg):
+            module.init_cfg = None
+        elif isinstance(init_cfg, (list, tuple)):
+            module.init_cfg = [part for part in init_cfg if not _is_pretrained(part)] or None
+
+
+def _is_pretrained(init_cfg: Mapping) -> bool:
+    return init_cfg.get('type') in ('Pretrained', PretrainedInit)
 
 
 def load_backbone_strict(backbone: nn.Module | None) -> None:
