@@ -6,6 +6,7 @@ from backbones.openmmlab import require as _require
 _require('mmengine')
 
 from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
+from backbones.convnext.fused_switch import set_fused
 from backbones.convnext.model import ConvNeXt, ConvNeXtV2
 from backbones.optim.layer_decay import LayerDecayOptimWrapperConstructor
 from backbones.timm_backbone.backbone import TimmBackbone
@@ -28,5 +29,6 @@ __all__ = [
     'UserError',
     'WeightsError',
     'load_pretrained',
+    'set_fused',
     'weights_table',
 ]

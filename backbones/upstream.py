@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from backbones.openmmlab import DISTRIBUTIONS
 
+_FUSED = 'fused blocks'
 # Dotted path of the name -> the feature that needs it.
 PRIVATE_NAMES: dict[str, str] = {
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
@@ -21,6 +22,21 @@ PRIVATE_NAMES: dict[str, str] = {
     'mmengine.hooks.CheckpointHook._init_rule': 'SafeCheckpointHook',
     'mmengine.model.BaseModule._dump_init_info': 'a log without a line per initialised parameter',
     'mmengine.runner.Runner._init_model_weights': 'loading pretrained weights completely',
+    'torch._C._functorch.peek_interpreter_stack': _FUSED,
+    'torch._C._len_torch_dispatch_stack': _FUSED,
+    'torch._C._len_torch_function_stack': _FUSED,
+    'torch.autograd.forward_ad._current_level': _FUSED,
+    'torch.nn.Module._backward_hooks': _FUSED,
+    'torch.nn.Module._backward_pre_hooks': _FUSED,
+    'torch.nn.Module._compiled_call_impl': _FUSED,
+    'torch.nn.Module._forward_hooks': _FUSED,
+    'torch.nn.Module._forward_pre_hooks': _FUSED,
+    'torch.nn.modules.module._global_backward_hooks': _FUSED,
+    'torch.nn.modules.module._global_backward_pre_hooks': _FUSED,
+    'torch.nn.modules.module._global_forward_hooks': _FUSED,
+    'torch.nn.modules.module._global_forward_pre_hooks': _FUSED,
+    'torch.ops.mkldnn._linear_pointwise': 'linear layers through oneDNN on CPUs with AVX-512',
+    'torch.ops.torchvision._roi_align_backward': "RoIAlign's gradient",
 }
 _DISTRIBUTIONS = {
     **DISTRIBUTIONS,
@@ -35,7 +51,10 @@ class UpstreamError(ImportError):
 
 
 def optional(path: str) -> object | None:
-    """The object that a name of :data:`PRIVATE_NAMES` stands for, or None where there is none."""
+    """The object that a name of :data:`PRIVATE_NAMES` stands for, or None where there is none.
+
+    For an attribute that only instances have, the result is its annotation in the class.
+    """
     if path not in PRIVATE_NAMES:
         raise KeyError(f'{path} is not listed in backbones.upstream.PRIVATE_NAMES.')
     parts = path.split('.')
@@ -45,9 +64,12 @@ def optional(path: str) -> object | None:
         except ImportError:
             continue
         for part in parts[count:]:
-            if not hasattr(found, part):
+            # A class declares by annotation what its instances have.
+            declared = getattr(found, '__annotations__', {})
+            value = getattr(found, part, None)
+            found = declared.get(part) if value is None else value
+            if found is None:
                 return None
-            found = getattr(found, part)
         return found
     return None
 

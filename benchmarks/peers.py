@@ -84,7 +84,7 @@ class FairForm(nn.Module):
             self.downsample_layers.append(
                 nn.Sequential(_ChannelsFirstNorm(dims[i]), nn.Conv2d(dims[i], dims[i + 1], 2, 2))
             )
-        rates = iter([block.drop_path.rate for stage in model.stages for block in stage])
+        rates = iter([block.drop_path.p for stage in model.stages for block in stage])
         grn = isinstance(model, ConvNeXtV2)
         self.stages = nn.ModuleList(
             nn.Sequential(*(_Block(dim, next(rates), not grn, grn) for _ in range(depth)))

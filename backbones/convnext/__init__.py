@@ -1,7 +1,9 @@
 """ConvNeXt and ConvNeXt V2 (arXiv 2201.03545, 2301.00808)."""
 
 from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
-from .block import GRN, Block, DropPath
+from .block import GRN, Block
+from .fused import FusedBlock, Stage
+from .fused_switch import set_fused
 from .model import ConvNeXt, ConvNeXtV2
 
 __all__ = [
@@ -12,5 +14,7 @@ __all__ = [
     'Block',
     'ConvNeXt',
     'ConvNeXtV2',
-    'DropPath',
+    'FusedBlock',
+    'Stage',
+    'set_fused',
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 GRN_EPS = 1e-6
 NORM_EPS = 1e-6
@@ -30,32 +31,18 @@ class GRN(nn.Module):
         return x + gamma * (x * response) + beta
 
 
-class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): drops the branch of a whole sample while training."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def is_active(self) -> bool:
-        """Whether it drops anything."""
-        return self.training and self.rate > 0
-
-    def draw(self, x: Tensor) -> Tensor:
-        """What to multiply each sample of ``x`` with, ``(N, 1, ...)``: 0 or 1 / (1 - rate)."""
-        keep = 1 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(keep)
-        return mask.div_(keep) if keep > 0 else mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.draw(x) if self.is_active() else x
-
-    def extra_repr(self) -> str:
-        return f'rate={self.rate:.3f}'
-
-
 class Block(nn.Module):
-    """Depthwise 7x7, LayerNorm, MLP of width 4 (with GRN in V2), layer scale (V1), residual."""
+    """Depthwise 7x7, LayerNorm, MLP of ratio 4 (with GRN in V2), layer scale (V1), residual.
+
+    Input and output are ``(N, dim, H, W)``. Stochastic depth (Huang et al. 2016) drops the branch of
+    whole samples while training.
+
+    Args:
+        dim: Channels.
+        drop_path_rate: Probability that stochastic depth drops a sample's branch.
+        layer_scale_init_value: Initial layer scale; 0: none.
+        use_grn: Whether GRN follows the activation, as in V2.
+    """
 
     def __init__(
         self, dim: int, drop_path_rate: float, layer_scale_init_value: float, use_grn: bool
@@ -71,7 +58,7 @@ class Block(nn.Module):
             if layer_scale_init_value > 0
             else None
         )
-        self.drop_path = DropPath(drop_path_rate)
+        self.drop_path = StochasticDepth(drop_path_rate, 'row')
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.norm(self.dwconv(x).permute(0, 2, 3, 1))

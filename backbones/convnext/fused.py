@@ -1,18 +1,86 @@
-"""How a block is accelerated: on a CPU and on a GPU, where that gives what its modules give."""
+"""Blocks and stages that compute what their modules do in fewer passes over memory, where they can."""
 
 from __future__ import annotations
 
-from torch import Tensor
+import functools
+import logging
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from backbones.kernels.eager import MISSING_NAMES, is_intercepted, is_plain_eager
 
 from . import fused_cpu, fused_gpu
 from .block import Block
+from .fused_switch import FusedSwitch, fused_switch
 
 
 class FusedBlock(Block):
-    """A :class:`Block` that computes the same in fewer passes over memory where it can."""
+    """A :class:`Block` that runs fused on a CPU or GPU, where this computes what its modules would."""
 
     def forward(self, x: Tensor) -> Tensor:
         for path in (fused_cpu, fused_gpu):
-            if path.fits(self, x):
+            if path.can_run_fused(self, x):
                 return path.run(self, x)
         return super().forward(x)
+
+
+class Stage(nn.Sequential):
+    """Blocks, one after the other, at one resolution.
+
+    Without gradients, consecutive blocks share their memory. A block that was replaced, overridden or
+    hooked into is called like any module.
+
+    Args:
+        blocks: Modules from ``(N, C, H, W)`` to ``(N, C, H, W)``.
+        with_cp: Recompute each block in the backward pass to save memory.
+    """
+
+    def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
+        super().__init__(*blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        _log_path(x)
+        sequence = None
+        for block in self:
+            if _runs_only_own_forward(block) and fused_cpu.can_share_memory(block, x):
+                sequence = sequence or fused_cpu.InferenceSequence()
+                x = sequence.run(block, x)
+                continue
+            sequence = None  # this block may store its input or output somewhere
+            if self.with_cp and x.requires_grad:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+def _runs_only_own_forward(block: nn.Module) -> bool:
+    """Whether calling ``block`` would run ``FusedBlock.forward`` and nothing else."""
+    return type(block) is FusedBlock and 'forward' not in vars(block) and not is_intercepted(block)
+
+
+def _log_path(x: Tensor) -> None:
+    """Log, once for each kind of input, how its blocks run and why."""
+    if x.device.type in ('cpu', 'cuda') and (MISSING_NAMES or is_plain_eager(x)):
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        _log_path_once(x.device, dtype, autocast, fused_switch())
+
+
+@functools.cache
+def _log_path_once(
+    device: torch.device, dtype: torch.dtype, autocast: bool, switch: FusedSwitch
+) -> None:
+    path = fused_cpu if device.type == 'cpu' else fused_gpu
+    if MISSING_NAMES:
+        obstacle = f'torch {torch.__version__} has no {", ".join(MISSING_NAMES)}'
+    else:
+        obstacle = path.obstacle(device, dtype, autocast, switch)
+    how = f'module by module: {obstacle}' if obstacle else f'fused: {path.description()}'
+    failed = MISSING_NAMES or (obstacle and device.type == 'cuda' and 'gpu' in switch.devices)
+    level = logging.WARNING if failed else logging.INFO
+    print_log(f'ConvNeXt blocks in {dtype} on {device} run {how}.', 'current', level)

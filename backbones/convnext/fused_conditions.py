@@ -1,58 +1,93 @@
-"""Whether a block may be computed in another way than its modules say."""
+"""Conditions under which a fused path may replace ``Block.forward``, and what it reads from a block."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
-from backbones.kernels.eager import is_watched
+from backbones.kernels.eager import is_intercepted, is_plain_eager
 
-from .block import GRN, Block, DropPath
+from .block import GRN, Block
 
 
-def is_plain(block: Block) -> bool:
-    """Whether block and modules are as :class:`Block` made them, and nobody has hooked into them."""
-    conv, norm = block.dwconv, block.norm
-    kinds = [
+class BlockParameters(NamedTuple):
+    """A block's parameters, or their gradients, in the order in which autograd functions take them."""
+
+    conv_weight: Tensor | None  # (C, 1, 7, 7)
+    conv_bias: Tensor | None  # (C,)
+    norm_weight: Tensor | None  # (C,)
+    norm_bias: Tensor | None  # (C,)
+    linear1_weight: Tensor | None  # (4 C, C)
+    linear1_bias: Tensor | None  # (4 C,)
+    linear2_weight: Tensor | None  # (C, 4 C)
+    linear2_bias: Tensor | None  # (C,)
+    layer_scale: Tensor | None  # (C,), V1 only
+    grn_gamma: Tensor | None  # (1, 1, 1, 4 C), V2 only
+    grn_beta: Tensor | None  # (1, 1, 1, 4 C), V2 only
+
+
+def parameters_of(block: Block) -> BlockParameters:
+    """The parameters of ``block``."""
+    return BlockParameters(
+        block.dwconv.weight,
+        block.dwconv.bias,
+        block.norm.weight,
+        block.norm.bias,
+        block.pwconv1.weight,
+        block.pwconv1.bias,
+        block.pwconv2.weight,
+        block.pwconv2.bias,
+        block.gamma,
+        None if block.grn is None else block.grn.gamma,
+        None if block.grn is None else block.grn.beta,
+    )
+
+
+def is_unmodified(block: Block) -> bool:
+    """Whether the modules of ``block`` are those that :class:`Block` made, without hooks."""
+    conv, norm, linear1, linear2 = block.dwconv, block.norm, block.pwconv1, block.pwconv2
+    expected = [
         (conv, nn.Conv2d),
         (norm, nn.LayerNorm),
-        (block.pwconv1, nn.Linear),
-        (block.pwconv2, nn.Linear),
+        (linear1, nn.Linear),
+        (linear2, nn.Linear),
+        (block.drop_path, StochasticDepth),
     ]
-    kinds += [(block.drop_path, DropPath)]
     if block.grn is not None:
-        kinds.append((block.grn, GRN))
+        expected.append((block.grn, GRN))
     return (
         all(
-            type(module) is kind and not is_watched(module) and 'forward' not in vars(module)
-            for module, kind in kinds
+            type(module) is kind and 'forward' not in vars(module) and not is_intercepted(module)
+            for module, kind in expected
         )
         and conv.kernel_size == (7, 7)
         and conv.stride == conv.dilation == (1, 1)
         and conv.padding == (3, 3)
         and conv.padding_mode == 'zeros'
         and conv.groups == conv.in_channels == conv.out_channels
+        and block.drop_path.mode == 'row'
         and (block.grn is None or block.gamma is None)
-        and None not in (conv.bias, norm.weight, norm.bias, block.pwconv1.bias, block.pwconv2.bias)
+        and None not in (conv.bias, norm.weight, norm.bias, linear1.bias, linear2.bias)
     )
 
 
-def parameters_of(block: Block) -> tuple[Tensor | None, ...]:
-    """Weight and bias of convolution, norm and both linear layers; layer scale or GRN's; GRN's shift."""
-    scale = block.gamma if block.grn is None else block.grn.gamma
-    shift = None if block.grn is None else block.grn.beta
-    modules = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
-    pairs = [parameter for module in modules for parameter in (module.weight, module.bias)]
-    return (*pairs, scale, shift)
-
-
 def has_plain_parameters(block: Block, x: Tensor, dtype: torch.dtype | None) -> bool:
-    """Whether all are ordinary, on the device of ``x``, and of ``dtype`` (None: of any)."""
+    """Whether all parameters are ordinary, contiguous, and on the device of ``x``.
+
+    Args:
+        block: An unmodified block.
+        x: Its input.
+        dtype: What the parameters must have; None: anything.
+    """
     return all(
         p is None
         or (
             type(p) in (Tensor, nn.Parameter)
             and p.device == x.device
+            and p.is_contiguous()
             and (dtype is None or p.dtype == dtype)
         )
         for p in parameters_of(block)
@@ -66,12 +101,36 @@ def needs_gradient(block: Block, x: Tensor) -> bool:
     )
 
 
-def rows_of(x: Tensor) -> Tensor:
-    """``(N, C, H, W)``, channels last, as ``(N H W, C)`` over the same memory."""
+def drops_paths(block: Block) -> bool:
+    """Whether stochastic depth may drop the branch of a sample."""
+    return block.drop_path.training and block.drop_path.p > 0
+
+
+def is_eager_cpu_float(x: Tensor) -> bool:
+    """Whether ``x`` is float32 or float64 on a CPU, in plain eager mode and without autocast."""
+    return (
+        x.device.type == 'cpu'
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled('cpu')
+        and is_plain_eager(x)
+    )
+
+
+def prefers_channels_last(x: Tensor) -> bool:
+    """Whether a ConvNeXt is faster on ``x`` in channels_last memory format.
+
+    oneDNN's convolutions and those of tensor cores are. Not asked for where something intercepts
+    operators: function transforms refuse the conversion.
+    """
+    return is_eager_cpu_float(x) or (x.is_cuda and is_plain_eager(x))
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """``(N, C, H, W)`` in channels_last memory format as ``(N H W, C)``, in the same memory."""
     return x.permute(0, 2, 3, 1).view(-1, x.shape[1])
 
 
-def as_map(rows: Tensor, like: Tensor) -> Tensor:
-    """``(N H W, C)`` as ``(N, C, H, W)``, of the form of ``like``, over the same memory."""
+def as_map(pixels: Tensor, like: Tensor) -> Tensor:
+    """``(N H W, C)`` as ``(N, C, H, W)`` of the shape of ``like``, in the same memory."""
     count, channels, height, width = like.shape
-    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
+    return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -1,68 +1,135 @@
-"""ConvNeXt's blocks on a CPU: the same mathematics in fewer passes over memory, and keeping less of it.
+"""ConvNeXt's blocks on a CPU, fused: fewer passes over memory, and less saved for the backward pass.
 
-Maps lie channels last, and the block's linear layers, norm and activation work on ``[pixels,
-channels]`` in pieces that stay in the cache. Layer scale, and GRN's scale per image and channel, go into
-the weight of the second linear layer, and the residual is where its product is added up. For the backward
-pass a block keeps its input and the depthwise convolution's output; what lies between is computed again,
-piece by piece. Nothing is kept from one call to the next, so that weights may change in any way at any
-time.
+Feature maps are in channels_last memory format. Norm, linear layers and activation work on ``[pixels,
+channels]``, chunk by chunk, so that a chunk's hidden activations stay in the cache. Layer scale, or
+GRN's scale of an image's channels, is multiplied into the weight of the second linear layer, and the
+product is added to the residual. For the backward pass a block saves its input and the depthwise
+convolution's output; what lies between is recomputed, chunk by chunk. Nothing is cached from one call
+to the next: weights may change in any way at any time.
 
-:func:`fits` says where this is right; elsewhere a block is what its modules say.
+:func:`can_run_fused` states the conditions; where they do not hold, a block's modules run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from backbones.kernels import depthwise
-from backbones.kernels import pointwise as cpu_kernels
-from backbones.kernels.eager import is_unwatched
-from backbones.kernels.linear import activated, add_linear, brings_memory, hidden, linear
-
-from .block import GRN_EPS, Block
-from .fused_conditions import (
-    as_map,
-    has_plain_parameters,
-    is_plain,
-    needs_gradient,
-    parameters_of,
-    rows_of,
+from backbones.kernels import depthwise, pointwise
+from backbones.kernels.linear import (
+    add_linear,
+    allocates_output,
+    linear,
+    linear_gelu,
+    linear_with_pending_bias,
 )
 
-# Rows of a piece, and its hidden activations at most: few enough to stay in the cache that cores share
-# and to come from memory that the process has, enough for products at full speed.
-_PIECE, _PIECE_SIZE = 4096, 3 * 2**20
+from .block import Block
+from .fused_conditions import (
+    BlockParameters,
+    as_map,
+    drops_paths,
+    has_plain_parameters,
+    is_eager_cpu_float,
+    is_unmodified,
+    needs_gradient,
+    parameters_of,
+    pixels_of,
+)
+from .fused_grn import grn_backward, grn_scale
+from .fused_switch import FusedSwitch, fused_switch
+
+# Most pixels and most hidden activations of a chunk: few enough for the cache that cores share and for
+# memory that the process has already, enough for matrix products at full speed.
+_CHUNK_PIXELS, _CHUNK_ELEMENTS = 4096, 3 * 2**20
 
 
-def is_usual(x: Tensor) -> bool:
-    """Whether ``x`` is float32 or float64 on a CPU, without autocast, and nothing watches it."""
+def can_run_fused(block: Block, x: Tensor) -> bool:
+    """Whether :func:`run` may replace ``block``'s modules and computes what they would."""
     return (
-        x.device.type == 'cpu'
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled('cpu')
-        and is_unwatched(x)
+        is_eager_cpu_float(x)
+        and 'cpu' in fused_switch().devices
+        and is_unmodified(block)
+        and has_plain_parameters(block, x, x.dtype)
     )
 
 
-def fits(block: Block, x: Tensor) -> bool:
-    """Whether the fast path computes what ``block``'s modules would.
+def obstacle(
+    device: torch.device, dtype: torch.dtype, autocast: bool, switch: FusedSwitch
+) -> str | None:
+    """Why no block runs fused on such input; None where blocks do."""
+    if 'cpu' not in switch.devices:
+        return f'switched off by {switch.source}'
+    if autocast or dtype not in (torch.float32, torch.float64):
+        return 'the fused blocks are for float32 and float64 without autocast'
+    return None
 
-    Not where :func:`is_usual` says no, where somebody replaced a module of the block or hooked into one,
-    or where parameters are of a class of their own.
+
+def description() -> str:
+    """What computes the fused blocks."""
+    if depthwise.compiled() is None or pointwise.compiled() is None:
+        return "PyTorch's operators, because there is no compiled C code"
+    return 'compiled C code'
+
+
+def run(block: Block, x: Tensor) -> Tensor:
+    """``block(x)``: ``(N, C, H, W)`` to ``(N, C, H, W)`` in channels_last memory format."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    # The module's own random numbers, for each sample 0 or 1 / (1 - p).
+    mask = block.drop_path(x.new_ones(len(x), 1, 1, 1)) if drops_paths(block) else None
+    if needs_gradient(block, x):
+        return BlockFunction.apply(x, mask, block.norm.eps, *parameters_of(block))
+    return _forward(x, _kept_samples(mask), block.norm.eps, parameters_of(block)).out
+
+
+def can_share_memory(block: Block, x: Tensor) -> bool:
+    """Whether :class:`InferenceSequence` computes what ``block`` would."""
+    return not needs_gradient(block, x) and not drops_paths(block) and can_run_fused(block, x)
+
+
+class InferenceSequence:
+    """Blocks one after the other without gradients; each overwrites the output of the one before.
+
+    The input of the first is left alone: others may use it. Blocks must fulfil :func:`can_share_memory`,
+    and nobody else may hold an output but the last.
     """
-    return is_usual(x) and is_plain(block) and has_plain_parameters(block, x, x.dtype)
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+        self._output: Tensor | None = None
+
+    def run(self, block: Block, x: Tensor) -> Tensor:
+        """``block(x)``, shapes as in :func:`run`."""
+        is_own = x is self._output
+        x = x.contiguous(memory_format=torch.channels_last)
+        parameters = parameters_of(block)
+        normed = None
+        if is_own:
+            normed = as_map(self._scratch.take('normed', *pixels_of(x).shape, x), x)
+        normed = depthwise.convolve(
+            x,
+            parameters.conv_weight,
+            parameters.conv_bias,
+            normed,
+            norm=(parameters.norm_weight, parameters.norm_bias, block.norm.eps),
+        )
+        # A chunk of the normed map is not read any more when its output is written.
+        self._output = x if is_own else normed
+        _Branch(parameters, None, 1.0, self._scratch).add(x, normed, self._output)
+        return self._output
 
 
 class Scratch:
-    """Memory for what lies between the two linear layers, used by one block after the other.
+    """Named buffers that one chunk or block uses after the other.
 
-    Large tensors are mapped afresh by the system each time they are made, which costs more than filling
+    The system maps large tensors afresh each time they are allocated, which takes longer than filling
     them.
     """
 
@@ -70,7 +137,7 @@ class Scratch:
         self._memory: dict[str, Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
-        """``(rows, columns)`` of whatever was in it before."""
+        """An uninitialised ``(rows, columns)`` view of the buffer ``name``, which grows as needed."""
         size = rows * columns
         memory = self._memory.get(name)
         if memory is None or memory.numel() < size:
@@ -78,318 +145,327 @@ class Scratch:
         return memory[:size].view(rows, columns)
 
 
-def run(block: Block, x: Tensor) -> Tensor:
-    """``block(x)``; ``x`` is ``(N, C, H, W)``, and so is the result, channels last."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    mask = block.drop_path.draw(x) if block.drop_path.is_active() else None
-    if needs_gradient(block, x):
-        return BlockFunction.apply(x, mask, block.norm.eps, *parameters_of(block))
-    return _forward(x, *_kept(mask), block.norm.eps, parameters_of(block))[0]
+def _chunk_count(pixels: int, hidden_dim: int) -> int:
+    return max(1, round(pixels / min(_CHUNK_PIXELS, max(1, _CHUNK_ELEMENTS // hidden_dim))))
 
 
-def may_overwrite(block: Block, x: Tensor) -> bool:
-    """Whether :func:`add_branch_` computes what ``block`` would."""
-    return not needs_gradient(block, x) and not block.drop_path.is_active() and fits(block, x)
+def _chunks(pixels: int, hidden_dim: int) -> Iterator[slice]:
+    """Even chunks of ``pixels`` with ``hidden_dim`` hidden activations each."""
+    count = _chunk_count(pixels, hidden_dim)
+    bounds = [pixels * i // count for i in range(count + 1)]
+    return (slice(begin, end) for begin, end in pairwise(bounds))
 
 
-def add_branch_(block: Block, x: Tensor, scratch: Scratch) -> Tensor:
-    """Turn ``x``, channels last, into ``block(x)`` in its place; without gradients and drop path."""
-    tensors = parameters_of(block)
-    weight, bias, *norm = tensors[:4]
-    memory = as_map(scratch.take('normed', *rows_of(x).shape, x), x)
-    normed = depthwise.convolve(x, weight, bias, memory, norm=(*norm, block.norm.eps))
-    _add_branch(x, x, normed, None, tensors, 1.0, scratch)
-    return x
+def _longest_chunk(pixels: int, hidden_dim: int) -> int:
+    """Pixels of the longest of :func:`_chunks`."""
+    return -(-pixels // _chunk_count(pixels, hidden_dim))
 
 
-def _parts(count: int, wide: int) -> int:
-    return max(1, round(count / min(_PIECE, max(1, _PIECE_SIZE // wide))))
+def _images(pixels: Tensor, count: int) -> Iterator[slice]:
+    """The pixels of each of ``count`` images."""
+    size = len(pixels) // count
+    return (slice(begin, begin + size) for begin in range(0, len(pixels), size))
 
 
-def _pieces(count: int, wide: int) -> Iterator[slice]:
-    """Even parts of ``count`` rows with ``wide`` hidden activations."""
-    parts = _parts(count, wide)
-    bounds = [count * i // parts for i in range(parts + 1)]
-    return (slice(a, b) for a, b in pairwise(bounds))
+@dataclass(frozen=True)
+class _Branch:
+    """What follows the depthwise convolution in a block: norm, MLP, layer scale or GRN, drop path."""
 
+    parameters: BlockParameters
+    norm_eps: float | None
+    """None where the norm has been applied already."""
+    drop_path_scale: float
+    scratch: Scratch
 
-def _longest(count: int, wide: int) -> int:
-    """Rows of the longest of :func:`_pieces`."""
-    return -(-count // _parts(count, wide))
+    def add(self, residual: Tensor, y: Tensor, out: Tensor) -> Tensor | None:
+        """Write the sum of ``residual`` and the branch to ``out``.
 
+        Args:
+            residual: ``(N, C, H, W)`` in channels_last memory format.
+            y: The convolution's output, of the same shape and format.
+            out: The same; may be ``residual`` or ``y``.
 
-def _normed(rows: Tensor, eps: float | None, tensors: tuple) -> Tensor:
-    if eps is None:
-        return rows
-    return F.layer_norm(rows, tensors[2].shape, tensors[2], tensors[3], eps)
-
-
-def _add_branch(
-    x: Tensor,
-    out: Tensor,
-    y: Tensor,
-    eps: float | None,
-    tensors: tuple,
-    factor: float,
-    scratch: Scratch,
-    sums: list | None = None,
-) -> None:
-    """Write into ``out`` the sum of ``x`` and ``factor`` times what follows the convolution's output.
-
-    Args:
-        x: Residual, channels last.
-        out: Of its form, or ``x`` itself.
-        y: The convolution's output.
-        eps: LayerNorm's; none if ``y`` has been normed.
-        tensors: As :func:`~backbones.convnext.fused_conditions.parameters_of`.
-        factor: Of drop path.
-        scratch: Memory.
-        sums: Gets GRN's L2 norms ``(4 C,)`` of each image.
-    """
-    weight1, bias1, weight2, bias2, scale, shift = tensors[4:]
-    wide = weight2.shape[1]
-    residual, into, rows = rows_of(x), rows_of(out), rows_of(y)
-    if shift is not None:
-        size = len(rows) // len(x)
-        for start in range(0, len(rows), size):
-            image = slice(start, start + size)
-            norms = _add_branch_of_image(
-                residual[image], into[image], rows[image], eps, tensors, factor, scratch
-            )
-            if sums is not None:
-                sums.append(norms)
-        return
-    scale = factor if scale is None else scale * factor
-    column = scale[:, None] if isinstance(scale, Tensor) else scale
-    # Scaling the weight costs 4 C x C, scaling the product pixels x C.
-    folds = len(rows) > 2 * wide
-    weight, bias = (weight2 * column, bias2 * scale) if folds else (None, None)
-    memory = None
-    if not brings_memory(x.dtype, weight1):
-        memory = scratch.take('hidden', _longest(len(rows), wide), wide, x)
-    for piece in _pieces(len(rows), wide):
-        normed = _normed(rows[piece], eps, tensors)
-        active = activated(
-            normed, weight1, bias1, None if memory is None else memory[: len(normed)]
+        Returns:
+            With GRN, its L2 norms ``(N, 4 C)``.
+        """
+        residual_pixels, y_pixels, out_pixels = map(pixels_of, (residual, y, out))
+        if self.parameters.grn_gamma is None:
+            self._add_without_grn(residual_pixels, y_pixels, out_pixels)
+            return None
+        return torch.stack(
+            [
+                self._add_image_with_grn(residual_pixels[image], y_pixels[image], out_pixels[image])
+                for image in _images(y_pixels, len(y))
+            ]
         )
-        if folds:
-            add_linear(active, weight, bias, residual[piece], into[piece])
-        else:
-            product = linear(active, weight2).add_(bias2).mul_(scale)
-            torch.add(residual[piece], product, out=into[piece])
+
+    def _normed(self, y: Tensor) -> Tensor:
+        if self.norm_eps is None:
+            return y
+        weight, bias = self.parameters.norm_weight, self.parameters.norm_bias
+        return F.layer_norm(y, weight.shape, weight, bias, self.norm_eps)
+
+    def _add_without_grn(self, residual: Tensor, y: Tensor, out: Tensor) -> None:
+        p, pixels = self.parameters, len(y)
+        hidden_dim = len(p.linear1_weight)
+        scale = self.drop_path_scale
+        if p.layer_scale is not None:
+            scale = p.layer_scale * scale
+        column = scale[:, None] if isinstance(scale, Tensor) else scale
+        # Scaling the weight costs C x 4 C, scaling the product pixels x C.
+        scales_weight = pixels > 2 * hidden_dim
+        if scales_weight:
+            weight, bias = p.linear2_weight * column, p.linear2_bias * scale
+        memory = None
+        if not allocates_output(y.dtype, p.linear1_weight):
+            memory = self.scratch.take('hidden', _longest_chunk(pixels, hidden_dim), hidden_dim, y)
+        for chunk in _chunks(pixels, hidden_dim):
+            normed = self._normed(y[chunk])
+            hidden = None if memory is None else memory[: len(normed)]
+            hidden = linear_gelu(normed, p.linear1_weight, p.linear1_bias, hidden)
+            if scales_weight:
+                add_linear(hidden, weight, bias, residual[chunk], out[chunk])
+            else:
+                branch = linear(hidden, p.linear2_weight).add_(p.linear2_bias).mul_(scale)
+                torch.add(residual[chunk], branch, out=out[chunk])
+
+    def _add_image_with_grn(self, residual: Tensor, y: Tensor, out: Tensor) -> Tensor:
+        """Of one image, whose norms ``(4 C,)`` GRN needs before its scale; returns these."""
+        p, pixels = self.parameters, len(y)
+        hidden_dim = len(p.linear1_weight)
+        hidden = self.scratch.take('hidden', pixels, hidden_dim, y)
+        squares = y.new_zeros(hidden_dim)
+        for chunk in _chunks(pixels, hidden_dim):
+            product, bias = linear_with_pending_bias(
+                self._normed(y[chunk]), p.linear1_weight, p.linear1_bias, hidden[chunk]
+            )
+            pointwise.gelu(product, bias, hidden[chunk], squares)
+        norms = squares.sqrt_()
+        scale = grn_scale(norms, p.grn_gamma.flatten()) * self.drop_path_scale
+        bias = torch.addmv(p.linear2_bias, p.linear2_weight, p.grn_beta.flatten())
+        weight, bias = p.linear2_weight * scale, bias * self.drop_path_scale
+        for chunk in _chunks(pixels, hidden_dim):
+            add_linear(hidden[chunk], weight, bias, residual[chunk], out[chunk])
+        return norms
 
 
-def _add_branch_of_image(
-    residual: Tensor,
-    into: Tensor,
-    rows: Tensor,
-    eps: float | None,
-    tensors: tuple,
-    factor: float,
-    scratch: Scratch,
-) -> Tensor:
-    """The same with GRN, which looks at a whole image; its L2 norms ``(4 C,)``."""
-    weight1, bias1, weight2, bias2, scale, shift = tensors[4:]
-    wide = weight2.shape[1]
-    memory = scratch.take('hidden', len(rows), wide, into)
-    squares = into.new_zeros(wide)
-    for piece in _pieces(len(rows), wide):
-        active = memory[piece]
-        product, bias = hidden(_normed(rows[piece], eps, tensors), weight1, bias1, active)
-        cpu_kernels.gelu(product, bias, active, squares)
-    norms = squares.sqrt_()
-    response, bias = _grn(norms, scale), torch.addmv(bias2, weight2, shift.flatten())
-    weight, bias = weight2 * (response * factor), bias * factor
-    for piece in _pieces(len(rows), wide):
-        add_linear(memory[piece], weight, bias, residual[piece], into[piece])
-    return norms
+class _Kept(NamedTuple):
+    """The samples that drop path keeps (None: all), and what it multiplies their branch by."""
+
+    samples: Tensor | None
+    scale: float
+
+    def select(self, x: Tensor) -> Tensor:
+        """The kept samples of ``x``."""
+        if self.samples is None:
+            return x
+        return x.index_select(0, self.samples).contiguous(memory_format=torch.channels_last)
 
 
-def _grn(norms: Tensor, gamma: Tensor) -> Tensor:
-    """By what GRN multiplies each channel of an image whose L2 norms are ``norms``."""
-    return 1 + gamma.flatten() * (norms / (norms.mean() + GRN_EPS))
-
-
-def _forward(
-    x: Tensor, kept: Tensor | None, factor: float, eps: float, tensors: tuple
-) -> tuple[Tensor, Tensor | None, list[Tensor]]:
-    """Output; the convolved maps of the images that drop path keeps; GRN's norms."""
-    if kept is not None and not len(kept):
-        return x.clone(), None, []
-    part = x if kept is None else _some(x, kept)
-    y = depthwise.convolve(part, tensors[0], tensors[1])
-    sums: list[Tensor] = []
-    added = torch.empty_like(part) if kept is None else part
-    _add_branch(part, added, y, eps, tensors, factor, Scratch(), sums)
-    out = added if kept is None else x.clone().index_copy_(0, kept, added)
-    return out, y, sums
-
-
-def _kept(mask: Tensor | None) -> tuple[Tensor | None, float]:
-    """Which images drop path keeps (None: all), and by what it multiplies them."""
+def _kept_samples(mask: Tensor | None) -> _Kept:
     if mask is None:
-        return None, 1.0
-    kept = mask.flatten().nonzero().flatten()
-    if not len(kept):
-        return kept, 0.0
-    return (None if len(kept) == len(mask) else kept), float(mask.flatten()[kept[0]])
+        return _Kept(None, 1.0)
+    mask = mask.flatten()
+    samples = mask.nonzero().flatten()
+    if not len(samples):
+        return _Kept(samples, 0.0)
+    return _Kept(None if len(samples) == len(mask) else samples, float(mask[samples[0]]))
 
 
-def _some(x: Tensor, kept: Tensor) -> Tensor:
-    return x.index_select(0, kept).contiguous(memory_format=torch.channels_last)
+class _Output(NamedTuple):
+    out: Tensor
+    y: Tensor | None
+    """The convolution's output for the samples that drop path keeps; None if it keeps none."""
+    norms: Tensor | None
+    """GRN's, ``(N, 4 C)``."""
+
+
+def _forward(x: Tensor, kept: _Kept, eps: float, parameters: BlockParameters) -> _Output:
+    if kept.samples is not None and not len(kept.samples):
+        return _Output(x.clone(), None, None)
+    part = kept.select(x)
+    y = depthwise.convolve(part, parameters.conv_weight, parameters.conv_bias)
+    added = torch.empty_like(part) if kept.samples is None else part
+    norms = _Branch(parameters, eps, kept.scale, Scratch()).add(part, y, added)
+    out = added if kept.samples is None else x.clone().index_copy_(0, kept.samples, added)
+    return _Output(out, y, norms)
 
 
 class BlockFunction(torch.autograd.Function):
-    """A block whose backward pass keeps two maps: its input and the convolution's output."""
+    """A block that saves two maps for its backward pass: its input and the convolution's output."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, mask: Tensor | None, eps: float, *tensors: Tensor | None) -> Tensor:
-        kept, factor = _kept(mask)
-        out, y, sums = _forward(x, kept, factor, eps, tensors)
-        ctx.eps, ctx.factor = eps, factor
-        ctx.save_for_backward(x, y, kept, torch.stack(sums) if sums else None, *tensors)
+    def forward(
+        ctx, x: Tensor, mask: Tensor | None, eps: float, *parameters: Tensor | None
+    ) -> Tensor:
+        kept = _kept_samples(mask)
+        out, y, norms = _forward(x, kept, eps, BlockParameters(*parameters))
+        ctx.eps, ctx.drop_path_scale = eps, kept.scale
+        ctx.save_for_backward(x, y, kept.samples, norms, *parameters)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, kept, norms, *tensors = ctx.saved_tensors
+        x, y, samples, norms, *tensors = ctx.saved_tensors
+        parameters, kept = BlockParameters(*tensors), _Kept(samples, ctx.drop_path_scale)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        if y is None:  # drop path dropped all
-            zeros = [None if t is None else torch.zeros_like(t) for t in tensors]
-            return grad, None, None, *zeros
-        part = grad if kept is None else _some(grad, kept)
-        grads = _Gradients(tuple(tensors), ctx.eps, ctx.factor)
-        if norms is None:
-            grad_y = grads.through_mlp(rows_of(part), rows_of(y))
-        else:
-            size = len(rows_of(y)) // len(y)
-            grad_y = torch.empty_like(rows_of(y))
-            for index, start in enumerate(range(0, len(grad_y), size)):
-                image = slice(start, start + size)
-                grads.through_grn(
-                    rows_of(part)[image], rows_of(y)[image], norms[index], grad_y[image]
-                )
-        grad_y = as_map(grad_y, y)
-        weight = tensors[0]
-        source = x if kept is None else _some(x, kept)
-        grad_weight = (
-            depthwise.weight_gradient(source, grad_y, weight) if ctx.needs_input_grad[3] else None
-        )
+        if y is None:  # all samples were dropped
+            return grad, None, None, *(None if p is None else torch.zeros_like(p) for p in tensors)
+        branch = _BranchBackward(parameters, ctx.eps, kept.scale)
+        grad_y = branch.run(kept.select(grad), y, norms)
+        grads = branch.grads._replace(conv_bias=_sum_of(pixels_of(grad_y)))
+        if ctx.needs_input_grad[3]:
+            source = kept.select(x)
+            grads = grads._replace(
+                conv_weight=depthwise.weight_gradient(source, grad_y, parameters.conv_weight)
+            )
         grad_x = None
         if ctx.needs_input_grad[0]:
-            plus = grad if kept is None else None
-            grad_x = depthwise.convolve(grad_y, weight.flip(2, 3), None, plus=plus)
-            if kept is not None:
-                grad_x = grad.clone().index_add_(0, kept, grad_x)
-        return grad_x, None, None, grad_weight, _sum_of(rows_of(grad_y)), *grads.of_parameters()
+            # The gradient of a convolution's input is the convolution with the flipped kernel.
+            kernel = parameters.conv_weight.flip(2, 3)
+            residual = grad if samples is None else None
+            grad_x = depthwise.convolve(grad_y, kernel, None, plus=residual)
+            if samples is not None:
+                grad_x = grad.clone().index_add_(0, samples, grad_x)
+        return grad_x, None, None, *grads
 
 
-def _sum_of(rows: Tensor) -> Tensor:
-    return torch.mv(rows.t(), rows.new_ones(len(rows)))
+def _sum_of(pixels: Tensor) -> Tensor:
+    return torch.mv(pixels.t(), pixels.new_ones(len(pixels)))
+
+
+class _BranchBackward:
+    """The backward pass of :class:`_Branch`, which sums up gradients of parameters over chunks."""
+
+    def __init__(self, parameters: BlockParameters, eps: float, drop_path_scale: float) -> None:
+        self.parameters, self.eps, self.drop_path_scale = parameters, eps, drop_path_scale
+        self.hidden_dim = len(parameters.linear1_weight)
+        self.scratch = Scratch()
+        self.grads = BlockParameters(None, None, *map(_new_sum, parameters[2:]))
+        self.is_first_product = True  # the gradients of the large weights are uninitialised
+
+    def run(self, grad_out: Tensor, y: Tensor, norms: Tensor | None) -> Tensor:
+        """The gradient of ``y``, ``(N, C, H, W)``; :attr:`grads` are complete afterwards.
+
+        Args:
+            grad_out: Gradient of the block's output, of the shape of ``y``.
+            y: The convolution's output.
+            norms: GRN's, ``(N, 4 C)``.
+        """
+        grad_pixels, y_pixels = pixels_of(grad_out), pixels_of(y)
+        grad_y = torch.empty_like(y_pixels)
+        if norms is None:
+            self._run_without_grn(grad_pixels, y_pixels, grad_y)
+        else:
+            for index, image in enumerate(_images(y_pixels, len(y))):
+                self._run_image_with_grn(
+                    grad_pixels[image], y_pixels[image], norms[index], grad_y[image]
+                )
+        return as_map(grad_y, y)
+
+    def _run_without_grn(self, grad_out: Tensor, y: Tensor, grad_y: Tensor) -> None:
+        """From the gradient of the block's output to that of ``y``; all ``(pixels, C)``."""
+        p, grads, pixels = self.parameters, self.grads, len(y)
+        scale = (
+            self.drop_path_scale if p.layer_scale is None else p.layer_scale * self.drop_path_scale
+        )
+        column = scale[:, None] if isinstance(scale, Tensor) else scale
+        scales_weight = pixels > self.hidden_dim
+        weight = p.linear2_weight * column if scales_weight else p.linear2_weight
+        longest = _longest_chunk(pixels, self.hidden_dim)
+        buffers = [
+            self.scratch.take(name, longest, self.hidden_dim, y)
+            for name in ('hidden', 'grad_hidden')
+        ]
+        product = torch.empty_like(p.linear2_weight.t())  # of hidden activations and grad_out
+        for chunk in _chunks(pixels, self.hidden_dim):
+            count = chunk.stop - chunk.start
+            before, grad_hidden = (buffer[:count] for buffer in buffers)
+            normed = self._normed(y[chunk])
+            before, bias = linear_with_pending_bias(
+                normed[0], p.linear1_weight, p.linear1_bias, before
+            )
+            grad_branch = grad_out[chunk] if scales_weight else grad_out[chunk] * scale
+            grad_hidden = linear(grad_branch, weight.t(), grad_hidden)
+            hidden = pointwise.gelu_backward_(before, bias, grad_hidden, grads.linear1_bias)
+            _add_product(product, hidden, grad_out[chunk], chunk.start == 0)
+            grads.linear2_bias.addmv_(grad_out[chunk].t(), grad_out.new_ones(count))
+            self._through_linear1_and_norm(grad_hidden, y[chunk], normed, grad_y[chunk])
+        product = product.t()
+        if p.layer_scale is not None:
+            # The inner product of grad_out and the unscaled branch, by channel.
+            dot = (product * p.linear2_weight).sum(1).addcmul_(p.linear2_bias, grads.linear2_bias)
+            torch.mul(dot, self.drop_path_scale, out=grads.layer_scale)
+        torch.mul(product, column, out=grads.linear2_weight)
+        grads.linear2_bias.mul_(scale)
+
+    def _run_image_with_grn(
+        self, grad_out: Tensor, y: Tensor, norms: Tensor, grad_y: Tensor
+    ) -> None:
+        """The same for one image with GRN's ``norms`` ``(4 C,)``."""
+        p, grads, pixels = self.parameters, self.grads, len(y)
+        all_before = self.scratch.take('hidden', pixels, self.hidden_dim, y)
+        longest = _longest_chunk(pixels, self.hidden_dim)
+        buffer = self.scratch.take('grad_hidden', longest, self.hidden_dim, y)
+        product = self.scratch.take('product', self.hidden_dim, len(p.linear2_bias), y)
+        before_gelu = []
+        grad_bias = torch.zeros_like(p.linear2_bias)
+        for chunk in _chunks(pixels, self.hidden_dim):
+            before, bias = linear_with_pending_bias(
+                self._normed(y[chunk])[0], p.linear1_weight, p.linear1_bias, all_before[chunk]
+            )
+            before_gelu.append((before, bias))
+            hidden = pointwise.gelu(before, bias, buffer[: len(before)])
+            _add_product(product, hidden, grad_out[chunk], chunk.start == 0)
+            grad_bias.addmv_(grad_out[chunk].t(), grad_out.new_ones(len(before)))
+        product = product.t()
+        grad_bias.mul_(self.drop_path_scale)
+        gamma, beta = p.grn_gamma.flatten(), p.grn_beta.flatten()
+        dot = (p.linear2_weight * product).sum(0) * self.drop_path_scale
+        grn = grn_backward(norms, gamma, dot)
+        scale = grn_scale(norms, gamma) * self.drop_path_scale
+        if self.is_first_product:
+            torch.mul(product, scale, out=grads.linear2_weight)
+        else:
+            grads.linear2_weight.addcmul_(product, scale)
+        grads.linear2_weight.addr_(grad_bias, beta)
+        grads.linear2_bias.add_(grad_bias)
+        grads.grn_beta.view(-1).add_(grad_bias @ p.linear2_weight)
+        grads.grn_gamma.view(-1).add_(grn.gamma)
+        weight = p.linear2_weight * scale
+        for chunk, (before, bias) in zip(_chunks(pixels, self.hidden_dim), before_gelu):
+            grad_hidden = linear(grad_out[chunk], weight.t(), buffer[: len(before)])
+            pointwise.gelu_backward_(before, bias, grad_hidden, grads.linear1_bias, grn.coefficient)
+            self._through_linear1_and_norm(
+                grad_hidden, y[chunk], self._normed(y[chunk]), grad_y[chunk]
+            )
+
+    def _normed(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The norm of ``y``, its means and inverse standard deviations."""
+        weight, bias = self.parameters.norm_weight, self.parameters.norm_bias
+        return torch.native_layer_norm(y, weight.shape, weight, bias, self.eps)
+
+    def _through_linear1_and_norm(
+        self, grad_hidden: Tensor, y: Tensor, normed: tuple[Tensor, Tensor, Tensor], out: Tensor
+    ) -> None:
+        """From the gradient of the hidden activations before GELU to that of ``y``, into ``out``."""
+        p, grads = self.parameters, self.grads
+        values, *moments = normed
+        _add_product(grads.linear1_weight, grad_hidden, values, self.is_first_product)
+        self.is_first_product = False
+        grad_normed = linear(grad_hidden, p.linear1_weight.t())
+        sums = [grads.norm_weight, grads.norm_bias]
+        pointwise.layer_norm_backward(grad_normed, y, moments, p.norm_weight, out, sums)
+
+
+def _new_sum(parameter: Tensor | None) -> Tensor | None:
+    """Where a gradient is summed up: zeros, uninitialised for matrices, which start with a product."""
+    if parameter is None:
+        return None
+    return torch.empty_like(parameter) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:
-    """Add ``a^T b`` to ``total``, whose content does not count at first."""
+    """Add ``a^T b`` to ``total``, or overwrite it if this is the first product."""
     torch.addmm(total, a.t(), b, beta=0 if is_first else 1, out=total)
-
-
-class _Gradients:
-    """Adds up the gradients of norm, linear layers and scales over pieces of rows."""
-
-    def __init__(self, tensors: tuple, eps: float, factor: float) -> None:
-        self.norm_weight, self.norm_bias, self.weight1, self.bias1 = tensors[2:6]
-        self.weight2, self.bias2, self.scale, self.shift = tensors[6:]
-        self.eps, self.factor = eps, factor
-        self.scratch = Scratch()
-        self.grad_norm = [torch.zeros_like(self.norm_weight), torch.zeros_like(self.norm_bias)]
-        self.grad1 = [torch.empty_like(self.weight1), torch.zeros_like(self.bias1)]
-        self.grad2 = [torch.empty_like(self.weight2), torch.zeros_like(self.bias2)]
-        self.grad_scale = None if self.scale is None else torch.zeros_like(self.scale)
-        self.grad_shift = None if self.shift is None else torch.zeros_like(self.shift)
-        self.is_first = True  # nothing has been added to the large ones
-
-    def of_parameters(self) -> list[Tensor | None]:
-        """In the order of :func:`parameters_of`, without the convolution's."""
-        return [*self.grad_norm, *self.grad1, *self.grad2, self.grad_scale, self.grad_shift]
-
-    def _normed(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shape = self.norm_weight.shape
-        return torch.native_layer_norm(rows, shape, self.norm_weight, self.norm_bias, self.eps)
-
-    def _back_from_hidden(self, grad: Tensor, rows: Tensor, normed: tuple, out: Tensor) -> None:
-        """From the gradient of the hidden activations before GELU to that of ``rows``, into ``out``."""
-        values, *moments = normed
-        _add_product(self.grad1[0], grad, values, self.is_first)
-        self.is_first = False
-        back = linear(grad, self.weight1.t())
-        cpu_kernels.norm_back(back, rows, moments, self.norm_weight, out, self.grad_norm)
-
-    def through_mlp(self, grad: Tensor, rows: Tensor) -> Tensor:
-        """Gradient of the convolution's output from that of the block's; both ``(pixels, C)``."""
-        out = torch.empty_like(rows)
-        scale = self.factor if self.scale is None else self.scale * self.factor
-        column = scale[:, None] if isinstance(scale, Tensor) else scale
-        folds = len(rows) > len(self.bias1)
-        weight = self.weight2 * column if folds else self.weight2
-        wide = len(self.bias1)
-        longest = _longest(len(rows), wide)
-        memory = [self.scratch.take(name, longest, wide, rows) for name in ('before', 'back')]
-        product, sums = torch.empty_like(self.weight2.t()), self.grad2[1]
-        for piece in _pieces(len(rows), wide):
-            count = piece.stop - piece.start
-            before, back = (each[:count] for each in memory)
-            normed = self._normed(rows[piece])
-            before, bias = hidden(normed[0], self.weight1, self.bias1, before)
-            back = linear(grad[piece] if folds else grad[piece] * scale, weight.t(), back)
-            after = cpu_kernels.gelu_back_(before, bias, back, self.grad1[1])
-            _add_product(product, after, grad[piece], self.is_first)
-            sums.addmv_(grad[piece].t(), grad.new_ones(count))
-            self._back_from_hidden(back, rows[piece], normed, out[piece])
-        product = product.t()
-        if self.scale is not None:
-            # <gradient, branch> by channel, from sums that are there already
-            self.grad_scale.copy_((product * self.weight2).sum(1).addcmul_(self.bias2, sums))
-            self.grad_scale.mul_(self.factor)
-        torch.mul(product, column, out=self.grad2[0])
-        sums.mul_(scale)
-        return out
-
-    def through_grn(self, grad: Tensor, rows: Tensor, norms: Tensor, out: Tensor) -> None:
-        """The same with GRN, of one image whose L2 norms are ``norms``, into ``out``."""
-        count, wide = len(rows), len(self.bias1)
-        memory = self.scratch.take('before', count, wide, rows)
-        other = self.scratch.take('other', _longest(count, wide), wide, rows)
-        befores = []
-        product = self.scratch.take('product', wide, len(self.bias2), rows)
-        sums = torch.zeros_like(self.bias2)
-        for piece in _pieces(count, wide):
-            normed = self._normed(rows[piece])
-            before, bias = hidden(normed[0], self.weight1, self.bias1, memory[piece])
-            befores.append((before, bias))
-            after = cpu_kernels.gelu(before, bias, other[: len(before)])
-            _add_product(product, after, grad[piece], piece.start == 0)
-            sums.addmv_(grad[piece].t(), grad.new_ones(len(before)))
-        sums.mul_(self.factor)
-        product = product.t()
-        gamma, beta = self.scale.flatten(), self.shift.flatten()
-        level = norms.mean() + GRN_EPS
-        relative = norms / level
-        response = (1 + gamma * relative) * self.factor
-        both = (self.weight2 * product).sum(0) * self.factor
-        if self.is_first:
-            torch.mul(product, response, out=self.grad2[0])
-        else:
-            self.grad2[0].addcmul_(product, response)
-        self.grad2[0].addr_(sums, beta)
-        self.grad2[1].add_(sums)
-        self.grad_shift.view(-1).add_(sums @ self.weight2)
-        self.grad_scale.view(-1).add_(relative * both)
-        towards = gamma * both  # the relative norms
-        towards = towards / level - (towards @ norms) / (level * level * wide)
-        pull = torch.where(norms > 0, towards / norms, torch.zeros_like(norms))
-        weight = self.weight2 * response
-        for piece, (before, bias) in zip(_pieces(count, wide), befores):
-            gradient = linear(grad[piece], weight.t(), other[: len(before)])
-            cpu_kernels.gelu_back_(before, bias, gradient, self.grad1[1], pull)
-            self._back_from_hidden(gradient, rows[piece], self._normed(rows[piece]), out[piece])

@@ -13,20 +13,19 @@ from itertools import pairwise
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from backbones.base import Backbone
 from backbones.errors import ConfigError
-from backbones.kernels.eager import is_unwatched, is_watched
 from backbones.layers import LayerNorm2d
 from backbones.optim.layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
 from backbones.weights.timm_catalog import input_statistics
 from backbones.weights.translation import Translation
 
-from . import fused_cpu
 from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
 from .block import GRN, NORM_EPS
-from .fused import FusedBlock
+from .fused import FusedBlock, Stage
+from .fused_conditions import prefers_channels_last
+from .fused_switch import fused_switch
 from .weight_names import describe, translate_backbone
 
 STRIDES = (4, 8, 16, 32)
@@ -40,9 +39,9 @@ class ConvNeXt(Backbone):
         arch: A size of :attr:`archs`, or ``dict(depths=..., dims=...)`` of four numbers each.
         out_indices: Stages whose feature maps are returned, in this order.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
-        layer_scale_init_value: Initial layer scale; 0 leaves it out. The papers' dense-prediction
-            recipes use 1.0, ImageNet training 1e-6.
-        frozen_stages: How many stages, from the stem on, do not train (-1 and 0: all train).
+        layer_scale_init_value: Initial layer scale; 0: none; None: 1.0 in V1, as in the papers'
+            dense-prediction recipes (ImageNet training has 1e-6), none in V2.
+        frozen_stages: Number of stages, from the stem on, that do not train (-1 and 0: all train).
         with_cp: Recompute each block in the backward pass to save memory.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
             a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
@@ -51,7 +50,8 @@ class ConvNeXt(Backbone):
     W // out_strides[i])``.
 
     Raises:
-        ConfigError: An argument is not possible; the message lists what is.
+        ConfigError: An argument, or ``CONVNEXT_FUSED`` in the environment, has an impossible value; the
+            message lists the possible ones.
     """
 
     family = 'convnext'
@@ -59,19 +59,23 @@ class ConvNeXt(Backbone):
     num_stages = len(STRIDES)
     takes_any_size = True
     use_grn = False
+    default_layer_scale = 1.0
 
     def __init__(
         self,
         arch: str | Mapping[str, Sequence[int]] = 'tiny',
         out_indices: Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1.0,
+        layer_scale_init_value: float | None = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.input_mean, self.input_std = input_statistics(init_cfg)
+        fused_switch()  # an impossible value is an error here, and not in the first step
+        if layer_scale_init_value is None:
+            layer_scale_init_value = self.default_layer_scale
         self.arch = self.resolve_arch(arch)
         self.out_indices = _checked_out_indices(out_indices)
         _check_range('drop_path_rate', drop_path_rate, 0, 1)
@@ -81,7 +85,6 @@ class ConvNeXt(Backbone):
                 f'frozen_stages={frozen_stages!r}: give -1 (none) to {self.num_stages} (all stages).'
             )
         self.frozen_stages = frozen_stages
-        self.with_cp = with_cp
         self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
 
@@ -98,15 +101,13 @@ class ConvNeXt(Backbone):
                 )
             )
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    FusedBlock(dim, next(rates), layer_scale_init_value, self.use_grn)
-                    for _ in range(depth)
-                )
-            )
-            for depth, dim in zip(depths, dims)
-        )
+        self.stages = nn.ModuleList()
+        for depth, dim in zip(depths, dims):
+            blocks = [
+                FusedBlock(dim, next(rates), layer_scale_init_value, self.use_grn)
+                for _ in range(depth)
+            ]
+            self.stages.append(Stage(*blocks, with_cp=with_cp))
         for i in sorted(self.out_indices):
             self.add_module(f'norm{i}', LayerNorm2d(dims[i], eps=NORM_EPS))
         self.apply(_init_as_official)
@@ -114,7 +115,7 @@ class ConvNeXt(Backbone):
 
     @classmethod
     def resolve_arch(cls, arch: str | Mapping[str, Sequence[int]]) -> Arch:
-        """The depths and widths that ``arch`` stands for; ConfigError if it is unknown."""
+        """The depths and widths of ``arch``; ConfigError if it is unknown."""
         if isinstance(arch, str):
             if arch not in cls.archs:
                 raise ConfigError(
@@ -132,26 +133,12 @@ class ConvNeXt(Backbone):
         return Arch(tuple(arch['depths']), tuple(arch['dims']))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        maps = {}
-        usual = fused_cpu.is_usual(x)
-        if usual or (x.is_cuda and is_unwatched(x)):
-            # oneDNN's convolutions are several times as fast from there, tensor cores need no copies
+        if prefers_channels_last(x):
             x = x.contiguous(memory_format=torch.channels_last)
+        maps = {}
         for i, (downsample, stage) in enumerate(zip(self.downsample_layers, self.stages)):
             x = downsample(x)
-            ours = usual and _is_new(downsample)
-            scratch = fused_cpu.Scratch()
-            for block in stage:
-                watched = not usual or is_watched(block)
-                if ours and not watched and fused_cpu.may_overwrite(block, x):
-                    x = x.contiguous(memory_format=torch.channels_last)
-                    fused_cpu.add_branch_(block, x, scratch)
-                elif self.with_cp and x.requires_grad:
-                    x = checkpoint(block, x, use_reentrant=False)
-                else:
-                    x = block(x)
-                ours = not watched
-            del scratch  # the largest thing there is; the next stage needs half
+            x = stage(x)
             if i in self.out_indices:
                 maps[i] = getattr(self, f'norm{i}')(x)
         return tuple(maps[i] for i in self.out_indices)
@@ -160,6 +147,16 @@ class ConvNeXt(Backbone):
         """The blocks of all stages."""
         for stage in self.stages:
             yield from stage.children()
+
+    @property
+    def with_cp(self) -> bool:
+        """Whether each block is recomputed in the backward pass; may be set at any time."""
+        return any(getattr(stage, 'with_cp', False) for stage in self.stages)
+
+    @with_cp.setter
+    def with_cp(self, value: bool) -> None:
+        for stage in self.stages:
+            stage.with_cp = value
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
         return translate_backbone(state, self.state_dict())
@@ -176,7 +173,7 @@ class ConvNeXt(Backbone):
         return convnext_stage_depth(param_name.removeprefix(prefix), self.arch.depths[2])
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters with several dimensions that weight decay must spare: GRN's."""
+        """Parameters of more than one dimension that are exempt from weight decay: GRN's."""
         return {
             f'{name}.{param}'
             for name, module in self.named_modules()
@@ -200,42 +197,13 @@ class ConvNeXtV2(ConvNeXt):
     family = 'convnextv2'
     archs = CONVNEXTV2_ARCHS
     use_grn = True
-
-    def __init__(
-        self,
-        arch: str | Mapping[str, Sequence[int]] = 'tiny',
-        out_indices: Sequence[int] = (0, 1, 2, 3),
-        drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 0.0,
-        frozen_stages: int = -1,
-        with_cp: bool = False,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(
-            arch,
-            out_indices,
-            drop_path_rate,
-            layer_scale_init_value,
-            frozen_stages,
-            with_cp,
-            init_cfg,
-        )
+    default_layer_scale = 0.0
 
 
 def _init_as_official(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
-
-
-def _is_new(downsample: nn.Module) -> bool:
-    """Whether nobody but the stage has what ``downsample`` returns."""
-    modules = (downsample, *downsample.children())
-    return (
-        type(downsample) is nn.Sequential
-        and type(modules[-1]) in (nn.Conv2d, LayerNorm2d)
-        and not any(map(is_watched, modules))
-    )
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

@@ -1,8 +1,8 @@
-"""Depthwise 7x7 convolutions of maps that lie channels last, on a CPU, in C where there is a compiler.
+"""Depthwise 7x7 convolutions of channels_last feature maps on a CPU, in C.
 
-oneDNN's weight gradient takes most of a training step, and its convolution comes in new memory and
-leaves the norm after it another pass over the map. Where there is no compiler
-(:mod:`backbones.kernels.build`), PyTorch's operators do the same.
+oneDNN's weight gradient takes most of a training step, and after its convolution, whose output it
+allocates, a norm needs another pass over the map. Without compiled C code (:mod:`.build`), PyTorch's
+operators do the same.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .build import call, library
+from .build import call, load_library
 
 _SIZE = 7
 _SOURCE = Path(__file__).with_name('depthwise.c')
-_GRADIENTS = {torch.float32: 'gradient_float32', torch.float64: 'gradient_float64'}
-# Kinds of the arguments, see c_code.py.
-_ARGUMENTS = {
+# Nobody trains in float64; tests compare in it, and PyTorch takes 20 to 50 times as long.
+_WEIGHT_GRADIENTS = {
+    torch.float32: 'weight_gradient_float32',
+    torch.float64: 'weight_gradient_float64',
+}
+# Kinds of arguments, see build.py.
+_FUNCTIONS = {
     'depthwise': 'pppppppfnnnnt',
-    'gradient_float32': 'pppnnnnt',
-    'gradient_float64': 'pppnnnnt',
+    'weight_gradient_float32': 'pppnnnnt',
+    'weight_gradient_float64': 'pppnnnnt',
 }
 
 
@@ -39,17 +43,18 @@ def convolve(
     """``conv2d(x, weight, bias, padding=3, groups=C)``, without a gradient.
 
     Args:
-        x: Map ``(N, C, H, W)``, channels last.
+        x: ``(N, C, H, W)`` in channels_last memory format.
         weight: ``(C, 1, 7, 7)``.
-        bias: ``(C,)``, or none.
-        out: Memory of the form of ``x`` that the result may be in.
+        bias: ``(C,)``, or None.
+        out: Memory, of the shape and format of ``x``, that may be used for the result.
         norm: Weight, bias and epsilon of a LayerNorm over the channels that follows.
-        plus: A map that is added to the convolution's, channels last.
+        plus: A map of the shape and format of ``x`` that is added to the convolution's.
 
     Returns:
-        The result, channels last, in ``out`` or in memory of its own.
+        The result in channels_last memory format, in ``out`` or in new memory.
     """
-    if compiled() is None or x.dtype != torch.float32:
+    library = compiled()
+    if library is None or x.dtype != torch.float32:
         y = F.conv2d(x, weight, bias, padding=_SIZE // 2, groups=len(weight))
         if plus is not None:
             y = y.add_(plus)
@@ -59,12 +64,12 @@ def convolve(
     if out is None:
         out = torch.empty_like(x)
     count, channels, height, width = x.shape
-    by_channel = weight.reshape(channels, -1).t().contiguous()
+    by_position = weight.reshape(channels, -1).t().contiguous()
     vectors = [each.contiguous() for each in norm[:2]] if norm else [None, None]
     bias = None if bias is None else bias.contiguous()
     size = (count, height, width, channels)
     eps = norm[2] if norm else 0.0
-    call(compiled().depthwise, x, by_channel, bias, plus, out, *vectors, eps, *size)
+    call(library.depthwise, x, by_position, bias, plus, out, *vectors, eps, *size)
     return out
 
 
@@ -72,11 +77,12 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
     """Gradient ``(C, 1, 7, 7)`` of the weight of ``conv2d(x, weight, padding=3, groups=C)``.
 
     Args:
-        x: Input ``(N, C, H, W)``, channels last, float32 or float64.
-        grad: Gradient of the output, of the same form.
-        weight: The convolution's.
+        x: Input ``(N, C, H, W)`` in channels_last memory format, float32 or float64.
+        grad: Gradient of the output, of the same shape and format.
+        weight: The convolution's weight.
     """
-    if compiled() is None:
+    library = compiled()
+    if library is None:
         mask = [False, True, False]
         one, half = [1, 1], [_SIZE // 2, _SIZE // 2]
         return torch.ops.aten.convolution_backward(
@@ -84,12 +90,12 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
         )[1]
     count, channels, height, width = x.shape
     out = x.new_zeros(_SIZE, _SIZE, channels)
-    run = getattr(compiled(), _GRADIENTS[x.dtype])
-    call(run, x, grad, out, count, height, width, channels)
+    function = getattr(library, _WEIGHT_GRADIENTS[x.dtype])
+    call(function, x, grad, out, count, height, width, channels)
     return out.permute(2, 0, 1).unsqueeze(1)
 
 
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
-    """The library of ``depthwise.c``; None where it cannot be made."""
-    return library(_SOURCE, _ARGUMENTS)
+    """The library of ``depthwise.c``; None where it cannot be compiled."""
+    return load_library(_SOURCE, _FUNCTIONS)

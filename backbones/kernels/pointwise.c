@@ -1,6 +1,7 @@
-/* GELU and LayerNorm of a ConvNeXt block on a CPU; see cpu_kernels.py.
+/* GELU and the backward passes of GELU and LayerNorm on a CPU; see pointwise.py.
  *
- * Rows are pixels. Everything is compiled for the machine it is for; without OpenMP on one thread. */
+ * Tensors are (rows, columns). Compiled for the machine it runs on; without OpenMP it uses one thread.
+ * Functions return 0, or 1 if they ran out of memory. */
 #include "vectors.h"
 #include <stdlib.h>
 #ifdef _OPENMP
@@ -9,7 +10,7 @@
 #define omp_get_thread_num() 0
 #endif
 
-/* Sums of each thread's own, added up in the order of threads: the same bits every time. */
+/* Adds the sums of each thread, in the order of threads: the same bits every time. */
 static void add_up(float *total, const float *parts, long columns, long stride, int threads)
 {
     for (int thread = 0; thread < threads; thread++)
@@ -42,8 +43,8 @@ static inline Vector normal(Vector x, Vector *density)
     return choose(x < 0, tail, 1.0f - tail);
 }
 
-/* GELU of x. The normal distribution's tail beyond |x| is (1 / p)^8 / 2 with a polynomial p in |x|, fitted so that
- * the GELU is wrong by 2e-7 at most. */
+/* GELU of x. The normal distribution's tail beyond |x| is (1 / p)^8 / 2 with a polynomial p in |x|, fitted to an
+ * error of the GELU of at most 2e-7. */
 static inline Vector gelu_of(Vector x)
 {
     static const float fitted[] = {2.932487621e-6f, -1.674714634e-5f, 9.758187045e-5f, 1.113515632e-4f,
@@ -58,12 +59,14 @@ static inline Vector gelu_of(Vector x)
     return x * choose(x < 0, tail, 1.0f - tail);
 }
 
-/* GELU of x plus bias into out, which may be x; squares get the columns' sums of its squares added. Bias and
- * squares may be null. */
-void gelu(const float *x, const float *bias, float *out, float *squares, long rows, long columns, int threads)
+/* Writes the GELU of x plus bias to out, which may be x, and adds its squares, summed over rows, to squares. Bias
+ * and squares may be null. */
+int gelu(const float *x, const float *bias, float *out, float *squares, long rows, long columns, int threads)
 {
     long stride = columns + LANES;
     float *parts = squares ? calloc(threads * stride, sizeof(float)) : 0;
+    if (squares && !parts)
+        return 1;
 #pragma omp parallel num_threads(threads)
     {
         float *sums = parts ? parts + omp_get_thread_num() * stride : 0;
@@ -83,73 +86,82 @@ void gelu(const float *x, const float *bias, float *out, float *squares, long ro
     if (squares)
         add_up(squares, parts, columns, stride, threads);
     free(parts);
+    return 0;
 }
 
-/* From x and the gradient of the GELU of x plus bias to the GELU and the gradient of x, in their places. The
- * gradient of the GELU has pull times the GELU added first; sums get the columns of the gradient of x. Bias and
- * pull may be null. */
-void gelu_back(float *x, const float *bias, float *gradient, const float *pull, float *sums, long rows,
-               long columns, int threads)
+/* Overwrites x with the GELU of x plus bias, and the GELU's gradient with the gradient of x. First the GELU times
+ * coefficient is added to its gradient. The gradient of x, summed over rows, is added to sums. Bias and coefficient
+ * may be null. */
+int gelu_backward(float *x, const float *bias, float *gradient, const float *coefficient, float *sums, long rows,
+                  long columns, int threads)
 {
     long stride = columns + LANES;
     float *parts = calloc(threads * stride, sizeof(float));
+    if (!parts)
+        return 1;
 #pragma omp parallel num_threads(threads)
     {
-        float *ours = parts + omp_get_thread_num() * stride;
+        float *thread_sums = parts + omp_get_thread_num() * stride;
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; row++)
             for (long c = 0; c < columns; c += LANES) {
-                float *at = x + row * columns + c, *towards = gradient + row * columns + c;
+                float *x_at = x + row * columns + c, *gradient_at = gradient + row * columns + c;
                 long left = columns - c;
-                Vector density, before = load(at, left), grad = load(towards, left);
+                Vector density, before = load(x_at, left), grad = load(gradient_at, left);
                 if (bias)
                     before += load(bias + c, left);
                 Vector probability = normal(before, &density), after = before * probability;
-                if (pull)
-                    grad += after * load(pull + c, left);
+                if (coefficient)
+                    grad += after * load(coefficient + c, left);
                 grad *= probability + before * density;
-                store(at, after, left);
-                store(towards, grad, left);
-                *(Vector *)(ours + c) += grad;
+                store(x_at, after, left);
+                store(gradient_at, grad, left);
+                *(Vector *)(thread_sums + c) += grad;
             }
     }
     add_up(sums, parts, columns, stride, threads);
     free(parts);
+    return 0;
 }
 
-/* LayerNorm's backward pass: gradient of its input into out, of its parameters added to grad_weight, grad_bias. */
-void norm_back(const float *gradient, const float *x, const float *mean, const float *rstd, const float *weight,
-               float *out, float *grad_weight, float *grad_bias, long rows, long columns, int threads)
+/* LayerNorm's backward pass: writes the gradient of its input to out, adds those of its parameters to grad_weight
+ * and grad_bias. */
+int layer_norm_backward(const float *gradient, const float *x, const float *mean, const float *rstd,
+                        const float *weight, float *out, float *grad_weight, float *grad_bias, long rows,
+                        long columns, int threads)
 {
     long half = columns + LANES, stride = 2 * half;
     float *parts = calloc(threads * stride, sizeof(float));
+    if (!parts)
+        return 1;
 #pragma omp parallel num_threads(threads)
     {
-        float *ours = parts + omp_get_thread_num() * stride, *biases = ours + half;
+        float *weight_sums = parts + omp_get_thread_num() * stride, *bias_sums = weight_sums + half;
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; row++) {
-            const float *towards = gradient + row * columns, *from = x + row * columns;
-            Vector all = {0}, along = {0};
+            const float *gradient_row = gradient + row * columns, *x_row = x + row * columns;
+            Vector sum = {0}, dot = {0};
             for (long c = 0; c < columns; c += LANES) {
                 long left = columns - c;
-                Vector grad = load(towards + c, left);
-                Vector normed = (load(from + c, left) - mean[row]) * rstd[row];
-                *(Vector *)(ours + c) += grad * normed;
-                *(Vector *)(biases + c) += grad;
+                Vector grad = load(gradient_row + c, left);
+                Vector normed = (load(x_row + c, left) - mean[row]) * rstd[row];
+                *(Vector *)(weight_sums + c) += grad * normed;
+                *(Vector *)(bias_sums + c) += grad;
                 grad *= load(weight + c, left);
-                all += grad;
-                along += grad * normed;
+                sum += grad;
+                dot += grad * normed;
             }
-            float a = sum_of(all) / columns, b = sum_of(along) / columns;
+            float mean_grad = sum_of(sum) / columns, mean_dot = sum_of(dot) / columns;
             for (long c = 0; c < columns; c += LANES) {
                 long left = columns - c;
-                Vector normed = (load(from + c, left) - mean[row]) * rstd[row];
-                Vector grad = load(towards + c, left) * load(weight + c, left);
-                store(out + row * columns + c, (grad - a - normed * b) * rstd[row], left);
+                Vector normed = (load(x_row + c, left) - mean[row]) * rstd[row];
+                Vector grad = load(gradient_row + c, left) * load(weight + c, left);
+                store(out + row * columns + c, (grad - mean_grad - normed * mean_dot) * rstd[row], left);
             }
         }
     }
     add_up(grad_weight, parts, columns, stride, threads);
     add_up(grad_bias, parts + half, columns, stride, threads);
     free(parts);
+    return 0;
 }

@@ -1,48 +1,48 @@
-"""GELU and LayerNorm's backward pass on a CPU, with what is summed up on the way, in C.
+"""GELU, and the backward passes of GELU and LayerNorm, with the sums needed beside them, on a CPU in C.
 
-Where there is no compiler (:mod:`.build`), and in float64, PyTorch's operators do the same in more
-passes.
+Without compiled C code (:mod:`.build`), and in float64, PyTorch's operators do the same in more passes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from .build import call, library
+from .build import call, load_library
 
 _SOURCE = Path(__file__).with_name('pointwise.c')
-# Kinds of the arguments, see c_code.py.
-_ARGUMENTS = {
+# Kinds of arguments, see build.py.
+_FUNCTIONS = {
     'gelu': 'ppppnnt',
-    'gelu_back': 'pppppnnt',
-    'norm_back': 'ppppppppnnt',
+    'gelu_backward': 'pppppnnt',
+    'layer_norm_backward': 'ppppppppnnt',
 }
 
 
-def _is_for_c(*tensors: Tensor | None) -> bool:
+def _can_use_c(*tensors: Tensor | None) -> bool:
     return compiled() is not None and all(
         t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors
     )
 
 
 def gelu(x: Tensor, bias: Tensor | None, out: Tensor, squares: Tensor | None = None) -> Tensor:
-    """GELU of ``x + bias``, and what GRN wants to know of it.
+    """GELU of ``x + bias``, and the sums of squares that GRN's norms are made of.
 
     Args:
         x: ``(rows, columns)``.
-        bias: ``(columns,)``, or none.
-        out: Gets the GELU; may be ``x``.
-        squares: ``(columns,)``, to which the sums of the GELU's squares are added.
+        bias: ``(columns,)``, or None.
+        out: The result is written here; may be ``x``.
+        squares: ``(columns,)``; each column's sum of squares of the result is added to it.
 
     Returns:
         ``out``.
     """
-    if _is_for_c(x, bias, out, squares):
+    if _can_use_c(x, bias, out, squares):
         call(compiled().gelu, x, bias, out, squares, *x.shape)
         return out
     torch.ops.aten.gelu.out(x if bias is None else torch.add(x, bias, out=out), out=out)
@@ -51,65 +51,69 @@ def gelu(x: Tensor, bias: Tensor | None, out: Tensor, squares: Tensor | None = N
     return out
 
 
-def gelu_back_(
-    x: Tensor, bias: Tensor | None, grad: Tensor, sums: Tensor, pull: Tensor | None = None
+def gelu_backward_(
+    x: Tensor,
+    bias: Tensor | None,
+    grad: Tensor,
+    sums: Tensor,
+    coefficient: Tensor | None = None,
 ) -> Tensor:
-    """Backward pass of GELU, which also gives its value once more.
+    """Backward pass of GELU, which also returns the GELU.
 
     Args:
-        x: ``(rows, columns)``; its content does not count afterwards.
-        bias: ``(columns,)``, or none; GELU was of ``x + bias``.
-        grad: Gradient of the GELU, of the same form; becomes that of ``x``.
-        sums: ``(columns,)``, to which the sums of the gradient of ``x`` are added.
-        pull: ``(columns,)``; the GELU times this is added to its gradient first.
+        x: ``(rows, columns)``; undefined afterwards.
+        bias: ``(columns,)``, or None; the GELU was of ``x + bias``.
+        grad: Gradient of the GELU, of the same shape; becomes the gradient of ``x``.
+        sums: ``(columns,)``; each column's sum of the gradient of ``x`` is added to it.
+        coefficient: ``(columns,)``; the GELU times this is added to its gradient first (GRN's part).
 
     Returns:
         The GELU of ``x + bias``.
     """
-    if _is_for_c(x, bias, grad, sums, pull):
-        call(compiled().gelu_back, x, bias, grad, pull, sums, *x.shape)
+    if _can_use_c(x, bias, grad, sums, coefficient):
+        call(compiled().gelu_backward, x, bias, grad, coefficient, sums, *x.shape)
         return x
     if bias is not None:
         x = x.add_(bias)
     value = torch.ops.aten.gelu(x)
-    if pull is not None:
-        grad.addcmul_(value, pull)
+    if coefficient is not None:
+        grad.addcmul_(value, coefficient)
     torch.ops.aten.gelu_backward.grad_input(grad, x, grad_input=grad)
     sums.addmv_(grad.t(), grad.new_ones(len(grad)))
     return value
 
 
-def norm_back(
+def layer_norm_backward(
     grad: Tensor,
     x: Tensor,
-    moments: tuple[Tensor, Tensor],
+    moments: Sequence[Tensor],
     weight: Tensor,
     out: Tensor,
-    sums: list[Tensor],
+    sums: Sequence[Tensor],
 ) -> None:
     """Backward pass of LayerNorm over rows.
 
     Args:
-        grad: Gradient of the norm, ``(rows, columns)``.
+        grad: Gradient of the norm's output, ``(rows, columns)``.
         x: Its input.
         moments: Mean and inverse standard deviation of each row.
-        weight: Its weight.
-        out: Gets the gradient of ``x``.
-        sums: To which the gradients of weight and bias are added.
+        weight: Its weight, ``(columns,)``.
+        out: The gradient of ``x`` is written here.
+        sums: The gradients of weight and bias are added to these.
     """
     mean, rstd = moments
-    if _is_for_c(grad, x, mean, rstd, weight, out, *sums):
-        call(compiled().norm_back, grad, x, mean, rstd, weight, out, *sums, *x.shape)
+    if _can_use_c(grad, x, mean, rstd, weight, out, *sums):
+        call(compiled().layer_norm_backward, grad, x, mean, rstd, weight, out, *sums, *x.shape)
         return
-    back = torch.ops.aten.native_layer_norm_backward(
+    grad_x, *grads = torch.ops.aten.native_layer_norm_backward(
         grad, x, weight.shape, mean, rstd, weight, sums[1], [True, True, True]
     )
-    out.copy_(back[0])
-    for total, part in zip(sums, back[1:]):
+    out.copy_(grad_x)
+    for total, part in zip(sums, grads):
         total += part
 
 
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
-    """The library of ``cpu_kernels.c``; None where it cannot be made."""
-    return library(_SOURCE, _ARGUMENTS)
+    """The library of ``pointwise.c``; None where it cannot be compiled."""
+    return load_library(_SOURCE, _FUNCTIONS)

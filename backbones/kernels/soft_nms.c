@@ -18,8 +18,8 @@ static double iou(const double *a, const double *b, double offset)
 }
 
 /* options: threshold of IoU, sigma, lowest score; method 0: naive, 1: linear, 2: Gaussian */
-void soft_nms(const double *boxes, double *scores, long *order, long *kept, long *left, const double *options,
-              long count, long method, long offset, int threads)
+int soft_nms(const double *boxes, double *scores, long *order, long *kept, long *left, const double *options,
+             long count, long method, long offset, int threads)
 {
     long remaining = count;
     (void)threads;
@@ -47,4 +47,5 @@ void soft_nms(const double *boxes, double *scores, long *order, long *kept, long
         }
         remaining = still;
     }
+    return 0;
 }

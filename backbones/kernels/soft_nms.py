@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .build import call, library
-from .eager import is_unwatched
+from .build import call, load_library
+from .eager import is_plain_eager
 
 NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 
@@ -18,7 +18,7 @@ NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 @functools.cache
 def compiled() -> ctypes.CDLL | None:
     """The library of ``soft_nms.c``; None where it cannot be made."""
-    return library(Path(__file__).with_name('soft_nms.c'), {'soft_nms': 'ppppppnnnt'})
+    return load_library(Path(__file__).with_name('soft_nms.c'), {'soft_nms': 'ppppppnnnt'})
 
 
 def soft_nms(
@@ -49,7 +49,7 @@ def soft_nms(
     """
     exact, lowered = boxes.double().contiguous(), scores.double().clone()
     options = (iou_threshold, sigma, min_score)
-    if compiled() is None or not (is_unwatched(exact) and is_unwatched(lowered)):
+    if compiled() is None or not (is_plain_eager(exact) and is_plain_eager(lowered)):
         kept = _by_torch(exact, lowered, *options, method, offset)
         return kept, lowered[kept]
     order, left = torch.empty(2, len(exact), dtype=torch.long).unbind()

@@ -1,5 +1,5 @@
-/* Vectors of floats of the width of the machine's registers: of wider ones compilers make code several times as
- * slow. */
+/* Vectors of floats of the width of the machine's registers. Compilers make code that is several times as slow
+ * from wider ones. */
 #ifndef VECTORS_H
 #define VECTORS_H
 #include <string.h>
@@ -15,7 +15,7 @@ enum { LANES = 4 };
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float))));
 typedef int Integers __attribute__((vector_size(LANES * sizeof(int)), aligned(sizeof(int))));
 
-/* Count floats, zeros after them; count may be more than a vector has. */
+/* Loads count floats, and zeros after them; count may be larger than a vector. */
 static inline Vector load(const float *from, long count)
 {
     Vector v = {0};

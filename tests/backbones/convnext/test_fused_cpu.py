@@ -1,8 +1,8 @@
-"""The fast blocks compute what the modules say, and stand back wherever they could not."""
+"""Fused blocks on a CPU compute what their modules would, and do not run where they could not."""
 
+import contextlib
 import copy
 import threading
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,21 +11,16 @@ from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backbones import ConvNeXt, ConvNeXtV2
-from backbones.convnext import fused_cpu as fast_cpu
-from backbones.kernels import depthwise
-from backbones.kernels import linear as cpu_linear
-from backbones.kernels import pointwise as cpu_kernels
+from backbones import ConvNeXt, ConvNeXtV2, set_fused
+from backbones.convnext import fused_cpu
+from backbones.convnext.block import GRN
+from backbones.convnext.fused_grn import grn_backward, grn_scale
+from backbones.kernels import depthwise, linear, pointwise
 from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.data.shapes import make_shapes
 from tests.close import require_close
 
 MODELS = {'V1': ConvNeXt, 'V2': ConvNeXtV2}
-
-
-def plainly():
-    """Within it blocks do what their modules say."""
-    return mock.patch.object(fast_cpu, 'fits', return_value=False)
 
 
 def model_of(version: str, arch='atto', dtype=torch.float64, **options) -> nn.Module:
@@ -50,16 +45,16 @@ def outputs_and_gradients(model: nn.Module, x: torch.Tensor) -> tuple[list, list
 
 @pytest.fixture
 def used(monkeypatch) -> list:
-    """Grows with every block that takes a fast path."""
+    """Grows with every block that runs fused."""
     calls = []
-    for name in ('run', 'add_branch_'):
-        own = getattr(fast_cpu, name)
+    for owner, name in ((fused_cpu, 'run'), (fused_cpu.InferenceSequence, 'run')):
+        own = getattr(owner, name)
 
         def noting(*args, own=own):
-            calls.append(args[0])
+            calls.append(args[-2])
             return own(*args)
 
-        monkeypatch.setattr(fast_cpu, name, noting)
+        monkeypatch.setattr(owner, name, noting)
     return calls
 
 
@@ -68,7 +63,7 @@ def used(monkeypatch) -> list:
 def test_every_size_in_float64_and_float32(version, arch, used):
     x = torch.randn(1, 3, 32, 64, dtype=torch.float64)
     model = model_of(version, arch)
-    with plainly():
+    with set_fused(False):
         outputs, gradients = outputs_and_gradients(model, x)
     require_close(model.eval()(x), outputs, 1e-12)
     assert used
@@ -84,12 +79,12 @@ def test_every_size_in_float64_and_float32(version, arch, used):
 
 @pytest.mark.parametrize('version', MODELS)
 @pytest.mark.parametrize('shape', [(1, 97, 131), (3, 64, 64), (2, 35, 300), (1, 32, 33)])
-@pytest.mark.parametrize('piece', [7, 1024])
-def test_any_size_of_image_and_piece(version, shape, piece, monkeypatch):
-    monkeypatch.setattr(fast_cpu, '_PIECE', piece)
+@pytest.mark.parametrize('chunk', [7, 1024])
+def test_any_size_of_image_and_chunk(version, shape, chunk, monkeypatch):
+    monkeypatch.setattr(fused_cpu, '_CHUNK_PIXELS', chunk)
     model = model_of(version)
     x = torch.randn(shape[0], 3, *shape[1:], dtype=torch.float64)
-    with plainly():
+    with set_fused(False):
         outputs, gradients = outputs_and_gradients(model, x)
     found = outputs_and_gradients(model, x)
     require_close(found[0], outputs, 1e-12)
@@ -103,13 +98,13 @@ def test_any_size_of_image_and_piece(version, shape, piece, monkeypatch):
 def test_drop_path_drops_the_same_samples(version, rate):
     model = model_of(version, drop_path_rate=rate)
     x = torch.randn(4, 3, 64, 64, dtype=torch.float64)
-    with plainly():
+    with set_fused(False):
         outputs, gradients = outputs_and_gradients(model, x)
     found = outputs_and_gradients(model, x)
     require_close(found[0], outputs, 1e-12)
     require_close(found[1], gradients, 1e-11)
     torch.manual_seed(3)
-    with torch.no_grad():  # also where nothing is to be learned
+    with torch.no_grad():  # also without gradients
         require_close(model(x), outputs, 1e-12)
 
 
@@ -121,7 +116,7 @@ def test_without_layer_scale_and_with_dead_channels(version):
             stage[0].pwconv1.weight[:5] = 0
             stage[0].pwconv1.bias[:5] = 0  # GELU gives 0, and GRN's norm of it is 0
     x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    with plainly():
+    with set_fused(False):
         outputs, gradients = outputs_and_gradients(model, x)
     if version == 'V2':
         # torch's gradient of the norm of zeros is 0 as well
@@ -140,7 +135,7 @@ def test_weights_may_change_in_any_way(version):
         before = model(x)
         for parameter in model.parameters():
             parameter.data.mul_(1.1)  # as averaging of weights does it: no version counter sees it
-        with plainly():
+        with set_fused(False):
             expected = model(x)
         require_close(model(x), expected, 1e-12)
         assert not torch.allclose(before[0], expected[0])
@@ -149,10 +144,10 @@ def test_weights_may_change_in_any_way(version):
         require_close(copy.deepcopy(model)(x), other(x), 0)
 
 
-def test_the_input_stays_as_it_is(used):
+def test_the_input_is_left_alone(used):
     model = model_of('V1').eval()
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    kept = x.clone()
+    original = x.clone()
     with torch.no_grad():
         model(x)
         block = model.stages[0][0]
@@ -161,19 +156,19 @@ def test_the_input_stays_as_it_is(used):
             given = y.clone(memory_format=torch.contiguous_format).contiguous(memory_format=form)
             block(given)
             assert torch.equal(given, y)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, original)
     assert used
 
 
 @pytest.mark.parametrize('where', ['stages.1.0', 'downsample_layers.1', 'stages.1.1.norm'])
 @pytest.mark.parametrize('grad', [False, True])
-def test_hooks_see_what_they_would(where, grad):
+def test_hooks_are_called_with_the_modules_outputs(where, grad):
     model = model_of('V1').eval()
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     seen = []
     model.get_submodule(where).register_forward_hook(lambda m, args, output: seen.append(output))
     with torch.set_grad_enabled(grad):
-        with plainly():
+        with set_fused(False):
             model(x)
         model(x)
     assert len(seen) == 2
@@ -185,7 +180,7 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_other_modules_in_a_block_are_honoured():
+def test_replaced_modules_of_a_block_run():
     model = model_of('V1').eval()
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     block = model.stages[0][0]
@@ -193,17 +188,17 @@ def test_other_modules_in_a_block_are_honoured():
     other.load_state_dict(block.pwconv1.state_dict())
     before = model(x)
     block.pwconv1 = other
-    with plainly():
+    with set_fused(False):
         expected = model(x)
     require_close(model(x), expected, 1e-12)
     assert not torch.allclose(before[0], expected[0])
     nn.utils.parametrizations.weight_norm(model.stages[1][0].pwconv2)
-    with plainly():
+    with set_fused(False):
         expected = model(x)
     require_close(model(x), expected, 1e-12)
 
 
-def test_where_it_stands_back(used):
+def test_where_modules_run(used):
     model = model_of('V2', dtype=torch.float32).eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.autocast('cpu', torch.bfloat16):
@@ -259,12 +254,12 @@ def test_frozen_stages_and_recomputed_blocks(options):
         sum(y.square().sum() for y in model(x)).backward()
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
-    with plainly():
+    with set_fused(False):
         expected = step()
     require_close(step(), expected, 1e-11)
 
 
-def test_only_some_parameters_learn():
+def test_only_some_parameters_need_gradients():
     model = model_of('V1')
     for name, parameter in model.named_parameters():
         parameter.requires_grad_('gamma' in name)
@@ -274,7 +269,7 @@ def test_only_some_parameters_learn():
     def step() -> list:
         return list(torch.autograd.grad(sum(y.square().sum() for y in model(x)), gammas))
 
-    with plainly():
+    with set_fused(False):
         expected = step()
     require_close(step(), expected, 1e-11)
 
@@ -301,7 +296,7 @@ def test_several_threads_at_once():
 
 
 @pytest.mark.parametrize(('version', 'share'), [('V1', 5), ('V2', 7)])
-def test_two_maps_are_kept_a_block(version, share):
+def test_a_block_saves_two_maps(version, share):
     """Input and convolution's output; the rest are stem, downsampling and norms."""
     model = model_of(version, 'tiny', torch.float32)
     x = torch.randn(1, 3, 128, 128)
@@ -309,25 +304,25 @@ def test_two_maps_are_kept_a_block(version, share):
     maps = sum(size**2 * width * depth for size, width, depth in stages)
     fast = saved_activation_bytes(model, lambda: model(x))
     assert fast < 2.9 * 4 * maps
-    with plainly():
+    with set_fused(False):
         assert saved_activation_bytes(model, lambda: model(x)) > 0.8 * share * fast
 
 
 @pytest.mark.parametrize('version', MODELS)
 @pytest.mark.parametrize('compiled', [False, True], ids=['torch', 'C'])
 @pytest.mark.parametrize('onednn', [False, True], ids=['MKL', 'oneDNN'])
-def test_with_whatever_the_machine_has(version, compiled, onednn, monkeypatch):
+def test_with_and_without_compiler_and_onednn(version, compiled, onednn, monkeypatch):
     if onednn and not torch.backends.mkldnn.is_available():
         pytest.skip('PyTorch has no oneDNN here')
     if not compiled:
-        for module in (cpu_kernels, depthwise):
+        for module in (pointwise, depthwise):
             monkeypatch.setattr(module, 'compiled', lambda: None)
-    monkeypatch.setattr(cpu_linear, 'has_onednn', lambda: onednn)
-    monkeypatch.setattr(cpu_linear, '_MIN_CHANNELS', 1)
-    monkeypatch.setattr(fast_cpu, '_PIECE', 100)
+    monkeypatch.setattr(linear, 'has_onednn', lambda: onednn)
+    monkeypatch.setattr(linear, '_MIN_CHANNELS', 1)
+    monkeypatch.setattr(fused_cpu, '_CHUNK_PIXELS', 100)
     model = model_of(version, drop_path_rate=0.2)
     x = torch.randn(2, 3, 96, 64, dtype=torch.float64)
-    with plainly():
+    with set_fused(False):
         expected, gradients = outputs_and_gradients(model.train(), x)
         without = model.eval()(x)
     model.float().train()
@@ -354,7 +349,7 @@ def losses_of_fifty_steps(root, plain: bool) -> list[float]:
             for n in names
         ]
         target = torch.tensor(np.stack(masks)[:, ::4, ::4].astype('int64'))
-        with plainly() if plain else mock.MagicMock():
+        with set_fused(False) if plain else contextlib.nullcontext():
             maps = backbone(x.permute(0, 3, 1, 2))
         loss = nn.functional.cross_entropy(head(maps[0]), target)
         optimizer.zero_grad()
@@ -370,3 +365,23 @@ def test_a_training_takes_the_same_course(tmp_path):
     fast = losses_of_fifty_steps(tmp_path / 'shapes', plain=False)
     assert plain[-1] < 0.5 * plain[0]
     np.testing.assert_allclose(fast, plain, rtol=1e-9)
+
+
+@pytest.mark.parametrize('dead', [0, 3])
+def test_gradients_of_grn(dead):
+    """Against autograd, also of channels that are 0 everywhere."""
+    torch.manual_seed(0)
+    module = GRN(20).double()
+    torch.nn.init.normal_(module.gamma)
+    x = torch.randn(2, 5, 7, 20, dtype=torch.float64)
+    x[..., :dead] = 0
+    x.requires_grad_()
+    out = module(x)
+    grad = torch.randn_like(out)
+    out.backward(grad)
+    with torch.no_grad():
+        norms, gamma = x.square().sum((1, 2)).sqrt(), module.gamma.flatten()
+        found = grn_backward(norms, gamma, dot=(grad * x).sum((1, 2)))
+        scale = grn_scale(norms, gamma)
+        grad_x = scale[:, None, None] * grad + found.coefficient[:, None, None] * x
+    require_close([grad_x, found.gamma.sum(0)], [x.grad, module.gamma.grad.flatten()], 1e-13)

@@ -1,29 +1,42 @@
-"""The fused blocks compute what the modules say, on CUDA or in Triton's interpreter."""
+"""Fused blocks for GPUs compute what their modules would, on CUDA or in Triton's interpreter."""
 
+import ast
+import contextlib
+import copy
+import inspect
 import os
 import re
 import subprocess
 import sys
-from unittest import mock
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
-from backbones import ConvNeXt, ConvNeXtV2
-from backbones.convnext import fused_cpu as fast_cpu
-from backbones.convnext import fused_gpu as fast_gpu
+from backbones import ConvNeXt, ConvNeXtV2, set_fused
+from backbones.convnext import fused_gpu
 from backbones.convnext.block import Block
-from backbones.convnext.fused_conditions import is_plain
-from backbones.kernels.eager import is_unwatched
 
 pytest.importorskip('triton')
 
-from backbones.kernels import triton_pointwise as gpu_kernels
+from backbones.kernels import triton_pointwise as kernels
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 HALVES = [torch.float16, torch.bfloat16]
 KINDS = {'V1': (1.0, False), 'V1 without layer scale': (0.0, False), 'V2': (0.0, True)}
+
+
+@contextlib.contextmanager
+def one_process_group():
+    """A process group of this process alone."""
+    backend = 'nccl' if DEVICE.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def block_of(kind: str, dim=40, rate=0.0) -> Block:
@@ -43,8 +56,8 @@ def results(block: Block, x: torch.Tensor, compute, half=None) -> list[torch.Ten
     torch.manual_seed(1)  # of drop path
     with torch.autocast(DEVICE.type, dtype=half or torch.bfloat16, enabled=half is not None):
         y = compute(x)
-    towards = torch.linspace(0, 99, y.numel()).sin().view_as(y).to(y)
-    y.backward(towards)
+    grad = torch.linspace(0, 99, y.numel()).sin().view_as(y).to(y)
+    y.backward(grad)
     return [y.detach(), x.grad, *(p.grad.clone() for p in block.parameters())]
 
 
@@ -59,7 +72,7 @@ def away(found: list, expected: list) -> list[float]:
 @pytest.mark.parametrize('shape', [(1, 40, 7, 5), (3, 40, 20, 30)])
 def test_in_float32(kind, rate, shape):
     block, x = block_of(kind, rate=rate), torch.randn(shape, device=DEVICE)
-    found = results(block, x, lambda x: fast_gpu.run(block, x))
+    found = results(block, x, lambda x: fused_gpu.run(block, x))
     torch.manual_seed(1)
     expected = results(block.double(), x.double(), block)
     if rate:  # masks are drawn in other dtypes, but of the same numbers
@@ -77,7 +90,7 @@ def test_under_autocast(kind, half, x_dtype):
         pytest.skip('no map has that dtype there')
     block = block_of(kind)
     x = torch.randn(2, 40, 12, 9, device=DEVICE).to(x_dtype)
-    found = results(block, x, lambda x: fast_gpu.run(block, x), half)
+    found = results(block, x, lambda x: fused_gpu.run(block, x), half)
     plain = results(block, x, block, half)
     assert [t.dtype for t in found] == [t.dtype for t in plain]
     exact = results(block.double(), x.double(), block)
@@ -90,45 +103,95 @@ def test_whole_in_half(dtype):
     block = block_of('V2').to(dtype)
     x = torch.randn(2, 40, 8, 8, device=DEVICE, dtype=dtype)
     with torch.inference_mode():
-        found, plain = fast_gpu.run(block, x), block(x)
+        found, plain = fused_gpu.run(block, x), block(x)
     exact = block.double()(x.double())
     assert found.dtype == dtype
     ours, theirs = away([found, plain], [exact, exact])
     assert ours < 1.5 * theirs + torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize('cls', [ConvNeXt, ConvNeXtV2])
-def test_whole_models(cls, monkeypatch):
-    """Frozen parts, recomputed blocks, and inference."""
+@pytest.fixture
+def used(monkeypatch) -> list:
+    """The real conditions but the device's, in the interpreter too; grows with every fused block."""
+    calls, own = [], fused_gpu.run
+
+    def noting(block, x):
+        calls.append(block)
+        return own(block, x)
+
+    monkeypatch.setattr(fused_gpu, '_is_on_gpu', lambda x: x.device.type == DEVICE.type)
+    monkeypatch.setattr(fused_gpu, 'run', noting)
+    fused_gpu.failure.cache_clear()
+    return calls
+
+
+def steps_of_models(cls, half=None, **options) -> list[list[torch.Tensor]]:
+    """Outputs, gradients and outputs without gradients, module by module and fused."""
     torch.manual_seed(0)
     arch = dict(depths=(1, 1, 2, 1), dims=(24, 40, 48, 64))
-    model = cls(arch, frozen_stages=1, with_cp=True, drop_path_rate=0.2).to(DEVICE)
+    model = cls(arch, drop_path_rate=0.2, **options).to(DEVICE)
     x = torch.randn(2, 3, 64, 96, device=DEVICE)
-    used = []
-
-    def fits(block, x) -> bool:
-        used.append(block)
-        return is_unwatched(x) and is_plain(block)
 
     def run() -> list[torch.Tensor]:
         model.train().zero_grad()
         torch.manual_seed(1)
-        outputs = list(model(x))
-        sum(
-            (y * torch.linspace(0, 99, y.numel()).sin().view_as(y).to(y)).sum() for y in outputs
-        ).backward()
-        grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-        with torch.no_grad():
-            outputs += model.eval()(x)
+        with torch.autocast(DEVICE.type, dtype=half or torch.bfloat16, enabled=half is not None):
+            outputs = list(model(x))
+            sum(
+                (y * torch.linspace(0, 99, y.numel()).sin().view_as(y).to(y)).sum() for y in outputs
+            ).backward()
+            grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            with torch.no_grad():
+                outputs += model.eval()(x)
         return [y.detach() for y in outputs] + grads
 
-    with mock.patch.object(fast_cpu, 'fits', return_value=False):
-        monkeypatch.setattr(fast_gpu, 'fits', lambda block, x: False)
+    with set_fused(False):
         expected = run()
-        monkeypatch.setattr(fast_gpu, 'fits', fits)
-        found = run()
-    assert len(used) >= 2 * sum(model.arch.depths)
+    with set_fused('gpu'):
+        return [run(), expected]
+
+
+@pytest.mark.parametrize('cls', [ConvNeXt, ConvNeXtV2])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_whole_models(cls, with_cp, used):
+    """Frozen parts, recomputed blocks, and inference.
+
+    With ``with_cp`` the kernels are first tried within a recomputed block, whose saved-tensor hooks must
+    not reach the trial.
+    """
+    found, expected = steps_of_models(cls, frozen_stages=1, with_cp=with_cp)
+    assert len(used) == 5 + 4 * with_cp + 5
+    assert fused_gpu.failure(DEVICE, torch.float32) is None
     assert max(away(found, expected)) < 1e-4
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_whole_models_under_autocast(with_cp, used):
+    found, modules = steps_of_models(ConvNeXtV2, half=torch.bfloat16, with_cp=with_cp)
+    assert len(used) == 5 + 5 * with_cp + 5
+    assert max(away(found, modules)) < 0.2
+
+
+def test_after_sharding(used):
+    """FSDP2 replaces the classes of modules and their parameters, which are whole in a forward pass."""
+    torch.manual_seed(0)
+    model = ConvNeXtV2(dict(depths=(1, 1, 2, 1), dims=(24, 40, 48, 64))).to(DEVICE)
+    x = torch.randn(2, 3, 64, 64, device=DEVICE)
+    with set_fused(False):
+        sum(y.square().mean() for y in model(x)).backward()
+    expected = [p.grad for p in model.parameters()]
+    sharded = copy.deepcopy(model)
+    sharded.zero_grad()
+    with one_process_group():
+        for stage in sharded.stages:
+            for block in stage:
+                fully_shard(block, reshard_after_forward=True)
+        fully_shard(sharded)
+        with set_fused('gpu'):
+            sum(y.square().mean() for y in sharded(x)).backward()
+        assert len(used) == 5
+        found = [p.grad.full_tensor() for p in sharded.parameters()]
+        assert max(away(found, expected)) < 1e-4
 
 
 SHAPES = [(1, 3, 40), (2, 37, 130), (3, 700, 24)]
@@ -149,23 +212,29 @@ def test_each_kernel(images, size, columns, dtype):
     exact = [t.double().requires_grad_() for t in (x, weight, bias)]
     y = nn.functional.layer_norm(exact[0], (columns,), *exact[1:], 1e-6)
     expected = torch.autograd.grad(y, exact, grad.double())
-    assert away([gpu_kernels.norm(x, weight, bias, 1e-6)], [y])[0] < error
-    assert max(away(list(gpu_kernels.norm_back(grad, x, weight, 1e-6)), list(expected))) < error
+    assert away([kernels.layer_norm(x, weight, bias, 1e-6)], [y])[0] < error
+    assert (
+        max(away(list(kernels.layer_norm_backward(grad, x, weight, 1e-6)), list(expected))) < error
+    )
 
-    value, squares = gpu_kernels.gelu(x, images)
+    value, squares = kernels.gelu(x, images)
     exact = x.double().requires_grad_()
     y = nn.functional.gelu(exact)
     by_image = y.square().view(images, size, columns).sum(1)
     assert max(away([value, squares], [y, by_image])) < error
-    for pull in (None, some(images, columns, dtype=torch.float32)):
+    for coefficient in (None, some(images, columns, dtype=torch.float32)):
         towards = grad.double().view(images, size, columns)
-        if pull is not None:
-            towards = towards + y.detach().view(images, size, columns) * pull.double()[:, None]
+        if coefficient is not None:
+            towards = (
+                towards + y.detach().view(images, size, columns) * coefficient.double()[:, None]
+            )
         (expected,) = torch.autograd.grad(y, exact, towards.view_as(y), retain_graph=True)
         back = grad.clone()
-        sums, value = gpu_kernels.gelu_back_(x, back, images, pull, value=pull is None)
+        sums, value = kernels.gelu_backward_(
+            x, back, images, coefficient, returns_gelu=coefficient is None
+        )
         assert max(away([back, sums], [expected, expected.sum(0)])) < error
-        assert (value is None) if pull is not None else away([value], [y])[0] < error
+        assert (value is None) if coefficient is not None else away([value], [y])[0] < error
 
     factor, shift = (some(images, columns, dtype=torch.float32) for _ in range(2))
     stream = some(rows, columns, dtype=torch.float32)
@@ -174,7 +243,7 @@ def test_each_kernel(images, size, columns, dtype):
         y = stream.double().view(images, size, columns) + branch * (1 if f is None else f[:, None])
         y = (y + (0 if s is None else s[:, None])).view(rows, columns)
         for out_dtype in {dtype, torch.float32}:
-            found = gpu_kernels.add_branch(stream, grad, images, out_dtype, f, s)
+            found = kernels.add_branch(stream, grad, images, out_dtype, f, s)
             assert found.dtype == out_dtype
             assert away([found], [y])[0] < error
     towards = stream.double().view(images, size, columns)
@@ -184,54 +253,101 @@ def test_each_kernel(images, size, columns, dtype):
             (towards * branch).sum(1) if b is not None else torch.zeros_like(factor),
             towards.sum(1),
         ]
-        found = gpu_kernels.add_branch_back(stream, b, images, dtype, f)
+        found = kernels.add_branch_backward(stream, b, images, dtype, f)
         assert max(away(list(found), expected)) < error
 
 
-def test_tried_before_they_are_used(monkeypatch, caplog):
+def test_compared_with_modules_before_use(monkeypatch):
     for dtype in (torch.float32, *HALVES):
-        assert fast_gpu._tried(DEVICE, dtype) == ''
+        assert fused_gpu._try(DEVICE, dtype) is None
     state = torch.get_rng_state()
-    fast_gpu._tried(DEVICE, torch.float32)
+    fused_gpu._try(DEVICE, torch.float32)
     assert torch.equal(torch.get_rng_state(), state)
-    with monkeypatch.context() as broken:
-        broken.setattr(gpu_kernels, 'norm', lambda x, *_: torch.zeros_like(x))
-        assert 'results differ by' in fast_gpu._tried(DEVICE, torch.float32)
-        broken.setattr(gpu_kernels, 'norm', lambda x, *_: torch.full_like(x, torch.nan))
-        assert 'results differ by nan' in fast_gpu._tried(DEVICE, torch.float32)
-        broken.setattr(gpu_kernels, 'norm', mock.Mock(side_effect=RuntimeError('no ptxas')))
-        fast_gpu.works.cache_clear()
-        assert not fast_gpu.works(DEVICE, torch.float32)
-    assert not fast_gpu.works(DEVICE, torch.float32)
-    fast_gpu.works.cache_clear()
-    assert fast_gpu.works(DEVICE, torch.float32)
-    monkeypatch.setattr(fast_gpu.importlib.util, 'find_spec', lambda name: None)
-    fast_gpu.works.cache_clear()
-    assert not fast_gpu.works(DEVICE, torch.float32)
-    fast_gpu.works.cache_clear()
+    monkeypatch.setattr(kernels, 'layer_norm', lambda x, *_: torch.zeros_like(x))
+    assert 'their error is' in fused_gpu._try(DEVICE, torch.float32)
+    monkeypatch.setattr(kernels, 'layer_norm', lambda x, *_: torch.full_like(x, torch.nan))
+    assert 'their error is nan' in fused_gpu._try(DEVICE, torch.float32)
+
+    def fail(*_):
+        raise RuntimeError('no ptxas')
+
+    monkeypatch.setattr(kernels, 'layer_norm', fail)
+    fused_gpu.failure.cache_clear()
+    assert 'no ptxas' in fused_gpu.failure(DEVICE, torch.float32)
+    monkeypatch.undo()
+    assert 'no ptxas' in fused_gpu.failure(DEVICE, torch.float32)  # not tried again
+    monkeypatch.setattr(fused_gpu.importlib.util, 'find_spec', lambda name: None)
+    fused_gpu.failure.cache_clear()
+    assert fused_gpu.failure(DEVICE, torch.float32) == 'Triton is not installed'
+    fused_gpu.failure.cache_clear()
 
 
-def test_only_on_cuda():
+def test_modules_run_where_kernels_fail(used, monkeypatch, caplog):
+    monkeypatch.setattr(kernels, 'layer_norm', lambda x, *_: torch.zeros_like(x))
+    found, expected = steps_of_models(ConvNeXt)
+    assert max(away(found, expected)) == 0
+    fused_gpu.failure.cache_clear()
+
+
+def test_only_on_cuda_and_switched_on():
     block = block_of('V1')
     x = torch.randn(1, 40, 8, 8, device=DEVICE)
-    assert fast_gpu.fits(block, x) == (DEVICE.type == 'cuda')
-    assert not fast_gpu.fits(block, x.double())
+    assert not fused_gpu.can_run_fused(block, x)  # off by default
+    with set_fused(True):
+        assert fused_gpu.can_run_fused(block, x) == (DEVICE.type == 'cuda')
+        assert not fused_gpu.can_run_fused(block, x.double())
+
+
+def test_strided_parameters_are_left_to_the_modules(used):
+    """The kernels read parameters as contiguous."""
+    block, x = block_of('V1'), torch.randn(1, 40, 8, 8, device=DEVICE)
+    with set_fused('gpu'):
+        assert fused_gpu.can_run_fused(block, x)
+        block.norm.weight = nn.Parameter(torch.randn(80, device=DEVICE)[::2])
+        assert not fused_gpu.can_run_fused(block, x)
+
+
+def test_every_launch_is_on_the_device_of_its_tensors():
+    """Triton launches on the current device, whatever the tensors' is."""
+    tree = ast.parse(inspect.getsource(kernels))
+
+    def launches(node: ast.AST) -> list[int]:
+        return [
+            call.lineno
+            for call in ast.walk(node)
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Subscript)
+            if getattr(call.func.value, 'id', '').endswith('_kernel')
+        ]
+
+    guarded = [
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With)
+        and [ast.unparse(i.context_expr).split('(')[0] for i in node.items]
+        == ['torch.cuda.device_of']
+        for line in launches(node)
+    ]
+    assert len(guarded) == 6
+    assert sorted(guarded) == sorted(launches(tree))
 
 
 _COMPILE = """
 import re, sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from backbones.kernels import triton_pointwise as gpu_kernels as kernels
+from backbones.kernels import triton_pointwise as kernels
 
-flags = dict(SCALES=True, SHIFTS=True, COMPARES=True, PULLS=True, KEEPS=True, **kernels._SHAPE)
+names = ('HAS_SCALE', 'HAS_SHIFT', 'HAS_BRANCH', 'HAS_COEFFICIENT', 'STORES_GELU')
+flags = dict.fromkeys(names, True) | kernels._TILE
 for capability in (80, 90):
     for dtype in ('bf16', 'fp16', 'fp32'):
         for columns in (96, 2816) if capability == 90 else (384,):
-            for name in ('norm', 'norm_back', 'gelu', 'gelu_back', 'add', 'add_back'):
+            for name in ('layer_norm', 'layer_norm_backward', 'gelu', 'gelu_backward',
+                         'add_branch', 'add_branch_backward'):
                 kernel = getattr(kernels, f'_{name}_kernel')
-                constants = flags | (kernels._shape_of_norm(columns) if 'norm' in name else {})
-                types = dict.fromkeys(['weight', 'bias', 'pull', 'factor', 'shift', 'sums'], '*fp32')
+                constants = flags | (kernels._norm_tile(columns) if 'norm' in name else {})
+                types = dict.fromkeys(
+                    ['weight', 'bias', 'coefficient', 'branch_scale', 'branch_shift', 'sums'], '*fp32')
                 types |= dict(rows='i32', columns='i32', eps='fp32')
                 names = kernel.arg_names
                 signature = {n: 'constexpr' if n.isupper() else types.get(n, '*' + dtype) for n in names}

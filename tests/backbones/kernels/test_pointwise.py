@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.kernels import pointwise as cpu_kernels
+from backbones.kernels import pointwise
 from tests.close import require_close
 
-C_MODULE = cpu_kernels
+C_MODULE = pointwise
 
 
 SIZES = [(1, 1), (3, 5), (7, 16), (33, 40), (100, 384)]
@@ -23,29 +23,29 @@ def test_gelu_and_its_squares(size, with_bias, way):
     bias = torch.randn(size[1]) if with_bias else None
     expected = nn.functional.gelu(x.double() + bias if with_bias else x.double())
     squares, out = torch.ones(size[1]), torch.empty(size)
-    assert cpu_kernels.gelu(x, bias, out, squares) is out
+    assert pointwise.gelu(x, bias, out, squares) is out
     require_close(out, expected, 1e-6)
     require_close(squares, 1 + expected.square().sum(0), 1e-6)
-    found = cpu_kernels.gelu(x.clone(), bias, out.zero_())
+    found = pointwise.gelu(x.clone(), bias, out.zero_())
     require_close(found, expected, 1e-6)
-    cpu_kernels.gelu(x, bias, x, squares.zero_())
+    pointwise.gelu(x, bias, x, squares.zero_())
     require_close([x, squares], [out, expected.square().sum(0)], 1e-6)
 
 
 @pytest.mark.parametrize('with_bias', [False, True])
-@pytest.mark.parametrize('with_pull', [False, True])
+@pytest.mark.parametrize('with_coefficient', [False, True])
 @pytest.mark.parametrize('size', SIZES)
-def test_back_through_gelu(size, with_pull, with_bias, way):
+def test_back_through_gelu(size, with_coefficient, with_bias, way):
     torch.manual_seed(0)
     x, grad = 3 * torch.randn(size), torch.randn(size)
-    pull = torch.randn(size[1]) if with_pull else None
+    coefficient = torch.randn(size[1]) if with_coefficient else None
     bias = torch.randn(size[1]) if with_bias else None
     exact = (x.double() + bias if with_bias else x.double()).requires_grad_()
     value = nn.functional.gelu(exact)
-    towards = grad.double() + (value.detach() * pull if with_pull else 0)
-    (expected,) = torch.autograd.grad(value, exact, towards)
+    grad_gelu = grad.double() + (value.detach() * coefficient if with_coefficient else 0)
+    (expected,) = torch.autograd.grad(value, exact, grad_gelu)
     sums = torch.ones(size[1])
-    found = cpu_kernels.gelu_back_(x, bias, grad, sums, pull)
+    found = pointwise.gelu_backward_(x, bias, grad, sums, coefficient)
     require_close([found, grad], [value, expected], 1e-6)
     require_close(sums, 1 + expected.sum(0), 1e-5)
 
@@ -57,15 +57,15 @@ def test_gelu_of_any_float(way):
     value = nn.functional.gelu(exact)
     (slope,) = torch.autograd.grad(value.sum(), exact)
     grad = torch.ones(1, len(x))
-    found = cpu_kernels.gelu_back_(x[None].clone(), None, grad, torch.zeros(len(x)))[0]
+    found = pointwise.gelu_backward_(x[None].clone(), None, grad, torch.zeros(len(x)))[0]
     torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=1e-6)
-    found = cpu_kernels.gelu(x[None], None, torch.empty(1, len(x)))[0]
+    found = pointwise.gelu(x[None], None, torch.empty(1, len(x)))[0]
     torch.testing.assert_close(found.double(), value, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(grad[0].double(), slope, rtol=1e-6, atol=1e-6)
     grad = torch.ones(1, 1)
-    broken = cpu_kernels.gelu_back_(torch.tensor([[float('nan')]]), None, grad, torch.zeros(1))
+    broken = pointwise.gelu_backward_(torch.tensor([[float('nan')]]), None, grad, torch.zeros(1))
     assert broken.isnan().all()
-    assert cpu_kernels.gelu(torch.tensor([[float('nan')]]), None, broken.zero_()).isnan().all()
+    assert pointwise.gelu(torch.tensor([[float('nan')]]), None, broken.zero_()).isnan().all()
     assert grad.isnan().all()
 
 
@@ -78,7 +78,7 @@ def test_back_through_the_norm(size, way):
     expected = torch.autograd.grad(y, exact, grad.double())
     _, *moments = torch.native_layer_norm(x, size[1:], weight, torch.zeros(size[1]), 1e-6)
     out, sums = torch.empty(size), [torch.zeros(size[1]), torch.zeros(size[1])]
-    cpu_kernels.norm_back(grad, x, moments, weight, out, sums)
+    pointwise.layer_norm_backward(grad, x, moments, weight, out, sums)
     require_close([out, *sums], expected, 1e-5)
 
 
@@ -92,7 +92,7 @@ def test_the_same_bits_every_time(way):
         results = []
         for _ in range(20):
             sums = torch.zeros(40)
-            cpu_kernels.gelu_back_(x.clone(), None, grad.clone(), sums)
+            pointwise.gelu_backward_(x.clone(), None, grad.clone(), sums)
             results.append(sums)
     finally:
         torch.set_num_threads(before)
@@ -105,29 +105,29 @@ def test_without_a_working_compiler(compiler, monkeypatch, tmp_path):
     monkeypatch.setenv('CC', compiler)
     if not compiler:
         monkeypatch.setenv('PATH', str(tmp_path))
-    cpu_kernels.compiled.cache_clear()
+    pointwise.compiled.cache_clear()
     try:
-        assert cpu_kernels.compiled() is None
+        assert pointwise.compiled() is None
         assert not list(tmp_path.rglob('*.so'))
     finally:
-        cpu_kernels.compiled.cache_clear()
+        pointwise.compiled.cache_clear()
 
 
 def test_compiled_once_for_all(monkeypatch, tmp_path):
-    if cpu_kernels.compiled() is None:
+    if pointwise.compiled() is None:
         pytest.skip('no C compiler here')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     for _ in range(2):
-        cpu_kernels.compiled.cache_clear()
-        assert cpu_kernels.compiled() is not None
+        pointwise.compiled.cache_clear()
+        assert pointwise.compiled() is not None
         (library,) = tmp_path.rglob('*.so')
         first = library.stat().st_mtime_ns
     assert library.stat().st_mtime_ns == first
-    cpu_kernels.compiled.cache_clear()
+    pointwise.compiled.cache_clear()
 
 
 def test_a_compiler_without_openmp(monkeypatch, tmp_path):
-    if cpu_kernels.compiled() is None:
+    if pointwise.compiled() is None:
         pytest.skip('no C compiler here')
     compiler = tmp_path / 'cc'
     compiler.write_text(
@@ -137,12 +137,12 @@ def test_a_compiler_without_openmp(monkeypatch, tmp_path):
     compiler.chmod(0o755)
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.setenv('CC', str(compiler))
-    cpu_kernels.compiled.cache_clear()
+    pointwise.compiled.cache_clear()
     try:
         x, squares = torch.randn(50, 20), torch.zeros(20)
         expected = nn.functional.gelu(x)
-        cpu_kernels.gelu(x, None, x, squares)
+        pointwise.gelu(x, None, x, squares)
         torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
         assert list(tmp_path.rglob('*.so'))
     finally:
-        cpu_kernels.compiled.cache_clear()
+        pointwise.compiled.cache_clear()
