@@ -18,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from backbones import ConvNeXt, ConvNeXtV2, set_fused
 from backbones.convnext import fused_gpu
 from backbones.convnext.block import Block
+from backbones.convnext.fused import FusedBlock
 
 pytest.importorskip('triton')
 
@@ -25,6 +26,7 @@ from backbones.kernels import triton_pointwise as kernels
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 HALVES = [torch.float16, torch.bfloat16]
+ARCH = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 24))
 KINDS = {'V1': (1.0, False), 'V1 without layer scale': (0.0, False), 'V2': (0.0, True)}
 
 
@@ -116,9 +118,13 @@ def used(monkeypatch) -> list:
     calls, own = [], fused_gpu.run
 
     def noting(block, x):
-        calls.append(block)
+        if isinstance(block, FusedBlock):  # not the trial's
+            calls.append(block)
         return own(block, x)
 
+    if DEVICE.type == 'cpu':  # the interpreter takes as long for rows that do not exist
+        monkeypatch.setattr(kernels, '_SPAN', 32)
+        monkeypatch.setattr(kernels, '_TILE', kernels._TILE | {'SPAN': 32})
     monkeypatch.setattr(fused_gpu, '_is_on_gpu', lambda x: x.device.type == DEVICE.type)
     monkeypatch.setattr(fused_gpu, 'run', noting)
     fused_gpu.failure.cache_clear()
@@ -128,9 +134,8 @@ def used(monkeypatch) -> list:
 def steps_of_models(cls, half=None, **options) -> list[list[torch.Tensor]]:
     """Outputs, gradients and outputs without gradients, module by module and fused."""
     torch.manual_seed(0)
-    arch = dict(depths=(1, 1, 2, 1), dims=(24, 40, 48, 64))
-    model = cls(arch, drop_path_rate=0.2, **options).to(DEVICE)
-    x = torch.randn(2, 3, 64, 96, device=DEVICE)
+    model = cls(ARCH, drop_path_rate=0.2, **options).to(DEVICE)
+    x = torch.randn(2, 3, 32, 64, device=DEVICE)
 
     def run() -> list[torch.Tensor]:
         model.train().zero_grad()
@@ -160,7 +165,7 @@ def test_whole_models(cls, with_cp, used):
     not reach the trial.
     """
     found, expected = steps_of_models(cls, frozen_stages=1, with_cp=with_cp)
-    assert len(used) == 5 + 4 * with_cp + 5
+    assert len(used) == 4 + 3 * with_cp + 4
     assert fused_gpu.failure(DEVICE, torch.float32) is None
     assert max(away(found, expected)) < 1e-4
 
@@ -168,14 +173,14 @@ def test_whole_models(cls, with_cp, used):
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_whole_models_under_autocast(with_cp, used):
     found, modules = steps_of_models(ConvNeXtV2, half=torch.bfloat16, with_cp=with_cp)
-    assert len(used) == 5 + 5 * with_cp + 5
+    assert len(used) == 4 + 4 * with_cp + 4
     assert max(away(found, modules)) < 0.2
 
 
 def test_after_sharding(used):
     """FSDP2 replaces the classes of modules and their parameters, which are whole in a forward pass."""
     torch.manual_seed(0)
-    model = ConvNeXtV2(dict(depths=(1, 1, 2, 1), dims=(24, 40, 48, 64))).to(DEVICE)
+    model = ConvNeXtV2(ARCH).to(DEVICE)
     x = torch.randn(2, 3, 64, 64, device=DEVICE)
     with set_fused(False):
         sum(y.square().mean() for y in model(x)).backward()
@@ -189,7 +194,7 @@ def test_after_sharding(used):
         fully_shard(sharded)
         with set_fused('gpu'):
             sum(y.square().mean() for y in sharded(x)).backward()
-        assert len(used) == 5
+        assert len(used) == 4
         found = [p.grad.full_tensor() for p in sharded.parameters()]
         assert max(away(found, expected)) < 1e-4
 

@@ -7,6 +7,7 @@ import torchvision
 from mmengine.registry import MODELS
 
 from backbones import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, ConfigError, ConvNeXt, ConvNeXtV2
+from backbones.convnext import Block
 
 # Parameters of the dense-prediction backbone (body and four output norms).
 PARAMETERS = {
@@ -190,22 +191,20 @@ def test_order_of_outputs_follows_out_indices():
 
 def test_drop_path_rate_grows_linearly_over_blocks():
     model = ConvNeXt('tiny', drop_path_rate=0.4)
-    rates = [block.drop_path.rate for stage in model.stages for block in stage]
+    rates = [block.drop_path.p for stage in model.stages for block in stage]
     assert rates == pytest.approx([0.4 * i / 17 for i in range(18)])
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples():
-    from backbones.convnext.block import DropPath
-
     torch.manual_seed(0)
-    layer = DropPath(0.25).train()
+    layer = Block(8, 0.25, 1.0, False).drop_path.train()
     out = layer(torch.ones(4000, 3, 2, 2))
     per_sample = out.flatten(1)
     assert (per_sample == per_sample[:, :1]).all()
     assert out.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert out.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.equal(layer.eval()(out), out)
-    assert DropPath(1.0).train()(torch.ones(3, 1)).sum() == 0
+    assert Block(8, 1.0, 1.0, False).drop_path.train()(torch.ones(3, 1)).sum() == 0
 
 
 def test_layer_scale_zero_leaves_it_out():
