@@ -131,6 +131,10 @@ def used(monkeypatch) -> list:
     return calls
 
 
+def loss_of(outputs) -> torch.Tensor:
+    return sum((y * torch.linspace(0, 99, y.numel()).sin().view_as(y).to(y)).sum() for y in outputs)
+
+
 def steps_of_models(cls, half=None, **options) -> list[list[torch.Tensor]]:
     """Outputs, gradients and outputs without gradients, module by module and fused."""
     torch.manual_seed(0)
@@ -142,9 +146,7 @@ def steps_of_models(cls, half=None, **options) -> list[list[torch.Tensor]]:
         torch.manual_seed(1)
         with torch.autocast(DEVICE.type, dtype=half or torch.bfloat16, enabled=half is not None):
             outputs = list(model(x))
-            sum(
-                (y * torch.linspace(0, 99, y.numel()).sin().view_as(y).to(y)).sum() for y in outputs
-            ).backward()
+            loss_of(outputs).backward()
             grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
             with torch.no_grad():
                 outputs += model.eval()(x)
@@ -183,7 +185,7 @@ def test_after_sharding(used):
     model = ConvNeXtV2(ARCH).to(DEVICE)
     x = torch.randn(2, 3, 64, 64, device=DEVICE)
     with set_fused(False):
-        sum(y.square().mean() for y in model(x)).backward()
+        loss_of(model(x)).backward()
     expected = [p.grad for p in model.parameters()]
     sharded = copy.deepcopy(model)
     sharded.zero_grad()
@@ -193,7 +195,7 @@ def test_after_sharding(used):
                 fully_shard(block, reshard_after_forward=True)
         fully_shard(sharded)
         with set_fused('gpu'):
-            sum(y.square().mean() for y in sharded(x)).backward()
+            loss_of(sharded(x)).backward()
         assert len(used) == 4
         found = [p.grad.full_tensor() for p in sharded.parameters()]
         assert max(away(found, expected)) < 1e-4
