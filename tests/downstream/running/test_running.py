@@ -69,6 +69,7 @@ def test_float16_recipe_trains_in_float32_without_cuda():
 
 @pytest.mark.parametrize('native', [False, True])
 def test_bfloat16_on_a_gpu_without_it_is_warned_of(native, monkeypatch):
+    cfg = Config.fromfile(UPERNET)
     shown = []
     monkeypatch.setattr(precision, 'print_log', lambda text, *args, **kwargs: shown.append(text))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
@@ -76,15 +77,15 @@ def test_bfloat16_on_a_gpu_without_it_is_warned_of(native, monkeypatch):
     monkeypatch.setattr(
         torch.cuda, 'is_bf16_supported', lambda including_emulation=True: native or including_emulation
     )  # fmt: skip
-    set_precision(Config.fromfile(UPERNET), 'bf16')
+    set_precision(cfg, 'bf16')
     assert len(shown) == (not native)
     assert native or shown[0].startswith('Tesla T4 emulates bfloat16')
 
 
 def test_cuda_takes_float16_by_default(monkeypatch):
+    cfg = Config.fromfile(UPERNET)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: True)
-    cfg = Config.fromfile(UPERNET)
     set_precision(cfg, None)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     set_precision(cfg, 'bf16')
