@@ -1,4 +1,4 @@
-"""What a row takes on other hardware than the papers': batch, accumulation, steps and memory."""
+"""How to train a row on other hardware than the papers': batch, accumulation, steps and memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ _TRAINED_SIZE = {'coco': (800, 1344), 'lsj': (1024, 1024)}
 _ROIS = (512, 128)
 # Bytes per trained parameter: value, gradient and Adam's two moments in float32.
 _STATE_BYTES = 16
+# Bytes per trained parameter that Adam over lists of tensors (torch.optim, foreach=True, the default on
+# CUDA) allocates in a step: the square roots of the second moments. Activations are freed by then.
+_STEP_BYTES = 4
+# Bytes per trained parameter of DistributedDataParallel's buckets, which hold a copy of the gradients
+# unless gradient_as_bucket_view is set.
+_BUCKET_BYTES = 4
 # Four figures were fitted to the memory that mmdetection's and mmsegmentation's model zoos log, so that
-# every one of their ConvNeXt rows comes out within a third (tests/zoo/test_plan.py). What mixed precision
+# every one of their ConvNeXt rows comes out within a third (test_plan.py). What mixed precision
 # leaves of the activations: norms and losses stay in float32, and casts are kept beside what they cast.
 _MIXED = 0.7
 # Proposals, anchors and masks of an image, which no layer's output shows, and what a process needs, GiB.
@@ -37,8 +43,8 @@ class Plan:
     Attributes:
         batch_per_gpu: Images per GPU and step.
         accumulation: Steps whose gradients are added before the optimizer's.
-        gpus: How many.
-        batch: Images that the optimizer sees at a time.
+        gpus: Number of GPUs.
+        batch: Images per step of the optimizer.
         published_batch: The paper's.
         steps: Of the optimizer.
         memory: Estimate per GPU, GiB.
@@ -67,7 +73,7 @@ def plan(row: Row, gpus: int, memory: float | None = None) -> Plan:
     if gpus < 1:
         raise ConfigError(f'--gpus {gpus}: give at least 1.')
     published = row.cfg.train_dataloader.batch_size * GPUS
-    estimate = MemoryEstimate(row.cfg)
+    estimate = MemoryEstimate(row.cfg, gpus)
     shares = [b for b in range(1, published // gpus + 1) if published % (b * gpus) == 0]
     if row.task == 'segmentation' and gpus == 1:
         shares = shares[1:]  # BatchNorm cannot learn from one image that was pooled to a point
@@ -108,20 +114,33 @@ def in_words(row: Row, found: Plan) -> str:
             f'  batch         {found.batch_per_gpu} per GPU x {found.gpus} GPUs x {found.accumulation} '
             f'accumulated = {found.batch}, as published',
             f'  steps         {found.steps:,} of the optimizer',
-            f'  memory        about {found.memory:.1f} GiB per GPU (an estimate: within a third)',
+            f'  memory        about {found.memory:.1f} GiB per GPU (an estimate, not calibrated on a GPU)',
             f'  {command}',
         ]
     )
 
 
 class MemoryEstimate:
-    """GiB that training takes, as a function of the images per GPU."""
+    """GiB that training takes, as a function of the images per GPU.
 
-    def __init__(self, cfg: Config) -> None:
+    The peak is the larger of two moments: the end of the forward pass, with all saved activations, and
+    the optimizer's step, with its temporaries. Activations are counted for the plain modules, which run
+    on a GPU unless fused blocks are turned on; these save less. Not calibrated on a GPU by this project.
+
+    Args:
+        cfg: Of a row.
+        gpus: How many; with several, DistributedDataParallel adds its buckets.
+    """
+
+    def __init__(self, cfg: Config, gpus: int = GPUS) -> None:
         model = build_on_meta(cfg).train()
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         frozen = sum(p.numel() for p in model.parameters()) - trained
         self.fixed = trained * _STATE_BYTES + frozen * 4
+        wrapper = cfg.get('model_wrapper_cfg') or {}
+        if gpus > 1 and not wrapper.get('gradient_as_bucket_view'):
+            self.fixed += trained * _BUCKET_BYTES
+        self.step = trained * _STEP_BYTES
         self.mixed = cfg.optim_wrapper.type == 'AmpOptimWrapper'
         self.per_image = activation_bytes(model, trained_size(cfg))
         if self.mixed:
@@ -135,7 +154,7 @@ class MemoryEstimate:
             self.per_image += _DETECTION * 2**30
 
     def __call__(self, batch: int) -> float:
-        return _CONSTANT + (self.fixed + batch * self.per_image) / 2**30
+        return _CONSTANT + (self.fixed + max(batch * self.per_image, self.step)) / 2**30
 
 
 def trained_size(cfg: Config) -> tuple[int, int]:
