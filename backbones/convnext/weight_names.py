@@ -37,7 +37,7 @@ class Layout:
     drop: str | None = None
 
     def official_name(self, key: str) -> str | None:
-        """The official name of ``key``, or None for a tensor that means nothing to this network."""
+        """The official name of ``key``, or None for a tensor that this network does not have."""
         if self.drop and re.match(self.drop, key):
             return None
         for pattern, replacement in self.renames:

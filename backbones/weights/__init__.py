@@ -1,1 +1,1 @@
-"""Pretrained weights: found, downloaded, read as data, translated and loaded whole."""
+"""Pretrained weights: sources, download, reading as data, translation of names, strict loading."""

@@ -1,4 +1,4 @@
-"""What timm knows: names of models, tags of weights, where they lie, and under which licence."""
+"""timm's catalog: names of models, tags of weights, their files and licences."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check_model_name(name: str) -> None:
 
 
 def tags(model: str) -> tuple[str, ...]:
-    """The tags of the weights that timm knows for a model."""
+    """The tags of the pretrained weights of a timm model."""
     import timm
 
     names = timm.list_pretrained(f'{model}.*') + timm.list_pretrained(model)
@@ -85,5 +85,5 @@ def input_statistics(
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what ``error`` says, or its kind."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""The tensors of a file under the names that a model has for them."""
+"""The tensors of a file under the names of a model's parameters."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _HEAD = re.compile(r'(head|fc|classifier)\.')
 
 @dataclass(frozen=True)
 class Translation:
-    """A state dict in official names.
+    """A state dict under a model's names.
 
     Attributes:
-        layout: Name of the layout that it had.
-        prefix: What stood before the backbone's names.
-        tensors: By official name, in the shapes of the file.
-        dropped: Names of tensors that are known to mean nothing here.
-        foreign: Names that the layout does not explain.
+        layout: Name of the library whose names the file has.
+        prefix: Prefix of the backbone's names in the file.
+        tensors: Tensors by the model's names, in the shapes of the file.
+        dropped: Names in the file of tensors that the model does not need.
+        foreign: Names in the file that the layout does not explain.
     """
 
     layout: str

@@ -114,7 +114,7 @@ def in_words(row: Row, found: Plan) -> str:
             f'  batch         {found.batch_per_gpu} per GPU x {found.gpus} GPUs x {found.accumulation} '
             f'accumulated = {found.batch}, as published',
             f'  steps         {found.steps:,} of the optimizer',
-            f'  memory        about {found.memory:.1f} GiB per GPU (an estimate, not calibrated on a GPU)',
+            f'  memory        about {found.memory:.1f} GiB per GPU (estimate, not measured on a GPU)',
             f'  {command}',
         ]
     )
