@@ -22,7 +22,7 @@ def accepted_arguments(cls: type) -> set[str]:
     for base in cls.__mro__:
         if '__init__' not in vars(base):
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)['__init__']).parameters.values()
         names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             break
@@ -65,6 +65,7 @@ class Backbone(BaseModule):
             training mode too.
     """
 
+    _is_init: bool  # mmengine's
     out_channels: tuple[int, ...] = ()
     out_strides: tuple[int, ...] = ()
     size_divisor: int | None = None

@@ -59,7 +59,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """An optimizer wrapper over ``model`` (bare or wrapped for distribution)."""
-        model = model.module if is_model_wrapper(model) else model
+        model = getattr(model, 'module') if is_model_wrapper(model) else model  # noqa: B009
         wrapper_cfg = {'type': 'OptimWrapper', **self.optim_wrapper_cfg}
         groups = self.param_groups(model)
         _log_groups(groups)
@@ -118,8 +118,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 depths.get(name.removeprefix(start), behind) if name.startswith(start) else behind
             )
 
-        spared = getattr(backbone, 'no_weight_decay', set)()
-        return depth_of, {f'backbone.{name}' for name in spared}
+        exempt: set[str] = getattr(backbone, 'no_weight_decay', set)()
+        return depth_of, {f'backbone.{name}' for name in exempt}
 
 
 def depths_of(backbone: nn.Module, decay_type: str = 'layer_wise') -> dict[str, Depth]:

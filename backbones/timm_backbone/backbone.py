@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any, TypeAlias
 from unittest import mock
 
 import torch
@@ -34,6 +35,9 @@ from backbones.weights.timm_catalog import check_model_name, first_line, input_s
 from backbones.weights.translation import Translation
 
 from .pyramid import pyramid_level
+
+# An nn.Module with what timm's models have besides: feature_info, forward_intermediates, ...
+TimmModel: TypeAlias = Any
 
 STRIDES = (4, 8, 16, 32)
 NORM_EPS = 1e-6
@@ -109,7 +113,7 @@ class TimmBackbone(Backbone):
         if not self.out_indices or not set(self.out_indices) <= {0, 1, 2, 3}:
             raise ConfigError(f'out_indices={out_indices!r}: give maps out of 0, 1, 2, 3.')
         self._model_args = _model_args(model, drop_path_rate, dict(model_args or {}))
-        self.model = _create(model, self._model_args)
+        self.model: TimmModel = _create(model, self._model_args)
 
         # For each output its stride, and the feature map that it is made from.
         features = _features(model, self.model)
@@ -148,22 +152,22 @@ class TimmBackbone(Backbone):
         self._freeze(frozen_stages)
 
     @property
-    def num_stages(self) -> int:
+    def num_stages(self) -> int:  # type: ignore[override]
         """How many stages ``frozen_stages`` counts: timm's coarse groups of layers."""
         return max(_groups(self.model, coarse=True).values())
 
     @property
-    def added_modules(self) -> tuple[str, ...]:
+    def added_modules(self) -> tuple[str, ...]:  # type: ignore[override]
         """The pyramid's layers and the output norms, which timm's files do not contain."""
         return ('pyramid', *(f'norm{i}' for i in self.out_indices))
 
     @property
-    def recipe_frozen_stages(self) -> int:
+    def recipe_frozen_stages(self) -> int:  # type: ignore[override]
         """ResNet detectors are fine-tuned with the stem and the first stage frozen."""
         return 1 if _is_resnet(self.model) else -1
 
     @property
-    def takes_drop_path_rate(self) -> bool:
+    def takes_drop_path_rate(self) -> bool:  # type: ignore[override]
         """Whether timm's model has drop path; not for ResNets, whose recipes have none."""
         return 'drop_path_rate' in accepted_arguments(type(self.model)) and not _is_resnet(
             self.model
@@ -284,7 +288,8 @@ class TimmBackbone(Backbone):
 
         names = [name for name, _ in self.model.named_parameters()]
         if isinstance(self.model, ConvNeXt):
-            blocks = len(self.model.stages[2].blocks)
+            model: TimmModel = self.model
+            blocks = len(model.stages[2].blocks)
             rule = lambda name: convnext_rule(_TIMM_LAYOUT.official_name(name), blocks)  # noqa: E731
             return {f'model.{name}': rule(name) for name in names}
         if _is_resnet(self.model):
@@ -304,7 +309,7 @@ def _model_args(name: str, drop_path_rate: float, given: dict) -> dict:
     with torch.device('meta'):
         model = _create(name, given)
     accepted = accepted_arguments(type(model))
-    args = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
+    args: dict[str, object] = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
     strides = {info['reduction'] for info in model.feature_info}
     if 14 in strides and 'patch_size' in accepted:
         # timm resamples the weights of the patch embedding to another size of patches.
@@ -316,7 +321,7 @@ def _model_args(name: str, drop_path_rate: float, given: dict) -> dict:
     return args | given
 
 
-def _create(name: str, args: Mapping, **pretrained) -> nn.Module:
+def _create(name: str, args: Mapping, **pretrained) -> TimmModel:
     import timm
 
     from .swin import pad_before_shift
@@ -331,7 +336,7 @@ def _create(name: str, args: Mapping, **pretrained) -> nn.Module:
     return model
 
 
-def _features(name: str, model: nn.Module) -> dict[int, int]:
+def _features(name: str, model: TimmModel) -> dict[int, int]:
     """The last feature map of every stride that is of use: stride -> index.
 
     Raises:
@@ -386,7 +391,7 @@ def _odd_multiple(size: int, divisor: int) -> int:
 
 
 @torch.no_grad()
-def _run_on_meta(model: nn.Module, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
+def _run_on_meta(model: TimmModel, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
     """The feature maps of a timm model on the meta device for two images ``(3, height, width)``."""
     return model.forward_intermediates(
         torch.zeros(2, 3, height, width, device='meta'),
@@ -397,7 +402,7 @@ def _run_on_meta(model: nn.Module, indices: Sequence[int], height: int, width: i
 
 
 def _what_does_not_fit(
-    model: nn.Module, indices: Sequence[int], strides: Sequence[int], height: int, width: int
+    model: TimmModel, indices: Sequence[int], strides: Sequence[int], height: int, width: int
 ) -> str:
     """Why images of this size do not give maps of these strides; empty if they do."""
     try:
@@ -411,7 +416,7 @@ def _what_does_not_fit(
     return ''
 
 
-def _leaves_outputs_unnormalised(model: nn.Module) -> bool:
+def _leaves_outputs_unnormalised(model: TimmModel) -> bool:
     """Whether anything but BatchNorm normalises: such models do so within the branches of residual
     blocks, and the stream that comes out is not normalised."""
     kinds = {type(module) for module in model.modules()}
@@ -464,7 +469,7 @@ def _block_names(module: nn.Module, prefix: str, groups: Mapping[str, int]) -> I
             yield from _block_names(child, f'{prefix}{child_name}.', groups)
 
 
-def _groups(model: nn.Module, coarse: bool) -> dict[str, int]:
+def _groups(model: TimmModel, coarse: bool) -> dict[str, int]:
     """timm's layer number (coarse: stage number) of every parameter; the stem has 0."""
     from timm.models import group_parameters
 

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 
 class _PadBeforeShift:
+    window_size: tuple[int, int]
+
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         down, right = -height % self.window_size[0], -width % self.window_size[1]
-        return super()._attn(F.pad(x, (0, 0, 0, right, 0, down)))[:, :height, :width]
+        padded = F.pad(x, (0, 0, 0, right, 0, down))
+        return super()._attn(padded)[:, :height, :width]  # type: ignore[misc]  # the block's
 
 
 class PaddedSwinBlock(_PadBeforeShift, SwinTransformerBlock):

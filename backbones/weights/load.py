@@ -141,8 +141,9 @@ def load_state(
 
 
 def _translate(model: nn.Module, state: Mapping[str, Tensor]) -> Translation:
-    if hasattr(model, 'translate'):
-        return model.translate(state)
+    translate = getattr(model, 'translate', None)
+    if translate is not None:
+        return translate(state)
     return by_own_names(state, model.state_dict())
 
 
@@ -158,7 +159,11 @@ def _added_modules(model: nn.Module) -> Collection[str]:
 def _compare(
     model: nn.Module, translation: Translation, source: str, licence: str
 ) -> tuple[Report, dict[str, Tensor]]:
-    matching, reshaped, initialized, missing, mismatched = {}, [], [], [], []
+    matching: dict[str, Tensor] = {}
+    reshaped: list[str] = []
+    initialized: list[str] = []
+    missing: list[str] = []
+    mismatched: list[str] = []
     tensors = dict(translation.tensors)
     added = _added_modules(model)
     for name, expected in model.state_dict().items():

@@ -139,10 +139,12 @@ def _unwrapped(content: object) -> dict[str, Tensor] | None:
     """The state dict within ``content``, taken out of the usual wrappers."""
     for _ in range(3):
         if not isinstance(content, Mapping):
-            return None
+            break
         inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
         if inner is None:
             break
         content = inner
+    if not isinstance(content, Mapping):
+        return None
     state = {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
     return state if state and len(state) == len(content) else None

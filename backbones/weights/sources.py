@@ -111,7 +111,7 @@ def _of_timm(name: str, model_and_tag: str) -> Source:
         licence = f'{cfg.license} (according to timm)'
     if cfg.hf_hub_id:
         return _of_hub(name, licence, cfg.hf_hub_id)
-    if cfg.url and not cfg.custom_load:
+    if isinstance(cfg.url, str) and cfg.url and not cfg.custom_load:
         return _of_url(name, licence, cfg.url)
     raise WeightsError(f'{name}: timm names no file that can be downloaded and read.')
 

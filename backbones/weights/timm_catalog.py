@@ -63,7 +63,9 @@ def pretrained_cfg(name: str) -> PretrainedCfg:
             f'timm:{name}: timm has no weights {tag!r} of {model}; '
             + (f'known: {", ".join(known)}.' if known else 'it has none at all of this model.')
         )
-    return get_pretrained_cfg(name)
+    cfg = get_pretrained_cfg(name)
+    assert cfg is not None  # the tag is known
+    return cfg
 
 
 def input_statistics(

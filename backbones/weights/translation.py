@@ -43,7 +43,7 @@ def by_own_names(state: Mapping[str, Tensor], own: Collection[str]) -> Translati
     matches = {
         prefix: sum(f'{prefix}{name}' in state for name in own) for prefix in prefixes_of(state)
     }
-    prefix = max(matches, key=matches.get)
+    prefix = max(matches, key=lambda prefix: matches[prefix])
     inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     tensors = {name: value for name, value in inside.items() if name in own}
     dropped = [k for k in state if not k.startswith(prefix)]
