@@ -1,6 +1,7 @@
 """Measure everything beside its peers, and write docs/performance.md.
 
 python -m benchmarks [--quick] [--only NAME ...]
+python -m benchmarks --first-gpu [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks import backbone, evaluation, gpu, memory, models, operators
+from benchmarks import backbone, evaluation, first_gpu, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
 from benchmarks.timing import alone
 from downstream.contract.saved_memory import saved_activation_bytes
@@ -197,7 +198,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description='Measure everything beside its peers.')
     parser.add_argument('--quick', action='store_true', help='few rounds; writes nothing')
     parser.add_argument('--only', nargs='+', choices=PARTS, help='these tables')
+    parser.add_argument(
+        '--first-gpu', action='store_true', help='what could not be tried without a GPU, in minutes'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=Path('work_dirs/first_gpu'), help='its logs and verdicts'
+    )
     args = parser.parse_args()
+    if args.first_gpu:
+        raise SystemExit(first_gpu.main(args.out.resolve()))
     rounds = 3 if args.quick else 9
     torch.set_num_threads(2)
     limit = os.environ.get('ATEN_CPU_CAPABILITY')
