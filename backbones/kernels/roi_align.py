@@ -17,6 +17,8 @@ from .build import call, load_library
 from .eager import is_plain_eager
 
 _torchvision_backward = required('torch.ops.torchvision._roi_align_backward')
+# Of the deterministic gradient, whose memory grows with them.
+_BOXES_AT_A_TIME = 32
 _KINDS = 'ppp' + 'n' * 9 + 'ft'
 
 
@@ -55,12 +57,50 @@ class RoIAlign:
 
     def back(self, grad: Tensor, boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Gradient of the maps, of ``shape`` ``(N, C, H, W)``, from that of the result."""
+        if grad.is_cuda and torch.are_deterministic_algorithms_enabled():
+            return self._back_deterministically(grad, boxes, shape)
         if not self._can_use_c(grad, boxes):
             options = (self.scale, *self.size, *shape, self.sampling, self.aligned)
             return _torchvision_backward(grad, boxes, *options)
         maps = torch.empty(shape, memory_format=torch.channels_last).zero_()
         self._run(compiled().roi_align_backward, grad.contiguous(), boxes, maps, shape)
         return maps
+
+    def _back_deterministically(
+        self, grad: Tensor, boxes: Tensor, shape: tuple[int, ...]
+    ) -> Tensor:
+        """The gradient by matrix products: the CUDA kernel adds atomically, and raises in this mode.
+
+        The mean of bilinear samples is separable: ``out[y, x]`` is the sum over ``h`` and ``w`` of
+        ``rows[y, h] columns[x, w] map[h, w]``.
+        """
+        grad_maps = grad.new_zeros(shape)
+        height, width = shape[2:]
+        for image in range(shape[0]):
+            own = (boxes[:, 0] == image).nonzero()[:, 0]
+            for chunk in own.split(_BOXES_AT_A_TIME):
+                x1, y1, x2, y2 = boxes[chunk, 1:].T
+                rows = self._weights(y1, y2, self.size[0], height)
+                columns = self._weights(x1, x2, self.size[1], width)
+                spread = torch.einsum('kcyx,kxw->kycw', grad[chunk], columns).flatten(0, 1)
+                grad_maps[image] += torch.einsum('ah,acw->chw', rows.flatten(0, 1), spread)
+        return grad_maps
+
+    def _weights(self, low: Tensor, high: Tensor, bins: int, size: int) -> Tensor:
+        """Weight of each of ``size`` lines of a map in each bin of boxes ``(K,)``: ``(K, bins, size)``."""
+        start = low * self.scale - (0.5 if self.aligned else 0)
+        extent = (high - low) * self.scale
+        extent = extent if self.aligned else extent.clamp(min=1)
+        step = (extent / bins)[:, None, None]
+        count = torch.full_like(step, self.sampling) if self.sampling > 0 else step.ceil()
+        sample = torch.arange(int(count.max().clamp(min=0)), device=low.device, dtype=low.dtype)
+        bin_start = start[:, None, None] + torch.arange(bins, device=low.device)[:, None] * step
+        at = bin_start + (sample + 0.5) * step / count.clamp(min=1)
+        counts = (sample < count) & (at >= -1) & (at <= size)
+        lines = torch.arange(size, device=low.device, dtype=low.dtype)
+        # Linear interpolation between lines is a hat around each line.
+        hats = (1 - (at.clamp(0, size - 1)[..., None] - lines).abs()).clamp(min=0)
+        return (hats * counts[..., None]).sum(2) / count.clamp(min=1)
 
     @staticmethod
     def _can_use_c(*tensors: Tensor) -> bool:

@@ -6,6 +6,13 @@ import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
 from .metric import CocoInstanceMetric
 from .precision import Float32RoIExtractor, Float32RPNHead
+from .preprocessor import AsyncDetDataPreprocessor
 from .tta import InstanceTTAModel
 
-__all__ = ['CocoInstanceMetric', 'Float32RPNHead', 'Float32RoIExtractor', 'InstanceTTAModel']
+__all__ = [
+    'AsyncDetDataPreprocessor',
+    'CocoInstanceMetric',
+    'Float32RPNHead',
+    'Float32RoIExtractor',
+    'InstanceTTAModel',
+]

@@ -14,6 +14,11 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.registry import MODELS
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+# A feature map -> its form for RoIAlign, as long as the map lives. The heads of a cascade have extractors
+# of their own, which all sample the same maps.
+_prepared = WeakTensorKeyDictionary()
 
 
 @MODELS.register_module()
@@ -24,10 +29,24 @@ class Float32RoIExtractor(SingleRoIExtractor):
         self, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None
     ) -> Tensor:
         """``feats``: one ``(N, C, H, W)`` a level; ``rois``: ``(K, 5)``; returns ``(K, C, h, w)``."""
-        dtype = feats[0].dtype
-        exact = torch.promote_types(dtype, torch.float32)
-        sampled = super().forward([feat.to(exact) for feat in feats], rois, roi_scale_factor)
-        return sampled.to(dtype)
+        sampled = super().forward([_prepare(feat) for feat in feats], rois, roi_scale_factor)
+        return sampled.to(feats[0].dtype)
+
+
+def _prepare(feat: Tensor) -> Tensor:
+    """A feature map in float32 at least and in the layout that RoIAlign reads, made once per map."""
+    exact = torch.promote_types(feat.dtype, torch.float32)
+    # The C code of the CPU reads channels_last, torchvision's CUDA kernel NCHW.
+    layout = torch.channels_last if feat.device.type == 'cpu' else torch.contiguous_format
+    has_gradient = feat.requires_grad and torch.is_grad_enabled()
+    known = _prepared.get(feat)
+    if known is not None and known.requires_grad == has_gradient:
+        return known
+    prepared = feat.to(exact, memory_format=layout)
+    # An entry that holds its own key would live for ever: the map itself, or a leaf of the graph.
+    if prepared is not feat and not (has_gradient and feat.is_leaf):
+        _prepared[feat] = prepared
+    return prepared
 
 
 @MODELS.register_module()

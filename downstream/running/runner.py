@@ -128,6 +128,9 @@ class SuiteRunner(Runner):
     @staticmethod
     def build_dataloader(dataloader: DataLoader | dict, *args, **kwargs) -> DataLoader:
         """A loader that names the files it cannot read, and opens none outside of its data set."""
+        if isinstance(dataloader, dict) and torch.cuda.is_available():
+            # Copies to the device are asynchronous from pinned memory alone.
+            dataloader = {'pin_memory': True, **dataloader}
         with without_coco_output():
             loader = Runner.build_dataloader(dataloader, *args, **kwargs)
         check_reading(loader.dataset)

@@ -6,5 +6,6 @@ import_quietly('mmseg.datasets', 'mmseg.models', 'mmseg.evaluation')
 
 from .metric import SegmentationMetric
 from .pictures import SegmentationPicturesHook
+from .preprocessor import AsyncSegDataPreProcessor
 
-__all__ = ['SegmentationMetric', 'SegmentationPicturesHook']
+__all__ = ['AsyncSegDataPreProcessor', 'SegmentationMetric', 'SegmentationPicturesHook']

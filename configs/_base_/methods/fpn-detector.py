@@ -6,7 +6,7 @@ from downstream.data.pipelines import imagenet_normalization
 
 model = dict(
     data_preprocessor=dict(
-        type='DetDataPreprocessor',
+        type='AsyncDetDataPreprocessor',
         **imagenet_normalization(),
         bgr_to_rgb=True,
         pad_mask=True,

@@ -5,7 +5,7 @@ from downstream.data.pipelines import imagenet_normalization
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
-        type='SegDataPreProcessor',
+        type='AsyncSegDataPreProcessor',
         **imagenet_normalization(),
         bgr_to_rgb=True,
         pad_val=0,

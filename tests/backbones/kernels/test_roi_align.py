@@ -56,6 +56,20 @@ def require_like_torchvision(
         torch.testing.assert_close(back.double(), towards, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('sampling', [0, 2])
+@pytest.mark.parametrize('aligned', [False, True])
+def test_the_deterministic_gradient_is_torchvisions(sampling, aligned):
+    align = RoIAlign((2, 3), 0.25, sampling, aligned)
+    boxes = boxes_of(2, 160, 70).double()
+    boxes[:, 3:] = boxes[:, 3:].maximum(boxes[:, 1:3])  # proposals are not turned round
+    for shape in ((30, 41), (1, 5)):
+        maps = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
+        grad = torch.randn(70, 3, 2, 3, dtype=torch.float64)
+        (expected,) = torch.autograd.grad(by_torchvision(align, maps, boxes), maps, grad)
+        found = align._back_deterministically(grad, boxes, maps.shape)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_what_is_no_box_samples_nothing():
     maps = torch.randn(2, 20, 8, 8)
     good = torch.tensor([1.0, 4, 4, 20, 20])

@@ -6,7 +6,7 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmengine.config import ConfigDict
 
-from downstream.detection import Float32RoIExtractor, Float32RPNHead
+from downstream.detection import Float32RoIExtractor, Float32RPNHead, precision
 
 EXTRACTOR = {
     'roi_layer': {'type': 'RoIAlign', 'output_size': 7, 'sampling_ratio': 0},
@@ -56,6 +56,26 @@ def test_gradients_reach_reduced_features():
     Float32RoIExtractor(**EXTRACTOR)(feats, rois).float().sum().backward()
     assert all(feat.grad.dtype == torch.bfloat16 for feat in feats)
     assert feats[0].grad.abs().sum() > 0
+
+
+def test_maps_are_prepared_once_for_all_extractors():
+    feats, rois = pyramid_and_rois()
+    leaves = [feat.bfloat16().requires_grad_() for feat in feats]
+    exact = [feat.detach().float().requires_grad_() for feat in leaves]
+    feats = [leaf * 1 for leaf in leaves]  # as a neck gives them
+    total = sum(Float32RoIExtractor(**EXTRACTOR)(feats, rois).double().sum() for _ in range(3))
+    first = precision._prepare(feats[0])
+    assert first is precision._prepare(feats[0])
+    assert first.requires_grad
+    total.backward()
+    sum(SingleRoIExtractor(**EXTRACTOR)(exact, rois).double().sum() for _ in range(3)).backward()
+    for leaf, same in zip(leaves, exact):
+        torch.testing.assert_close(leaf.grad.float(), same.grad, rtol=1e-2, atol=1e-2)
+    with torch.no_grad():
+        assert not precision._prepare(feats[0]).requires_grad
+    count = len(precision._prepared)
+    del feats, total
+    assert len(precision._prepared) == count - 4  # nothing lives longer than its map
 
 
 def proposals(head_class: type) -> torch.Tensor:
