@@ -87,7 +87,7 @@ class RoIAlign:
         return grad_maps
 
     def _weights(self, low: Tensor, high: Tensor, bins: int, size: int) -> Tensor:
-        """Weight of each of ``size`` lines of a map in each bin of boxes ``(K,)``: ``(K, bins, size)``."""
+        """Weights ``(K, bins, size)`` of the lines of a map in the bins of boxes ``(K,)``."""
         start = low * self.scale - (0.5 if self.aligned else 0)
         extent = (high - low) * self.scale
         extent = extent if self.aligned else extent.clamp(min=1)
