@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--check-data',
-        choices=['quick', 'full', 'no'],
+        choices=['quick', 'full', 'only', 'no'],
         default='quick',
-        help='check of the data before training; full opens every file',
+        help='check of the data before training; full opens every file; only does that and stops',
     )
     return parse_run_arguments(parser)
 
@@ -55,9 +55,12 @@ def main() -> None:
             auto_scale_lr=args.auto_scale_lr,
             keep_batch=args.keep_batch,
         )
-        from downstream.running.train import train
+        from downstream.running.train import check_data_only, train
 
-        train(options, check_data=args.check_data)
+        if args.check_data == 'only':
+            check_data_only(options)
+        else:
+            train(options, check_data=args.check_data)
 
     run(command)
 

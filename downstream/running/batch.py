@@ -1,4 +1,4 @@
-"""A recipe's batch on fewer GPUs: gradients are accumulated, and everything counted in steps follows."""
+"""A recipe's batch on fewer GPUs: gradients are accumulated, and what counts steps is adapted."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def recipe_batch(cfg: Config, option: str) -> int:
 
 
 def keep_batch(cfg: Config, processes: int) -> int:
-    """Let the optimizer of ``cfg`` see the recipe's batch, whatever fits on one GPU.
+    """Accumulate gradients in ``cfg`` up to the recipe's batch.
 
     Every ``n`` forward passes make one step of the optimizer. What counts iterations (schedules,
-    length, validation and checkpoints where they go by iterations) takes ``n`` times as many, such
-    that the optimizer's step ``i`` has the recipe's learning rate of step ``i``.
+    length, validation and checkpoints where they go by iterations, EMAHook) takes ``n`` times as many,
+    such that step ``i`` of the optimizer has the recipe's learning rate of step ``i``, and averaged
+    weights are updated once per step.
 
     Args:
         cfg: A config to train; changed in place.
@@ -37,7 +38,8 @@ def keep_batch(cfg: Config, processes: int) -> int:
         ``n``.
 
     Raises:
-        ConfigError: The recipe's batch is no multiple of what one pass sees.
+        ConfigError: The recipe's batch is not a multiple of the images of one pass, or EMAHook cannot
+            count steps.
     """
     wanted, own = recipe_batch(cfg, '--keep-batch'), cfg.train_dataloader.batch_size
     count, rest = divmod(wanted, own * processes)
@@ -61,6 +63,9 @@ def _stretch(cfg: Config, count: int) -> None:
     checkpoint = cfg.get('default_hooks', {}).get('checkpoint')
     if checkpoint and not checkpoint.get('by_epoch', True):
         checkpoint.interval *= count
+    for hook in cfg.get('custom_hooks') or []:
+        if hook.get('type') == 'EMAHook':
+            _stretch_ema(hook, count)
     for scheduler in cfg.param_scheduler:
         if scheduler.get('by_epoch', True):
             continue
@@ -70,3 +75,23 @@ def _stretch(cfg: Config, count: int) -> None:
             scheduler.end *= count
         if 'milestones' in scheduler:  # counted from `begin` on
             scheduler.milestones = [step * count for step in scheduler.milestones]
+
+
+def _stretch_ema(hook: dict, count: int) -> None:
+    """One update of the averaged weights per step of the optimizer, after its last pass.
+
+    Up to ``begin_iter`` the average is a copy of the weights, from there on mmengine averages every
+    ``interval`` passes.
+    """
+    kind = hook.get('ema_type', 'ExponentialMovingAverage')
+    known = ('ExponentialMovingAverage', 'StochasticWeightAverage', 'MomentumAnnealingEMA')
+    if kind not in known or hook.get('begin_epoch'):
+        raise ConfigError(
+            f'--keep-batch: EMAHook with ema_type={kind!r}, begin_epoch={hook.get("begin_epoch", 0)} '
+            f'counts passes, not steps of the optimizer. Take ema_type out of {", ".join(known)}, and '
+            'begin_iter in the place of begin_epoch.'
+        )
+    hook['interval'] = hook.get('interval', 1) * count
+    hook['begin_iter'] = max(hook.get('begin_iter', 0), 1) * count
+    if kind == 'MomentumAnnealingEMA':
+        hook['gamma'] = hook.get('gamma', 100) * count

@@ -20,7 +20,7 @@ from downstream.paths import CONFIGS, find_config
 
 from .batch import keep_batch, recipe_batch
 from .checkpoint.read import read
-from .precision import set_precision
+from .precision import require_usable_gpu, set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.
 _TRAINING_KEYS = (
@@ -150,6 +150,7 @@ def training_config(options: TrainOptions) -> Config:
         ConfigError: A value or a combination is not possible.
         WeightsError: The checkpoint to resume from cannot be used.
     """
+    require_usable_gpu()
     cfg = read_config(options)
     set_precision(cfg, options.amp)
     resume = options.resume or ('auto' if was_restarted() else None)
@@ -188,6 +189,7 @@ def testing_config(options: TestOptions) -> Config:
         ConfigError: A value or a combination is not possible.
         WeightsError: The checkpoint cannot be used.
     """
+    require_usable_gpu()
     cfg = read_config(options)
     read(options.checkpoint, mmap=True)
     cfg.load_from = options.checkpoint

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -16,6 +19,8 @@ from torch import nn
 
 from backbones.errors import ConfigError
 
+_DRIVER = Path('/proc/driver/nvidia/version')
+
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
@@ -26,6 +31,24 @@ class BFloat16OptimWrapper(OptimWrapper):
         device = get_device()
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield
+
+
+def require_usable_gpu() -> None:
+    """Raise where there is an NVIDIA driver that PyTorch cannot use; a run would take the CPU.
+
+    Raises:
+        ConfigError: The driver is too old for the installed PyTorch, or that one is built without CUDA.
+    """
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    if hidden or torch.cuda.is_available() or not _DRIVER.is_file():
+        return
+    found = re.search(r'Kernel Module\D*([\d.]+)', _DRIVER.read_text())
+    built = f'for CUDA {torch.version.cuda}' if torch.version.cuda else 'without CUDA'
+    raise ConfigError(
+        f'this machine has an NVIDIA driver ({found[1] if found else "version unknown"}), but PyTorch '
+        f'{torch.__version__}, built {built}, cannot use it. Update the driver or install a PyTorch '
+        "built for it; to use the CPU on purpose, set CUDA_VISIBLE_DEVICES=''."
+    )
 
 
 def set_precision(cfg: Config, amp: str | None) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import os.path as osp
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -93,7 +94,9 @@ class SuiteRunner(Runner):
         self._request = (resume, load_from)
         # The seed is replaced in this very dict, when the processes have met (setup_env).
         self._randomness = {'seed': None, **(randomness or {})}
-        with files.raise_on_full_disk(work_dir):
+        # The start of a test is in the hands of its caller, which has another advice.
+        training = kwargs.get('train_cfg') is not None
+        with files.raise_on_full_disk(work_dir) if training else nullcontext():
             super().__init__(
                 model,
                 work_dir,
@@ -273,6 +276,8 @@ class SuiteRunner(Runner):
                 )
             dist.init_process_group('gloo')
         super().setup_env(env_cfg)
+        if env_cfg.get('tf32') and self._train_loop is not None:
+            torch.backends.cuda.matmul.allow_tf32 = True
         self._start = self._agree_on_start()
 
     def _agree_on_start(self) -> Start:
@@ -280,6 +285,21 @@ class SuiteRunner(Runner):
         start = agree_on_start(self.work_dir, *self._request, self._randomness['seed'])
         self._randomness['seed'] = start.seed
         return start
+
+    def set_randomness(
+        self, seed: int | None = None, diff_rank_seed: bool = False, deterministic: bool = False
+    ) -> None:
+        """Seed this process.
+
+        ``deterministic`` takes deterministic kernels where there are some and warns of the others.
+        mmengine's raises an error then, at the loss of every segmenter on CUDA.
+        """
+        if deterministic:
+            # cuBLAS reads it when it is first used.
+            os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+        super().set_randomness(seed, diff_rank_seed, deterministic)
+        if deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
 
     def load_or_resume(self) -> None:
         """Load what the processes have agreed on when they met."""
@@ -290,6 +310,8 @@ class SuiteRunner(Runner):
             )
         self._resume, self._load_from = self._start.resume, self._start.checkpoint
         super().load_or_resume()
+        if self._train_loop is not None and torch.backends.cuda.matmul.allow_tf32:
+            self.logger.info('Matrix products in float32 use TF32 on CUDA (env_cfg.tf32).')
 
     def build_logger(self, log_level='INFO', log_file=None, **kwargs) -> MMLogger:
         logger = super().build_logger(log_level, log_file, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 from downstream.data.checks import check_datasets
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.distributed.processes import is_first_process
-from downstream.running.checkpoint.files import write_text
+from downstream.running.checkpoint.files import raise_on_full_disk, write_text
 
 from .config import TestOptions, task_of, testing_config
 from .train import build_runner
@@ -29,9 +30,14 @@ def evaluate(options: TestOptions, show_report: bool = True) -> dict:
         :class:`~downstream.segmentation.SegmentationMetric` (percent).
 
     Raises:
-        UserError: Config, data or checkpoint are not as they must be; nothing was written.
+        UserError: Config, data or checkpoint cannot be used, or the disk is full.
     """
     cfg = testing_config(options)
+    with raise_on_full_disk(cfg.work_dir, 'make room and run the test again.'):
+        return _evaluate(cfg, options, show_report)
+
+
+def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
     if is_first_process():
         check_datasets(cfg, ('test',))
     runner = build_runner(cfg)
@@ -55,7 +61,7 @@ def evaluate(options: TestOptions, show_report: bool = True) -> dict:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write ``content`` such that no reader sees half a file."""
+    """Write ``content`` atomically."""
     write_text(path, json.dumps(content, indent=2) + '\n')
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
+from backbones.errors import ConfigError
 from downstream.data.checks import check_datasets
 from downstream.distributed.processes import is_first_process
 
@@ -17,20 +19,36 @@ def train(options: TrainOptions, check_data: str = 'quick') -> SuiteRunner:
 
     Args:
         options: Config and command line.
-        check_data: ``'quick'``, ``'full'`` (open every file first) or ``'no'``.
+        check_data: ``'quick'``, ``'full'`` (open every file first) or ``'no'``. ``'full'`` is for one
+            process: others would wait for the first one longer than they do.
 
     Returns:
         The runner, after the last epoch.
 
     Raises:
-        UserError: Config, data or checkpoint are not as they must be; nothing was written.
+        UserError: Config, data or checkpoint cannot be used; nothing was written.
     """
+    if check_data == 'full' and options.launcher != 'none':
+        raise ConfigError(
+            '--check-data full opens every file in one process, longer than the others wait for it. '
+            'Check without a launcher first: python tools/train.py CONFIG --check-data only.'
+        )
     cfg = training_config(options)
     if check_data != 'no' and is_first_process():
         check_datasets(cfg, ('train', 'val'), full=check_data == 'full')
     runner = build_runner(cfg)
     runner.train()
     return runner
+
+
+def check_data_only(options: TrainOptions) -> None:
+    """Open every file of the training and validation data that a config names, and train nothing.
+
+    Raises:
+        DataError: Something is wrong with them.
+    """
+    check_datasets(training_config(options), ('train', 'val'), full=True)
+    print_log('Every file of the training and validation data can be read.', 'current')
 
 
 def build_runner(cfg: Config) -> SuiteRunner:

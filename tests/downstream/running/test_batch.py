@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from torch import nn
 
 from backbones import ConfigError
@@ -107,3 +107,55 @@ def test_scaling_the_rate_keeps_the_ratios_of_layer_decay(tool, shapes, tmp_path
     for group in groups:
         expected = cfg.optim_wrapper.optimizer.lr * factor * group['lr_scale']
         assert group['initial_lr'] == pytest.approx(expected)
+
+
+class Steps:
+    """What EMAHook reads of a runner."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.iter, self.epoch = model, 0, 0
+        self.max_iters, self.max_epochs = 1000, 1
+
+
+def averaged(hook_cfg: dict, count: int, steps: int) -> list[float]:
+    """The averaged weight after each step, whose weights are 1, 2, 3, ..., in ``count`` passes each."""
+    model = nn.Linear(1, 1, bias=False).requires_grad_(False)
+    model.weight.zero_()
+    runner, hook, seen = Steps(model), HOOKS.build(dict(hook_cfg)), []
+    hook.before_run(runner)
+    hook.before_train(runner)
+    for step in range(steps):
+        for _ in range(count - 1):
+            hook.after_train_iter(runner, 0)
+            runner.iter += 1
+        model.weight.fill_(step + 1)
+        hook.after_train_iter(runner, 0)
+        runner.iter += 1
+        seen.append(float(hook.ema_model.module.weight))
+    return seen
+
+
+@pytest.mark.parametrize(
+    'ema',
+    [
+        dict(momentum=0.1),
+        dict(momentum=0.1, interval=3),
+        dict(momentum=0.1, begin_iter=4),
+        dict(momentum=0.001, gamma=5, ema_type='MomentumAnnealingEMA'),
+        dict(ema_type='StochasticWeightAverage'),
+    ],
+)
+def test_averaged_weights_forget_as_fast_as_published(ema):
+    published = averaged(dict(type='EMAHook', **ema), 1, 12)
+    cfg = Config.fromfile(ROOT / RECIPES['upernet'])
+    cfg.custom_hooks = [dict(type='EMAHook', **ema)]
+    count = keep_batch(cfg, 2)
+    assert averaged(cfg.custom_hooks[0], count, 12) == pytest.approx(published, rel=1e-6)
+
+
+@pytest.mark.parametrize('ema', [dict(begin_epoch=2), dict(ema_type='ExpMomentumEMA')])
+def test_averages_that_cannot_count_steps_are_an_error(ema):
+    cfg = Config.fromfile(ROOT / RECIPES['upernet'])
+    cfg.custom_hooks = [dict(type='EMAHook', **ema)]
+    with pytest.raises(ConfigError, match='counts passes, not steps'):
+        keep_batch(cfg, 2)

@@ -18,10 +18,13 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
 
 from backbones import WeightsError
+from downstream.running import config as run_config
 from downstream.running.checkpoint import files as saving
 from downstream.running.checkpoint import writer as writing
 from downstream.running.runner import SuiteRunner
+from downstream.running.test import evaluate
 from tests import processes
+from tests.conftest import write_tiny_config
 
 
 @MODELS.register_module()
@@ -84,7 +87,7 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         default_hooks=changes.pop('default_hooks', REGULAR),
         custom_hooks=changes.pop('custom_hooks', [dict(type='SlowHook')]),
-        randomness=dict(seed=11),
+        randomness=dict(seed=11) | changes.pop('randomness', {}),
         load_from=str(found[0]) if found else None,
         resume=request,
         cfg=dict(
@@ -246,6 +249,55 @@ def test_a_disk_that_is_full_at_the_start(small_disk):
     (small_disk / 'ballast').unlink()
     tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
     assert saving.newest_whole(small_disk)[0].name == 'iter_6.pth'
+
+
+def test_a_disk_that_is_full_while_testing(small_disk, shapes, tmp_path):
+    torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    fill(small_disk)
+    options = run_config.TestOptions(
+        str(config), work_dir=str(small_disk), checkpoint=str(tmp_path / 'a.pth')
+    )
+    with pytest.raises(
+        saving.SavingError, match=f'{small_disk}.*No space left.*run the test again'
+    ):
+        evaluate(options)
+
+
+class OnDevice(torch.Tensor):
+    """Acts as a tensor of a GPU: its content is reached through .cpu() alone."""
+
+    device = torch.device('cuda')
+
+    def cpu(self):
+        return torch.Tensor(self.as_subclass(torch.Tensor).clone())
+
+
+def test_a_checkpoint_is_in_host_memory_and_copied_once(tmp_path):
+    """EMAHook puts the averaged weights in, which are on the device."""
+    averaged = torch.ones(3).as_subclass(OnDevice)
+    here = torch.ones(3)
+    for content in (
+        writing.on_host({'a': [averaged, here]}),
+        writing.snapshot({'a': [averaged, here]}),
+    ):
+        assert type(content['a'][0]) is torch.Tensor
+        assert torch.equal(content['a'][0], here)
+    assert writing.on_host({'a': here})['a'].data_ptr() == here.data_ptr()
+    assert writing.snapshot({'a': here})['a'].data_ptr() != here.data_ptr()
+
+
+def test_deterministic_warns_where_a_kernel_is_not(tmp_path):
+    """mmengine's raises an error, e.g. in the loss of every segmenter on CUDA."""
+    try:
+        tiny_run(tmp_path, epochs=1, custom_hooks=[], randomness=dict(deterministic=True))
+        assert torch.are_deterministic_algorithms_enabled()
+        with pytest.warns(UserWarning, match='does not have a deterministic implementation'):
+            torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+        assert os.environ['CUBLAS_WORKSPACE_CONFIG'] == ':4096:8'
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
 
 
 def test_a_disk_that_fails_leaves_the_former_one(tmp_path, monkeypatch):

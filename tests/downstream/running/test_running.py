@@ -97,6 +97,30 @@ def test_cuda_takes_float16_by_default(monkeypatch):
         set_precision(cfg, 'bf16')
 
 
+def test_a_driver_that_pytorch_cannot_use_is_an_error(tmp_path, monkeypatch):
+    """Eight GPUs would idle, and the CPU train."""
+    version = tmp_path / 'version'
+    version.write_text('NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19')
+    monkeypatch.setattr(precision, '_DRIVER', version)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    with pytest.raises(ConfigError, match=r'driver \(535\.104\.05\), but PyTorch .* cannot use it'):
+        options.training_config(options.TrainOptions(str(UPERNET)))
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    options.training_config(options.TrainOptions(str(UPERNET)))
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    options.training_config(options.TrainOptions(str(UPERNET)))
+
+
+def test_a_full_check_is_not_for_several_processes():
+    from downstream.running.train import train
+
+    words = options.TrainOptions(str(UPERNET), launcher='pytorch')
+    with pytest.raises(ConfigError, match='--check-data only'):
+        train(words, check_data='full')
+
+
 def prepared(tmp_path, config, **words) -> Config:
     torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
     checkpoint = str(tmp_path / 'a.pth')
