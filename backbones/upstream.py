@@ -18,6 +18,8 @@ PRIVATE_NAMES: dict[str, str] = {
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
     'mmengine.runner.checkpoint._safe_torch_load': 'reading checkpoints without running code in them',
     'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': 'SafeCheckpointHook',
+    'timm.models.swin_transformer.SwinTransformerBlock._attn': 'Swin on maps of any size',
+    'timm.models.swin_transformer_v2.SwinTransformerV2Block._attn': 'Swin V2 on maps of any size',
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': 'SafeCheckpointHook',
     'mmengine.hooks.CheckpointHook._init_rule': 'SafeCheckpointHook',
     'mmengine.model.BaseModule._dump_init_info': 'a log without a line per initialised parameter',

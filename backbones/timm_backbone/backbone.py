@@ -8,17 +8,13 @@ the outputs, strides that a model does not have, images of any size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
-from typing import Any, TypeAlias
-from unittest import mock
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import Backbone, accepted_arguments
 from backbones.convnext.weight_names import LAYOUTS
@@ -31,26 +27,24 @@ from backbones.optim.layer_depth import (
     folded,
     generic_depths,
 )
-from backbones.weights.timm_catalog import check_model_name, first_line, input_statistics
+from backbones.weights.timm_catalog import check_model_name, input_statistics
 from backbones.weights.translation import Translation
 
+from .checkpoints import as_timm_reads
+from .create import (
+    STRIDES,
+    create,
+    dense_model_args,
+    features_of,
+    is_resnet,
+    leaves_outputs_unnormalised,
+    nearest_stride,
+)
+from .groups import block_names, frozen_modules, groups_of
 from .pyramid import pyramid_level
+from .sizes import find_size_divisor, odd_multiple, run_on_meta
 
-# An nn.Module with what timm's models have besides: feature_info, forward_intermediates, ...
-TimmModel: TypeAlias = Any
-
-STRIDES = (4, 8, 16, 32)
 NORM_EPS = 1e-6
-# What makes timm's models take images of any size, for those that have the option.
-_ANY_SIZE = {
-    'dynamic_img_size': True,
-    'dynamic_img_pad': True,
-    'strict_img_size': False,
-    'always_partition': True,
-}
-_OTHER_NORMS = ('LayerNorm', 'GroupNorm', 'RmsNorm', 'SimpleNorm')
-# Position tables of one size, read by indices that a meta device does not check.
-_ONE_SIZE = ('MultiScaleVit',)
 _TIMM_LAYOUT = next(layout for layout in LAYOUTS if layout.name == 'timm')
 
 
@@ -112,12 +106,12 @@ class TimmBackbone(Backbone):
         self.out_indices = tuple(out_indices)
         if not self.out_indices or not set(self.out_indices) <= {0, 1, 2, 3}:
             raise ConfigError(f'out_indices={out_indices!r}: give maps out of 0, 1, 2, 3.')
-        self._model_args = _model_args(model, drop_path_rate, dict(model_args or {}))
-        self.model: TimmModel = _create(model, self._model_args)
+        self._model_args = dense_model_args(model, drop_path_rate, dict(model_args or {}))
+        self.model = create(model, self._model_args)
 
         # For each output its stride, and the feature map that it is made from.
-        features = _features(model, self.model)
-        self._sources = {i: _nearest(STRIDES[i], features) for i in self.out_indices}
+        features = features_of(model, self.model)
+        self._sources = {i: nearest_stride(STRIDES[i], features) for i in self.out_indices}
         self._taken = sorted({features[s] for s in self._sources.values()})
         self._stride_of = {features[s]: s for s in features}
         widths = {s: self.model.feature_info[index]['num_chs'] for s, index in features.items()}
@@ -126,7 +120,7 @@ class TimmBackbone(Backbone):
 
         self.pyramid = nn.ModuleDict()
         channels = []
-        norms = _leaves_outputs_unnormalised(self.model) if output_norm is None else output_norm
+        norms = leaves_outputs_unnormalised(self.model) if output_norm is None else output_norm
         eps = next((m.eps for m in self.model.modules() if isinstance(m, nn.LayerNorm)), NORM_EPS)
         for i in self.out_indices:
             source = self._sources[i]
@@ -152,24 +146,24 @@ class TimmBackbone(Backbone):
         self._freeze(frozen_stages)
 
     @property
-    def num_stages(self) -> int:  # type: ignore[override]
+    def num_stages(self) -> int:
         """How many stages ``frozen_stages`` counts: timm's coarse groups of layers."""
-        return max(_groups(self.model, coarse=True).values())
+        return max(groups_of(self.model, coarse=True).values())
 
     @property
-    def added_modules(self) -> tuple[str, ...]:  # type: ignore[override]
+    def added_modules(self) -> tuple[str, ...]:
         """The pyramid's layers and the output norms, which timm's files do not contain."""
         return ('pyramid', *(f'norm{i}' for i in self.out_indices))
 
     @property
-    def recipe_frozen_stages(self) -> int:  # type: ignore[override]
+    def recipe_frozen_stages(self) -> int:
         """ResNet detectors are fine-tuned with the stem and the first stage frozen."""
-        return 1 if _is_resnet(self.model) else -1
+        return 1 if is_resnet(self.model) else -1
 
     @property
-    def takes_drop_path_rate(self) -> bool:  # type: ignore[override]
+    def takes_drop_path_rate(self) -> bool:
         """Whether timm's model has drop path; not for ResNets, whose recipes have none."""
-        return 'drop_path_rate' in accepted_arguments(type(self.model)) and not _is_resnet(
+        return 'drop_path_rate' in accepted_arguments(type(self.model)) and not is_resnet(
             self.model
         )
 
@@ -180,7 +174,7 @@ class TimmBackbone(Backbone):
     def blocks(self) -> Iterable[nn.Module]:
         """The largest modules within one of timm's groups of layers, without stem and output norms."""
         called = self._modules_called_once()
-        for name in _block_names(self.model, '', _groups(self.model, coarse=False)):
+        for name in block_names(self.model, '', groups_of(self.model, coarse=False)):
             if name in called:
                 yield self.model.get_submodule(name)
 
@@ -211,7 +205,7 @@ class TimmBackbone(Backbone):
         mine = super().translate(state)
         if mine.tensors and not mine.foreign:
             return mine
-        filtered, known = _as_timm_reads(self.model_name, self._model_args, state)
+        filtered, known = as_timm_reads(self.model_name, self._model_args, state)
         tensors = {f'model.{k}': v for k, v in filtered.items() if f'model.{k}' in own}
         rest = [k for k in filtered if f'model.{k}' not in own]
         return Translation(
@@ -243,11 +237,11 @@ class TimmBackbone(Backbone):
 
     def frozen_modules(self) -> Iterable[nn.Module]:
         """The largest modules all of whose parameters, including those of children, are frozen."""
-        return _frozen_modules(self)
+        return frozen_modules(self)
 
     def _find_input_divisor(self) -> int:
         strides = [self._stride_of[i] for i in self._taken]
-        divisor = _find_size_divisor(self.model_name, self._model_args, self._taken, strides)
+        divisor = find_size_divisor(self.model_name, self._model_args, self._taken, strides)
         made_from = [s for i, s in self._sources.items() if s != STRIDES[i]]
         # A map made from a coarser one has the size it should if that one was not rounded.
         return max([divisor, *made_from])
@@ -258,12 +252,12 @@ class TimmBackbone(Backbone):
         Some models run parts of a block without calling it (Xception) or index a Sequential (SelecSLS).
         """
         with torch.device('meta'):
-            model = _create(self.model_name, self._model_args).eval()
+            model = create(self.model_name, self._model_args).eval()
         calls: Counter[str] = Counter()
         for name, module in model.named_modules():
             module.register_forward_hook(lambda *_, name=name: calls.update([name]))
-        side = _odd_multiple(64, self.input_divisor)
-        _run_on_meta(model, self._taken, side, side)
+        side = odd_multiple(64, self.input_divisor)
+        run_on_meta(model, self._taken, side, side)
         return {name for name, count in calls.items() if count == 1}
 
     def _prune(self) -> None:
@@ -278,7 +272,7 @@ class TimmBackbone(Backbone):
             raise ConfigError(
                 f'frozen_stages={stages}: timm:{self.model_name} has {self.num_stages} stages.'
             )
-        groups = _groups(self.model, coarse=True)
+        groups = groups_of(self.model, coarse=True)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(groups[name] > stages)
         self.train(self.training)
@@ -288,141 +282,19 @@ class TimmBackbone(Backbone):
 
         names = [name for name, _ in self.model.named_parameters()]
         if isinstance(self.model, ConvNeXt):
-            model: TimmModel = self.model
-            blocks = len(model.stages[2].blocks)
+            blocks = len(self.model.stages[2].blocks)
             rule = lambda name: convnext_rule(_TIMM_LAYOUT.official_name(name), blocks)  # noqa: E731
             return {f'model.{name}': rule(name) for name in names}
-        if _is_resnet(self.model):
+        if is_resnet(self.model):
             return {f'model.{name}': (0, 1) for name in names}
-        groups = _groups(self.model, coarse=False)
+        groups = groups_of(self.model, coarse=False)
         fine = folded(groups) if len(set(groups.values())) > 2 else generic_depths(names)
         if coarse:
-            stages = _groups(self.model, coarse=True)
+            stages = groups_of(self.model, coarse=True)
             if len(set(stages.values())) > 3:
                 total = next(iter(fine.values()))[1]
                 fine = {name: (min(stages[name], total - 2), total) for name in names}
         return {f'model.{name}': depth for name, depth in fine.items()}
-
-
-def _model_args(name: str, drop_path_rate: float, given: dict) -> dict:
-    """The arguments that make timm's model fit for dense prediction, below those ``given``."""
-    with torch.device('meta'):
-        model = _create(name, given)
-    accepted = accepted_arguments(type(model))
-    args: dict[str, object] = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
-    strides = {info['reduction'] for info in model.feature_info}
-    if 14 in strides and 'patch_size' in accepted:
-        # timm resamples the weights of the patch embedding to another size of patches.
-        args['patch_size'] = 16
-    if drop_path_rate:
-        if 'drop_path_rate' not in accepted:
-            raise ConfigError(f'timm:{name} knows no drop path; set drop_path_rate=0.')
-        args['drop_path_rate'] = drop_path_rate
-    return args | given
-
-
-def _create(name: str, args: Mapping, **pretrained) -> TimmModel:
-    import timm
-
-    from .swin import pad_before_shift
-
-    try:
-        model = timm.create_model(name, num_classes=0, **args, **pretrained)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise ConfigError(
-            f'timm:{name} cannot be built with {dict(args)}: {first_line(error)}'
-        ) from error
-    pad_before_shift(model)
-    return model
-
-
-def _features(name: str, model: TimmModel) -> dict[int, int]:
-    """The last feature map of every stride that is of use: stride -> index.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    infos = list(getattr(model, 'feature_info', None) or ())
-    found = {info['reduction']: index for index, info in enumerate(infos)}
-    # A stride of 64 could only be turned back into 32; strides off the powers of two fit nowhere.
-    useful = {stride: index for stride, index in found.items() if stride in (*STRIDES, 64)}
-    if not useful or not hasattr(model, 'forward_intermediates'):
-        had = ', '.join(map(str, sorted(found))) or 'no map'
-        raise ConfigError(
-            f'timm:{name} cannot be a backbone: its feature maps have stride {had}, and a pyramid of '
-            'strides 4, 8, 16 and 32 needs at least one of these.'
-        )
-    return useful
-
-
-def _nearest(stride: int, features: Mapping[int, int]) -> int:
-    """The stride of ``features`` that a map of ``stride`` is made from; the finer of two."""
-    return min(sorted(features), key=lambda s: max(s / stride, stride / s))
-
-
-def _find_size_divisor(
-    name: str, args: Mapping, indices: Sequence[int], strides: Sequence[int]
-) -> int:
-    """The smallest of some numbers that sides of images must be multiples of.
-
-    1 (any size), powers of two, and the model's own input size, whose windows or partitions fit no
-    other number.
-    """
-    with torch.device('meta'):
-        model = _create(name, args).eval()
-    side = model.pretrained_cfg['input_size'][-1]
-    why = ''
-    for divisor in (1, 4, 16, 32, 64, side):
-        # odd multiples: what halves them would show
-        height, width = (_odd_multiple(160, divisor), _odd_multiple(224, divisor))
-        why = _what_does_not_fit(model, indices, strides, height, width)
-        if not why and type(model).__name__ not in _ONE_SIZE:
-            return divisor
-    raise ConfigError(
-        f'timm:{name} cannot be a backbone: it was made for images of {side} x {side}, and with others '
-        + (why or 'its position tables do not fit')
-        + '. Take a model of convolutions, of windows or with dynamic positions.'
-    )
-
-
-def _odd_multiple(size: int, divisor: int) -> int:
-    """The smallest odd multiple of ``divisor`` that is greater than ``size``."""
-    return (size // divisor + 1 | 1) * divisor
-
-
-@torch.no_grad()
-def _run_on_meta(model: TimmModel, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
-    """The feature maps of a timm model on the meta device for two images ``(3, height, width)``."""
-    return model.forward_intermediates(
-        torch.zeros(2, 3, height, width, device='meta'),
-        indices=list(indices),
-        output_fmt='NCHW',
-        intermediates_only=True,
-    )
-
-
-def _what_does_not_fit(
-    model: TimmModel, indices: Sequence[int], strides: Sequence[int], height: int, width: int
-) -> str:
-    """Why images of this size do not give maps of these strides; empty if they do."""
-    try:
-        maps = _run_on_meta(model, indices, height, width)
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        return f'it fails ({first_line(error)})'
-    for m, stride in zip(maps, strides):
-        for size, image in zip(m.shape[-2:], (height, width)):
-            if size not in (image // stride, -(-image // stride)):
-                return f'a map of stride {stride} is {size} wide for an image of {image}'
-    return ''
-
-
-def _leaves_outputs_unnormalised(model: TimmModel) -> bool:
-    """Whether anything but BatchNorm normalises: such models do so within the branches of residual
-    blocks, and the stream that comes out is not normalised."""
-    kinds = {type(module) for module in model.modules()}
-    if not any(issubclass(kind, _BatchNorm) for kind in kinds):
-        return True
-    return any(word in kind.__name__ for kind in kinds for word in _OTHER_NORMS)
 
 
 def _can_synchronise() -> bool:
@@ -433,72 +305,3 @@ def _can_synchronise() -> bool:
     """
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
     return several and torch.cuda.is_available()
-
-
-def _is_resnet(model: nn.Module) -> bool:
-    from timm.models.resnet import ResNet
-
-    return isinstance(model, ResNet)
-
-
-def _frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
-    parameters = list(module.parameters())
-    if parameters and not any(p.requires_grad for p in parameters):
-        yield module
-    else:
-        for child in module.children():
-            yield from _frozen_modules(child)
-
-
-def _block_names(module: nn.Module, prefix: str, groups: Mapping[str, int]) -> Iterator[str]:
-    """Names of the largest modules with children below ``module`` whose parameters are in one group.
-
-    Args:
-        module: A module of timm's model.
-        prefix: Its name and a dot.
-        groups: Group by parameter name; the stem has 0.
-    """
-    name = prefix.rstrip('.')
-    numbers = {groups[key] for key, _ in module.named_parameters(name)}
-    # lists are indexed, not called
-    is_unit = len(numbers) == 1 and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
-    if is_unit and 0 not in numbers and any(True for _ in module.children()):
-        yield name
-    elif not is_unit:
-        for child_name, child in module.named_children():
-            yield from _block_names(child, f'{prefix}{child_name}.', groups)
-
-
-def _groups(model: TimmModel, coarse: bool) -> dict[str, int]:
-    """timm's layer number (coarse: stage number) of every parameter; the stem has 0."""
-    from timm.models import group_parameters
-
-    if not hasattr(model, 'group_matcher'):
-        return {name: 0 for name, _ in model.named_parameters()}
-    try:
-        matcher = model.group_matcher(coarse=coarse)
-    except AssertionError:  # timm's RDNets have no stages
-        matcher = model.group_matcher(coarse=False)
-    return group_parameters(model, matcher, reverse=True)
-
-
-def _as_timm_reads(
-    name: str, args: Mapping, state: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], set[str]]:
-    """``state`` as timm converts it before it loads it, and all names of the whole model.
-
-    timm's converters are private to its modules; the public way through them ends in
-    ``load_state_dict``, where this listens.
-    """
-    heard = SimpleNamespace(state={}, known=set())
-
-    def listen(self, state_dict, *_, **__):
-        heard.state, heard.known = dict(state_dict), set(self.state_dict())
-        return nn.modules.module._IncompatibleKeys([], [])
-
-    try:
-        with mock.patch.object(nn.Module, 'load_state_dict', listen):
-            _create(name, args, pretrained=True, pretrained_cfg_overlay={'state_dict': dict(state)})
-    except (ConfigError, KeyError, IndexError, AttributeError):
-        pass  # a converter looked for what another model's file does not have: nothing was heard
-    return heard.state, heard.known

@@ -1,7 +1,7 @@
-"""timm's Swin Transformers made equal to the official detection code on maps of any size.
+"""timm's Swin Transformers, made equal to the official detection code for maps of any size.
 
-Where a map is no multiple of the window, timm shifts it and then pads; the mask of shifted windows then
-covers the padding, and opposite borders of the image see each other. The official code pads first.
+timm shifts a map and then pads it to whole windows. The mask of shifted windows then covers the padding,
+and opposite borders of the image attend to each other. The official code pads first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,15 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
+
+from backbones.upstream import required
+
+# Without these methods the overrides below would silently have no effect.
+for _block in (
+    'swin_transformer.SwinTransformerBlock',
+    'swin_transformer_v2.SwinTransformerV2Block',
+):
+    required(f'timm.models.{_block}._attn')
 
 
 class _PadBeforeShift:
@@ -34,7 +43,11 @@ _PADDED = {SwinTransformerBlock: PaddedSwinBlock, SwinTransformerV2Block: Padded
 
 
 def pad_before_shift(model: nn.Module) -> None:
-    """Turn the blocks of timm's Swin Transformers into padded ones; leave other models alone."""
+    """Give the blocks of timm's Swin Transformers the padded classes; other models stay as they are.
+
+    timm's models take no class of blocks as an argument. The padded classes only override a method, so
+    that a block that changes its class has the same parameters, hooks and attributes.
+    """
     for module in model.modules():
         if type(module) in _PADDED:
             module.__class__ = _PADDED[type(module)]

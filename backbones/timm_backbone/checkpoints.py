@@ -1,0 +1,56 @@
+"""Checkpoints under timm's parameter names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from backbones.errors import ConfigError
+
+from .create import create
+
+
+def as_timm_reads(
+    name: str, args: Mapping, state: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], set[str]]:
+    """``state`` as timm converts it for a model, and the names of all of the model's tensors.
+
+    timm's converters are private to its modules. The public way through them,
+    ``create_model(pretrained=True)``, ends in ``load_state_dict`` of the new model.
+
+    Args:
+        name: A name of ``timm.list_models()``.
+        args: Arguments of the model.
+        state: The tensors of a checkpoint.
+    """
+    with torch.device('meta'):
+        model = create(name, args)
+    # a converter may look for what the file of another model does not have
+    unreadable = suppress(ConfigError, KeyError, IndexError, AttributeError)
+    with _recorded_load(type(model)) as converted, unreadable:
+        create(name, args, pretrained=True, pretrained_cfg_overlay={'state_dict': dict(state)})
+    return converted, set(model.state_dict()) if converted else set()
+
+
+@contextmanager
+def _recorded_load(cls: type[nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """While the context lasts, ``load_state_dict`` of ``cls`` only adds its tensors to the result."""
+    converted: dict[str, Tensor] = {}
+
+    def record(self: nn.Module, state_dict: Mapping, *_, **__) -> SimpleNamespace:
+        converted.update(state_dict)
+        return SimpleNamespace(missing_keys=[], unexpected_keys=[])
+
+    own = vars(cls).get('load_state_dict')
+    cls.load_state_dict = record
+    try:
+        yield converted
+    finally:
+        if own is None:
+            del cls.load_state_dict
+        else:
+            cls.load_state_dict = own
