@@ -1,8 +1,8 @@
-"""The errors a user can mend: command lines show their message alone, without a traceback."""
+"""Errors a user can fix: command lines show their message alone, without a traceback."""
 
 
 class UserError(Exception):
-    """Something in the user's files, config or command is off; the message says what and the mend."""
+    """Something in the user's files, config or command is wrong; the message says what, and the fix."""
 
 
 class ConfigError(UserError, ValueError):

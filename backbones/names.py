@@ -1,14 +1,14 @@
-"""From the name of a backbone to the config that builds it.
+"""The config of a backbone, by its name.
 
 A name is
 
 - ``<family>-<size>[_<weights>]``, a built-in: ``convnext-tiny_in1k``, ``swin-base_in22k``,
   ``resnet-50_in1k``, ``resnext101-64x4d``;
 - ``timm:<model>[.<tag>]``, with the weights of that tag;
-- ``module.path:ClassName`` of anybody's class that can be imported;
-- a type that is registered in ``MODELS``.
+- ``module.path:ClassName``, any class that can be imported;
+- a type registered in ``MODELS``.
 
-Without weights in the name a backbone starts from random values.
+Without weights in the name a backbone starts from random weights.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .errors import ConfigError, WeightsError
 
 _CONVNEXTS = {cls.family: cls for cls in (ConvNeXt, ConvNeXtV2)}
 _SWIN = 'swin_{}_patch4_window7_224'
-# Built-in names of what timm builds: family -> size -> timm's name.
+# Built-in names of timm models: family -> size -> timm's name.
 TIMM_FAMILIES = {
     'swin': {size: _SWIN.format(size) for size in ('tiny', 'small', 'base', 'large')},
     'resnet': {depth: f'resnet{depth}' for depth in ('18', '34', '50', '101', '152')},
@@ -46,7 +46,7 @@ def backbone_config(name: str, **backbone_args) -> dict:
     """The config of a backbone by its name; see the module.
 
     Args:
-        name: Of a backbone.
+        name: As described above.
         backbone_args: Further arguments of the backbone's class.
 
     Raises:
@@ -94,13 +94,13 @@ def _of_timm(name: str, backbone_args: dict) -> dict:
 
 
 def import_from_here() -> None:
-    """Let modules be imported from the folder that the user stands in."""
+    """Make modules in the current folder importable."""
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
 
 
 def _import_class(name: str) -> str:
-    """The full path of a class, ``module.path.ClassName``, under which mmengine builds it."""
+    """The path ``module.path.ClassName`` of a class, from which mmengine builds it."""
     module_name, _, class_name = name.partition(':')
     import_from_here()
     try:
@@ -109,7 +109,7 @@ def _import_class(name: str) -> str:
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or '\0'):
             raise ConfigError(
                 f'backbone {name!r}: there is no module {error.name!r} in {Path.cwd()} or on '
-                'PYTHONPATH. Start from the folder that it lies in, or name that in PYTHONPATH.'
+                'PYTHONPATH. Start from the folder of the module, or add this folder to PYTHONPATH.'
             ) from error
         raise ConfigError(f'backbone {name!r}: importing {module_name} failed: {error}') from error
     classes = [key for key, value in vars(module).items() if isinstance(value, type)]
@@ -118,7 +118,7 @@ def _import_class(name: str) -> str:
         near = get_close_matches(class_name, own, 3, 0.4) or own
         raise ConfigError(
             f'backbone {name!r}: {module_name} has no class {class_name!r}'
-            + (f'; it has {", ".join(near)}.' if near else ', and no class of its own at all.')
+            + (f'; it has {", ".join(near)}.' if near else '; it defines no class.')
         )
     return f'{module_name}.{class_name}'
 

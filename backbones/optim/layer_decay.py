@@ -1,6 +1,6 @@
-"""Layer-wise learning-rate decay for every backbone that knows the depth of its parameters.
+"""Layer-wise learning-rate decay for any backbone, by the depth of its parameters.
 
-Source of the rule: the official ConvNeXt detection and segmentation code, whose groups it reproduces.
+Source: the official ConvNeXt detection and segmentation code, whose parameter groups it reproduces.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     - ``decay_rate``: in (0, 1];
     - ``decay_type``: ``'layer_wise'`` (detection recipes) or ``'stage_wise'`` (segmentation);
-    - ``num_layers``: ids between stem and head. Usually left to the backbone; a number that
-      contradicts it is an error.
+    - ``num_layers``: number of groups between stem and heads, as a check: a number that contradicts
+      the backbone is an error.
 
-    The backbone may answer ``get_layer_depth(name, prefix) -> (depth, number_of_layers)`` (for
-    stage-wise decay ``get_stage_depth``); otherwise the order of its blocks decides. It may name, in
-    ``no_weight_decay()``, parameters to spare. Everything
-    outside the backbone has scale 1. Weight decay is 0 for 1-D parameters, biases and spared ones.
-    Frozen parameters are in no group, each other one is in exactly one. The groups come in order of
-    falling rate, so that the first one, which logs show, has the base rate.
+    The backbone may have ``get_layer_depth(name, prefix) -> (depth, number_of_layers)`` (for stage-wise
+    decay ``get_stage_depth``); otherwise depth follows the order of its blocks. Parameters that its
+    ``no_weight_decay()`` names are exempt from weight decay, as are biases and parameters of one
+    dimension. Everything outside the backbone has scale 1. Frozen parameters are in no group, each other
+    parameter is in exactly one. Groups are sorted by falling rate: logs show the first one's.
     """
 
     def _validate_cfg(self) -> None:
@@ -70,17 +69,17 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """The parameter groups of ``model``, highest learning rate first.
 
         Raises:
-            ConfigError: ``model`` has no backbone, its depths are none, or ``num_layers`` contradicts
-                it.
+            ConfigError: ``model`` has no backbone, a depth is invalid, or ``num_layers`` contradicts the
+                backbone.
         """
-        depth_of, spared = self._ask_backbone(model)
+        depth_of, exempt = self._depths_and_exemptions(model)
         decay_rate = self.paramwise_cfg['decay_rate']
         groups: dict[tuple[int, bool], dict] = {}
         for name, param in model.named_parameters():  # a shared tensor comes once
             if not param.requires_grad:
                 continue
             depth, total = depth_of(name)
-            decayed = not (param.ndim <= 1 or name.endswith('.bias') or name in spared)
+            decayed = not (param.ndim <= 1 or name.endswith('.bias') or name in exempt)
             scale = decay_rate ** (total - depth - 1)
             group = groups.setdefault(
                 (depth, decayed),
@@ -97,8 +96,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group['param_names'].append(name)
         return [groups[key] for key in sorted(groups, reverse=True)]
 
-    def _ask_backbone(self, model: nn.Module):
-        """How deep a parameter of ``model`` lies, as a function, and the names to spare of decay."""
+    def _depths_and_exemptions(self, model: nn.Module):
+        """A function from parameter name to depth, and the names exempt from weight decay."""
         backbone = getattr(model, 'backbone', None)
         if backbone is None:
             raise ConfigError(f'{type(self).__name__}: {type(model).__name__} has no backbone.')
@@ -108,7 +107,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if num_layers is not None and num_layers + 2 != total:
             raise ConfigError(
                 f'paramwise_cfg: num_layers={num_layers} contradicts {type(backbone).__name__}, '
-                f'which has {total - 2}; leave num_layers out to take the backbone at its word.'
+                f'which has {total - 2}; leave num_layers out to use the number of the backbone.'
             )
 
         def depth_of(name: str) -> Depth:
@@ -125,11 +124,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 def depths_of(backbone: nn.Module, decay_type: str = 'layer_wise') -> dict[str, Depth]:
     """The depth of every parameter of ``backbone``, ``(depth, number_of_layers)``.
 
-    A backbone that does not answer ``get_layer_depth`` (``get_stage_depth``) goes by the order of its
-    blocks: :func:`backbones.optim.layer_depth.generic_depths`.
+    Without ``get_layer_depth`` (``get_stage_depth``) depth follows the order of the blocks:
+    :func:`backbones.optim.layer_depth.generic_depths`.
 
     Raises:
-        ConfigError: Its answer is no depth.
+        ConfigError: The backbone returns something else than a depth.
     """
     names = [name for name, _ in backbone.named_parameters()]
     method = getattr(backbone, _DEPTH_METHOD[decay_type], None)
@@ -144,12 +143,12 @@ def depths_of(backbone: nn.Module, decay_type: str = 'layer_wise') -> dict[str, 
             and 0 <= answer[0] < answer[1]
         ):
             raise ConfigError(
-                f'{type(backbone).__name__}.{_DEPTH_METHOD[decay_type]}({name!r}) gives {answer!r}; '
-                'it must give (depth, number_of_layers) with 0 <= depth < number_of_layers.'
+                f'{type(backbone).__name__}.{_DEPTH_METHOD[decay_type]}({name!r}) returns {answer!r}; '
+                'it must return (depth, number_of_layers) with 0 <= depth < number_of_layers.'
             )
     if len({total for _, total in depths.values()}) > 1:
         raise ConfigError(
-            f'{type(backbone).__name__}.{_DEPTH_METHOD[decay_type]} gives several numbers of layers: '
+            f'{type(backbone).__name__}.{_DEPTH_METHOD[decay_type]} returns several numbers of layers: '
             f'{sorted({total for _, total in depths.values()})}.'
         )
     return depths

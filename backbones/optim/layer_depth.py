@@ -1,7 +1,8 @@
-"""How deep a parameter lies, for learning-rate decay: the official rule of ConvNeXt and a generic one.
+"""Depth of a parameter, for learning-rate decay: ConvNeXt's official rule and a generic one.
 
-A depth is a group between the stem, which is 0, and everything behind the backbone, which has the last
-one. The learning rate is multiplied by ``decay_rate ** (number_of_groups - depth - 1)``.
+A depth is the number of a group: the stem has 0, everything behind the backbone
+the last one. The learning rate is multiplied by
+``decay_rate ** (number_of_groups - depth - 1)``.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def convnext_stage_depth(name: str, third_stage_blocks: int) -> Depth:
 
 
 def generic_depths(names: Iterable[str]) -> dict[str, Depth]:
-    """Depths by order alone: parameters of one block share one, and blocks come as they were defined.
+    """Depths by order: parameters of a block share a depth, blocks are in the order of definition.
 
     Args:
         names: Of parameters, in the order of the model.
@@ -68,7 +69,7 @@ def generic_depths(names: Iterable[str]) -> dict[str, Depth]:
 
 
 def folded(numbers: Mapping[str, int]) -> dict[str, Depth]:
-    """Numbers of layers as depths: 0 stays the stem, the others share at most :data:`MAX_GROUPS`.
+    """Layer numbers as depths: 0 is the stem, the others share at most :data:`MAX_GROUPS` groups.
 
     With a group per layer a decay rate would mean something else for every number of layers; folded, a
     deep model's stem learns no slower than a shallow one's, as under the official rule.

@@ -1,8 +1,8 @@
 """Any model of timm as a backbone with feature maps at strides 4, 8, 16 and 32.
 
-timm's own parameter names are kept, under ``model.``, and timm's own rules say how deep a parameter
-lies and which ones weight decay spares. What timm leaves open for dense prediction is added: norms on
-the outputs, strides that a model does not have, images of any size.
+Parameters have timm's names, under ``model.``. Their depths and exemptions from weight decay follow
+timm's rules. What dense prediction needs besides is added: norms on the outputs, missing strides, images
+of any size.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class TimmBackbone(Backbone):
             None: if the model has any other normalisation than BatchNorm, whose residual stream is
             not normalised.
         frozen_stages: Nothing (-1), the stem (0), or the stem and as many stages do not train.
-        norm_eval: Keep BatchNorm's statistics as they are also while training.
+        norm_eval: Whether BatchNorm uses its running statistics, unchanged, in training mode too.
         sync_bn: Whether BatchNorm takes the statistics of all processes. It needs CUDA and, when the
             backbone is built, an initialised process group of several processes; otherwise nothing is
             converted.
@@ -200,7 +200,7 @@ class TimmBackbone(Backbone):
         return tuple(outputs)
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
-        """A file's tensors under this model's names: its own, or whatever timm can read for it."""
+        """The tensors of a checkpoint in this model's own layout, or in one that timm can convert."""
         own = self.state_dict()
         mine = super().translate(state)
         if mine.tensors and not mine.foreign:
@@ -217,23 +217,25 @@ class TimmBackbone(Backbone):
         )
 
     def layer_depths(self) -> Mapping[str, Depth]:
-        """timm's groups of layers (``group_matcher``) between the stem and the heads, in at most 12;
-        for its ConvNeXts the official ids, for its ResNets one group: their recipes know no decay."""
+        """timm's groups of layers (``group_matcher``), in at most 12 between stem and heads.
+
+        ConvNeXts have the official ids. ResNets have one group: their recipes have no layer decay.
+        """
         if self._layer_depths is None:
             self._layer_depths = self._depths(convnext_layer_depth, coarse=False)
         return self._layer_depths
 
     def stage_depths(self) -> Mapping[str, Depth]:
-        """The groups by stage; plain ViTs have no stages and keep their layers."""
+        """The groups by stage; plain ViTs have no stages: each layer is one."""
         if self._stage_depths is None:
             self._stage_depths = self._depths(convnext_stage_depth, coarse=True)
         return self._stage_depths
 
     def no_weight_decay(self) -> set[str]:
-        """What timm's own rule spares: position tables, class tokens, GRN, ..."""
-        spared = set(getattr(self.model, 'no_weight_decay', set)())
+        """Parameters that timm exempts from weight decay (position tables, ...) and GRN's."""
+        exempt = set(getattr(self.model, 'no_weight_decay', set)())
         names = (name for name, _ in self.model.named_parameters())
-        return {f'model.{name}' for name in names if name in spared or '.grn.' in name}
+        return {f'model.{name}' for name in names if name in exempt or '.grn.' in name}
 
     def frozen_modules(self) -> Iterable[nn.Module]:
         """The largest modules all of whose parameters, including those of children, are frozen."""
@@ -261,7 +263,7 @@ class TimmBackbone(Backbone):
         return {name for name, count in calls.items() if count == 1}
 
     def _prune(self) -> None:
-        """Take away what no output needs: parameters without gradients stop distributed training."""
+        """Remove layers that no output needs: parameters without gradients stop distributed training."""
         if hasattr(self.model, 'prune_intermediate_layers'):
             self.model.prune_intermediate_layers(self._taken, prune_norm=True, prune_head=True)
 

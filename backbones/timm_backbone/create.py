@@ -35,7 +35,7 @@ def dense_model_args(name: str, drop_path_rate: float, given: dict) -> dict:
         args['patch_size'] = 16
     if drop_path_rate:
         if 'drop_path_rate' not in accepted:
-            raise ConfigError(f'timm:{name} knows no drop path; set drop_path_rate=0.')
+            raise ConfigError(f'timm:{name} has no drop path; set drop_path_rate=0.')
         args['drop_path_rate'] = drop_path_rate
     return args | given
 
@@ -80,8 +80,10 @@ def nearest_stride(stride: int, features: Mapping[int, int]) -> int:
 
 
 def leaves_outputs_unnormalised(model: nn.Module) -> bool:
-    """Whether anything but BatchNorm normalises: such models do so within the branches of residual
-    blocks, and the stream that comes out is not normalised."""
+    """Whether a model has other norms than BatchNorm.
+
+    Such models normalise within the branches of residual blocks; their feature maps are not normalised.
+    """
     kinds = {type(module) for module in model.modules()}
     if not any(issubclass(kind, _BatchNorm) for kind in kinds):
         return True

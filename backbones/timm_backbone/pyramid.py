@@ -1,4 +1,4 @@
-"""Maps of one stride from those of another, as in ViTDet's simple feature pyramid."""
+"""Feature maps of one stride computed from another, as in ViTDet's simple feature pyramid."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from backbones.layers import LayerNorm2d
 
 
 def pyramid_level(channels: int, source: int, target: int) -> tuple[nn.Module | None, int]:
-    """What makes a map of stride ``target`` of one of stride ``source``, and its channels.
+    """The layers from a map of stride ``source`` to one of stride ``target``, and its channels.
 
     Each halving of the stride is a transposed 2x2 convolution that halves the channels, with
     LayerNorm and GELU between two of them; each doubling is a 2x2 max pooling. Source: Li et al. 2022
     ("Exploring Plain Vision Transformer Backbones for Object Detection"), section 3.
 
     Returns:
-        None for a map that is right as it is.
+        None for the layers if the strides are equal.
     """
     layers: list[nn.Module] = []
     while source > target:

@@ -1,4 +1,4 @@
-"""What a backbone must do, checked."""
+"""Checks of what a backbone must do."""
 
 from .checks import Finding, check_backbone, gmacs, require_all_passed
 

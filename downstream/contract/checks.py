@@ -36,7 +36,7 @@ _REPEATS = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: ``passed`` is None for what is only reported."""
+    """The result of one check; ``passed`` is None for a note."""
 
     check: str
     passed: bool | None
@@ -52,7 +52,7 @@ class Finding:
 
 
 class CheckFailedError(Exception):
-    """A check did not pass: the result, and what to do about it."""
+    """A check failed: the result, and how to fix it."""
 
     def __init__(self, result: str, advice: str) -> None:
         super().__init__(result)
@@ -60,7 +60,7 @@ class CheckFailedError(Exception):
 
 
 class CannotCheckError(Exception):
-    """A check cannot be made on this machine."""
+    """A check cannot run on this machine."""
 
 
 def check_backbone(
@@ -70,11 +70,11 @@ def check_backbone(
     speed: bool = True,
     **backbone_args,
 ) -> Iterator[Finding]:
-    """Check the backbone ``name``; findings come one by one, as they are made.
+    """Check the backbone ``name``; yields each finding as soon as it is known.
 
     Args:
         name: See :mod:`backbones.names`; or a class that can be imported.
-        weights: Load the pretrained weights of the name; without, they are random.
+        weights: Whether to load the pretrained weights of the name, instead of random ones.
         device: Where to check.
         speed: Measure time and memory too, beside ConvNeXt-T.
         backbone_args: Arguments of the backbone's class.
@@ -106,7 +106,7 @@ def _finding(title: str, check: Callable[[], str | Finding]) -> Finding:
 
 
 class ContractChecks:
-    """One backbone and the checks of it."""
+    """The checks of one backbone."""
 
     def __init__(self, name: str, weights: bool, device: str, backbone_args: dict) -> None:
         self.facts: BackboneFacts = inspect_backbone(name, 'detection', **backbone_args)
@@ -122,7 +122,7 @@ class ContractChecks:
             self.model.init_weights()
 
     def build(self) -> nn.Module:
-        """A new one, with random weights."""
+        """A new instance with random weights."""
         return MODELS.build(dict(self.config)).to(self.device)
 
     def summary(self) -> str:
@@ -132,7 +132,7 @@ class ContractChecks:
         return f'{type(self.model).__name__}, channels/stride {maps}, {count:,} parameters'
 
     def all(self, speed: bool) -> list[tuple[str, Callable]]:
-        """Titles and checks, the cheap and telling ones first."""
+        """Titles and checks, the cheap ones first."""
         checks = [
             ('states its outputs', self.states_outputs),
             ('multiples of 32', lambda: self.shapes(EVEN_SIZES)),
@@ -159,7 +159,7 @@ class ContractChecks:
         return torch.randn(count, 3, *self.allowed(size), generator=generator).to(self.device)
 
     def allowed(self, size: Sequence[int]) -> tuple[int, ...]:
-        """``size``, rounded up to what the backbone says that it needs."""
+        """``size``, rounded up to multiples of the divisor of the backbone."""
         divisor = self.facts.divisor
         return tuple(-(-side // divisor) * divisor for side in size)
 
@@ -218,10 +218,10 @@ class ContractChecks:
             stated = getattr(self.model, 'size_divisor', None)
             if stated is None and self.facts.divisor > max(self.facts.strides):
                 raise CheckFailedError(
-                    'fails on them and does not say what it needs',
+                    'fails on them and states no size_divisor',
                     'State size_divisor in the class.',
                 )
-            return f'images are padded to multiples of {self.facts.divisor} for it'
+            return f'not needed: images are padded to multiples of {self.facts.divisor}'
         return self.shapes(ODD_SIZES)
 
     def batch(self) -> str:
@@ -279,7 +279,7 @@ class ContractChecks:
             raise CheckFailedError(
                 f'evaluation changes {changed[0]}', 'Update statistics only while self.training.'
             )
-        return 'modes reach every module; evaluation repeats itself and changes nothing'
+        return 'modes reach every module; evaluation is deterministic and changes no buffer'
 
     def gradients(self) -> str:
         self.model.train()
@@ -314,8 +314,8 @@ class ContractChecks:
                     'The stem must have the smallest depth: it learns slowest.',
                 )
             words.append(f'{groups} {decay_type} groups')
-        asked = hasattr(self.model, 'get_layer_depth')
-        return ', '.join(words) + ('' if asked else ', by the order of its blocks')
+        stated = hasattr(self.model, 'get_layer_depth')
+        return ', '.join(words) + ('' if stated else ', by the order of its blocks')
 
     def autocast(self, dtype: torch.dtype) -> str:
         image = self.image(EVEN_SIZES[1])

@@ -150,7 +150,7 @@ def test_output_indices_choose_maps():
         ({'model': 'inception_v3'}, 'a map of stride 4 is'),
         ({'model': 'convmixer_768_32'}, 'feature maps have stride 7'),
         ({'model': 'sequencer2d_s'}, 'feature maps have stride 7, 14'),
-        ({'model': 'dla34', 'drop_path_rate': 0.1}, 'knows no drop path'),
+        ({'model': 'dla34', 'drop_path_rate': 0.1}, 'has no drop path'),
         ({'model': 'resnet18', 'out_indices': (4,)}, 'out of 0, 1, 2, 3'),
         ({'model': 'resnet18', 'frozen_stages': 5}, 'has 4'),
         ({'model': 'resnet18', 'model_args': {'nonsense': 1}}, 'cannot be built with'),

@@ -164,7 +164,7 @@ def test_the_larger_ones_fulfil_it(check_backbone, name):
         (AlwaysDropsOut, 'train and eval', 'two passes in evaluation mode differ'),
         (HasUnusedLayers, 'gradients', 'head.weight, head.bias'),
         (DeepStem, 'parameter depths', 'the first parameter has depth 3'),
-        (NoDepth, 'parameter depths', 'gives 7'),
+        (NoDepth, 'parameter depths', 'returns 7'),
         (Overflows, 'float16', 'infinite'),
         (Views, 'channels_last', 'view'),
         (Forgets, 'checkpoint', 'a reloaded one differs'),
