@@ -33,6 +33,7 @@ from backbones.weights.translation import Translation
 from .checkpoints import as_timm_reads
 from .create import (
     STRIDES,
+    TimmModel,
     create,
     dense_model_args,
     features_of,
@@ -107,7 +108,7 @@ class TimmBackbone(Backbone):
         if not self.out_indices or not set(self.out_indices) <= {0, 1, 2, 3}:
             raise ConfigError(f'out_indices={out_indices!r}: give maps out of 0, 1, 2, 3.')
         self._model_args = dense_model_args(model, drop_path_rate, dict(model_args or {}))
-        self.model = create(model, self._model_args)
+        self.model: TimmModel = create(model, self._model_args)
 
         # For each output its stride, and the feature map that it is made from.
         features = features_of(model, self.model)
@@ -146,22 +147,22 @@ class TimmBackbone(Backbone):
         self._freeze(frozen_stages)
 
     @property
-    def num_stages(self) -> int:
+    def num_stages(self) -> int:  # type: ignore[override]
         """How many stages ``frozen_stages`` counts: timm's coarse groups of layers."""
         return max(groups_of(self.model, coarse=True).values())
 
     @property
-    def added_modules(self) -> tuple[str, ...]:
+    def added_modules(self) -> tuple[str, ...]:  # type: ignore[override]
         """The pyramid's layers and the output norms, which timm's files do not contain."""
         return ('pyramid', *(f'norm{i}' for i in self.out_indices))
 
     @property
-    def recipe_frozen_stages(self) -> int:
+    def recipe_frozen_stages(self) -> int:  # type: ignore[override]
         """ResNet detectors are fine-tuned with the stem and the first stage frozen."""
         return 1 if is_resnet(self.model) else -1
 
     @property
-    def takes_drop_path_rate(self) -> bool:
+    def takes_drop_path_rate(self) -> bool:  # type: ignore[override]
         """Whether timm's model has drop path; not for ResNets, whose recipes have none."""
         return 'drop_path_rate' in accepted_arguments(type(self.model)) and not is_resnet(
             self.model
@@ -284,7 +285,8 @@ class TimmBackbone(Backbone):
 
         names = [name for name, _ in self.model.named_parameters()]
         if isinstance(self.model, ConvNeXt):
-            blocks = len(self.model.stages[2].blocks)
+            model: TimmModel = self.model
+            blocks = len(model.stages[2].blocks)
             rule = lambda name: convnext_rule(_TIMM_LAYOUT.official_name(name), blocks)  # noqa: E731
             return {f'model.{name}': rule(name) for name in names}
         if is_resnet(self.model):

@@ -46,11 +46,11 @@ def _recorded_load(cls: type[nn.Module]) -> Iterator[dict[str, Tensor]]:
         return SimpleNamespace(missing_keys=[], unexpected_keys=[])
 
     own = vars(cls).get('load_state_dict')
-    cls.load_state_dict = record
+    cls.load_state_dict = record  # type: ignore[method-assign,assignment]
     try:
         yield converted
     finally:
         if own is None:
             del cls.load_state_dict
         else:
-            cls.load_state_dict = own
+            cls.load_state_dict = own  # type: ignore[method-assign]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -11,6 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from backbones.base import accepted_arguments
 from backbones.errors import ConfigError
 from backbones.weights.timm_catalog import first_line
+
+# An nn.Module with what timm's models have besides: feature_info, forward_intermediates, ...
+TimmModel: TypeAlias = Any
 
 STRIDES = (4, 8, 16, 32)
 # What makes timm's models take images of any size, for those that have the option.
@@ -28,7 +32,7 @@ def dense_model_args(name: str, drop_path_rate: float, given: dict) -> dict:
     with torch.device('meta'):
         model = create(name, given)
     accepted = accepted_arguments(type(model))
-    args = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
+    args: dict[str, object] = {key: value for key, value in _ANY_SIZE.items() if key in accepted}
     strides = {info['reduction'] for info in model.feature_info}
     if 14 in strides and 'patch_size' in accepted:
         # timm resamples the weights of the patch embedding to another size of patches.
@@ -40,7 +44,7 @@ def dense_model_args(name: str, drop_path_rate: float, given: dict) -> dict:
     return args | given
 
 
-def create(name: str, args: Mapping, **pretrained) -> nn.Module:
+def create(name: str, args: Mapping, **pretrained) -> TimmModel:
     import timm
 
     from .swin import pad_before_shift
@@ -55,7 +59,7 @@ def create(name: str, args: Mapping, **pretrained) -> nn.Module:
     return model
 
 
-def features_of(name: str, model: nn.Module) -> dict[int, int]:
+def features_of(name: str, model: TimmModel) -> dict[int, int]:
     """The last feature map of every stride that is of use: stride -> index.
 
     Raises:
@@ -79,7 +83,7 @@ def nearest_stride(stride: int, features: Mapping[int, int]) -> int:
     return min(sorted(features), key=lambda s: max(s / stride, stride / s))
 
 
-def leaves_outputs_unnormalised(model: nn.Module) -> bool:
+def leaves_outputs_unnormalised(model: TimmModel) -> bool:
     """Whether a model has other norms than BatchNorm.
 
     Such models normalise within the branches of residual blocks; their feature maps are not normalised.

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from .create import TimmModel
 
-def groups_of(model: nn.Module, coarse: bool) -> dict[str, int]:
+
+def groups_of(model: TimmModel, coarse: bool) -> dict[str, int]:
     """timm's layer number (coarse: stage number) of every parameter; the stem has 0."""
     from timm.models import group_parameters
 
@@ -40,6 +42,7 @@ def block_names(module: nn.Module, prefix: str, groups: Mapping[str, int]) -> It
 
 
 def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest modules below ``module`` (itself included) none of whose parameters train."""
     parameters = list(module.parameters())
     if parameters and not any(p.requires_grad for p in parameters):
         yield module

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.errors import ConfigError
 from backbones.weights.timm_catalog import first_line
 
-from .create import create
+from .create import TimmModel, create
 
 # Position tables of one size, read by indices that a meta device does not check.
 _ONE_SIZE = ('MultiScaleVit',)
@@ -47,7 +47,7 @@ def odd_multiple(size: int, divisor: int) -> int:
 
 
 @torch.no_grad()
-def run_on_meta(model: nn.Module, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
+def run_on_meta(model: TimmModel, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
     """The feature maps of a timm model on the meta device for two images ``(3, height, width)``."""
     return model.forward_intermediates(
         torch.zeros(2, 3, height, width, device='meta'),
@@ -58,7 +58,7 @@ def run_on_meta(model: nn.Module, indices: Sequence[int], height: int, width: in
 
 
 def _what_does_not_fit(
-    model: nn.Module, indices: Sequence[int], strides: Sequence[int], height: int, width: int
+    model: TimmModel, indices: Sequence[int], strides: Sequence[int], height: int, width: int
 ) -> str:
     """Why images of this size do not give maps of these strides; empty if they do."""
     try:
