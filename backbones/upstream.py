@@ -46,6 +46,7 @@ _DISTRIBUTIONS = {
     'timm': ('timm',),
     'numpy': ('numpy',),
 }
+LIBRARIES = tuple(_DISTRIBUTIONS)
 
 
 class UpstreamError(ImportError):
