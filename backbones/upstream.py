@@ -23,6 +23,8 @@ PRIVATE_NAMES: dict[str, str] = {
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': 'SafeCheckpointHook',
     'mmengine.hooks.CheckpointHook._init_rule': 'SafeCheckpointHook',
     'mmengine.model.BaseModule._dump_init_info': 'a log without a line per initialised parameter',
+    'mmengine.optim.DefaultOptimWrapperConstructor._validate_cfg': 'checking the options of layer decay',
+    'mmdet.models.test_time_augs.DetTTAModel._merge_single_sample': 'merging views with masks',
     'mmengine.runner.Runner._init_model_weights': 'loading pretrained weights completely',
     'torch._C._functorch.peek_interpreter_stack': _FUSED,
     'torch._C._len_torch_dispatch_stack': _FUSED,

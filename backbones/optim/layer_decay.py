@@ -12,9 +12,12 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMI
 from torch import nn
 
 from backbones.errors import ConfigError
+from backbones.upstream import required
 
 from .layer_depth import Depth, generic_depths
 
+# It is overridden.
+required('mmengine.optim.DefaultOptimWrapperConstructor._validate_cfg')
 _DEPTH_METHOD = {'layer_wise': 'get_layer_depth', 'stage_wise': 'get_stage_depth'}
 _OPTIONS = ('decay_rate', 'decay_type', 'num_layers')
 

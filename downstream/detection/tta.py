@@ -10,6 +10,10 @@ from mmengine.registry import MODELS
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from backbones.upstream import required
+
+# It is overridden.
+required('mmdet.models.test_time_augs.DetTTAModel._merge_single_sample')
 _FLIP_DIMS = {'horizontal': (-1,), 'vertical': (-2,), 'diagonal': (-2, -1)}
 
 
