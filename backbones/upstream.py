@@ -42,6 +42,13 @@ PRIVATE_NAMES: dict[str, str] = {
     'torch.ops.mkldnn._linear_pointwise': 'linear layers through oneDNN on CPUs with AVX-512',
     'torch.ops.torchvision._roi_align_backward': "RoIAlign's gradient",
 }
+# Attributes that these classes set on themselves, and the feature that reads them.
+PRIVATE_ATTRIBUTES = {
+    'mmengine.runner.EpochBasedTrainLoop._iter': 'resuming within an epoch',
+    'mmengine.runner.EpochBasedTrainLoop._epoch': 'resuming within an epoch',
+    'mmengine.runner.IterBasedTrainLoop._iter': 'seeding every step',
+    'mmengine.runner.Runner._train_loop': 'telling a training from a test',
+}
 _DISTRIBUTIONS = {
     **DISTRIBUTIONS,
     'torch': ('torch',),

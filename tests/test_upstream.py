@@ -3,6 +3,8 @@
 import ast
 import importlib
 import importlib.util
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType
@@ -12,6 +14,8 @@ import pytest
 from backbones import upstream
 from tests.test_architecture import ROOT, modules
 
+# Documented in spite of their names: namedtuples' methods, and two functions of the standard library.
+PUBLIC = {'_replace', '_fields', '_exit', '_current_frames'}
 SOURCES = {
     name: path
     for name, path in modules().items()
@@ -25,6 +29,14 @@ def test_every_listed_name_exists(path):
     if importlib.util.find_spec(library) is None:
         pytest.skip(f'{library} is not installed')
     assert upstream.optional(path) is not None
+
+
+@pytest.mark.parametrize('path', upstream.PRIVATE_ATTRIBUTES)
+def test_every_listed_attribute_is_set(path):
+    where, _, attribute = path.rpartition('.')
+    module, _, name = where.rpartition('.')
+    source = inspect.getsource(getattr(importlib.import_module(module), name))
+    assert re.search(rf'self\.{attribute}\b.*=', source)
 
 
 def private_uses(tree: ast.AST) -> Iterator[str]:
@@ -82,6 +94,7 @@ def test_every_private_name_that_is_used_is_listed():
     own = {name for tree in trees.values() for name in own_names(tree)}
     listed = {path.rpartition('.')[2] for path in upstream.PRIVATE_NAMES}
     listed |= {part for path in upstream.PRIVATE_NAMES for part in path.split('.')}
+    listed |= {path.rpartition('.')[2] for path in upstream.PRIVATE_ATTRIBUTES} | PUBLIC
     foreign = {
         f'{module}: {name}'
         for module, tree in trees.items()

@@ -371,7 +371,7 @@ class ContractChecks:
     def compiled(self) -> str:
         image = self.image(EVEN_SIZES[0])
         expected = self.maps(image)
-        torch._dynamo.reset()
+        torch.compiler.reset()
         compiled = torch.compile(self.model, backend='aot_eager', fullgraph=True)
         try:
             found = self.maps(image, compiled)
@@ -383,7 +383,7 @@ class ContractChecks:
                 'values.',
             ) from error
         finally:
-            torch._dynamo.reset()
+            torch.compiler.reset()
         self._require_equal(found, expected, 'the compiled one differs', 'Report it to PyTorch.')
         return 'one graph, the same maps'
 
