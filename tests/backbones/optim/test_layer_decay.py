@@ -162,7 +162,7 @@ def test_many_blocks_share_twelve_groups():
 
 @pytest.mark.parametrize(
     ('answer', 'message'),
-    [(3, 'must return'), ((5, 3), 'must give'), ((-1, 3), 'must give'), (None, 'must give')],
+    [(3, 'must return'), ((5, 3), 'must return'), ((-1, 3), 'must return'), (None, 'must return')],
 )
 def test_an_answer_that_is_no_depth_is_an_error(answer, message):
     backbone = Plain()
