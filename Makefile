@@ -3,7 +3,6 @@
 # make test       environment, install, every test that is not slow
 # make test-slow  the slow ones too
 # make bench      speed and memory beside other implementations, into docs/performance.md
-# make gpu        what could not be tried without a GPU, in ten minutes on a machine that has one
 # make lint       ruff, and mypy over backbones/
 # make format     what ruff can fix, and its format
 # make docs       the documentation site in site/; read it with `python -m http.server -d site`
@@ -19,7 +18,7 @@ WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo demo-seg test test-slow bench gpu gpu lint format docs clean
+.PHONY: demo demo-seg test test-slow bench gpu lint format docs clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -36,9 +35,6 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks
-
-gpu: $(INSTALLED)
-	@$(BIN)/python -m benchmarks --first-gpu
 
 gpu: $(INSTALLED)
 	@$(BIN)/python -m benchmarks --first-gpu
