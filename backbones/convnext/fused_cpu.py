@@ -4,7 +4,7 @@ Feature maps are in channels_last memory format. Norm, linear layers and activat
 channels]``, chunk by chunk, so that a chunk's hidden activations stay in the cache. Layer scale, or
 GRN's scale of an image's channels, is multiplied into the weight of the second linear layer, and the
 product is added to the residual. For the backward pass a block saves its input and the depthwise
-convolution's output; what lies between is recomputed, chunk by chunk. Nothing is cached from one call
+convolution's output; what is between them is recomputed, chunk by chunk. Nothing is cached from one call
 to the next: weights may change in any way at any time.
 
 :func:`can_run_fused` states the conditions; where they do not hold, a block's modules run.

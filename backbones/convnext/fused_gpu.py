@@ -1,7 +1,7 @@
 """ConvNeXt's blocks on a GPU, fused: fewer passes over memory, and less saved for the backward pass.
 
 Feature maps are in channels_last memory format; the convolution is cuDNN's and the matrix products are
-cuBLAS's, in autocast's dtype where it is on. What lies between them is fused
+cuBLAS's, in autocast's dtype where it is on. The operators between them are fused
 (:mod:`backbones.kernels.triton_pointwise`): LayerNorm, GELU with the sums that GRN and its gradient
 need, and layer scale and drop path with the residual. GRN's scale is multiplied into the weight of the
 second linear layer, one weight for each image, so that GRN takes no pass of its own. For the backward

@@ -28,7 +28,7 @@ def demo(task: str) -> dict:
     example starts anew.
 
     Returns:
-        The summary, which also lies in ``<work dir>/demo.json``: the report of
+        The summary, which is also in ``<work dir>/demo.json``: the report of
         :func:`~downstream.running.test.evaluate` with the paths of log, checkpoint and pictures.
     """
     config = CONFIGS[task]
@@ -75,7 +75,7 @@ def _final_checkpoint(cfg: Config, work_dir: Path) -> Path:
 
 
 def print_summary(summary: dict) -> None:
-    """The figures and where everything lies."""
+    """The figures, and the paths of log, checkpoint and pictures."""
     print_report(summary)
     print(f'Trained and tested in {summary["seconds"]} s.')
     for name in ('log', 'checkpoint', 'pictures'):

@@ -110,7 +110,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:
     ]
     for i, _ in enumerate(kinds):
         if 0 < (owner == i).sum() < _MIN_VISIBLE_PIXELS:
-            mask[owner == i] = 0  # too little to be told: unlabelled, as in ADE20K
+            mask[owner == i] = 0  # too few pixels to recognise the shape: unlabelled, as in ADE20K
     noise = rng.normal(0, 6, image.shape)
     image = np.clip(image + noise, 0, 255).astype(np.uint8)
     mask[:, :4] = 0

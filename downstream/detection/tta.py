@@ -27,8 +27,8 @@ class InstanceTTAModel(DetTTAModel):
 
     def test_step(self, data: dict) -> list[DetDataSample]:
         """``data``: ``inputs`` and ``data_samples``, each a list of views of lists of images."""
-        # mmdet's cascade head, told of a flip, turns masks back while it averages its three stages,
-        # and so would mix flipped with unflipped ones. It must not know; the merge below does.
+        # mmdet's cascade head unflips masks while it averages its three stages, and so would mix flipped
+        # with unflipped ones. The flip is hidden from it; the merge below undoes it.
         for view in data['data_samples']:
             for sample in view:
                 sample.set_metainfo({'tta_flip': sample.metainfo.get('flip', False), 'flip': False})
@@ -57,7 +57,7 @@ class InstanceTTAModel(DetTTAModel):
 
 
 def _unflipped(masks: Tensor, meta: dict) -> Tensor:
-    """``(N, H, W)`` masks of a view as they lie in the original image."""
+    """``(N, H, W)`` masks of a view in the coordinates of the original image."""
     if not meta['flip']:
         return masks
     return masks.flip(_FLIP_DIMS[meta['flip_direction']])
