@@ -47,6 +47,8 @@ def check_data_only(options: TrainOptions) -> None:
     Raises:
         DataError: Something is wrong with them.
     """
+    if options.launcher != 'none':
+        raise ConfigError('--check-data only is for one process: leave --launcher out.')
     check_datasets(training_config(options), ('train', 'val'), full=True)
     print_log('Every file of the training and validation data can be read.', 'current')
 

@@ -8,7 +8,7 @@ from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric
 from torch import Tensor
 
-from backbones.errors import DataError
+from backbones.errors import ConfigError, DataError
 from downstream.distributed.gather import DataOnlyMetric
 
 
@@ -19,12 +19,30 @@ class SegmentationMetric(DataOnlyMetric, IoUMetric):
     mmseg adds up float32 counts, which stop being exact at 2^24 pixels: 60 images of ADE20K. With
     integers, one process and several give the same figures. After an evaluation :attr:`report` holds
     mIoU, aAcc, mAcc in percent and ``per_class`` IoU and Acc; a class that does not occur is None.
+
+    Args:
+        args: Those of ``IoUMetric``.
+        kwargs: Likewise.
+
+    Raises:
+        ConfigError: An option of ``IoUMetric`` that has no effect here, or ``format_only`` without a
+            folder.
     """
 
     default_prefix = ''  # None is the same, but mmengine warns of it
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if list(self.metrics) != ['mIoU'] or self.nan_to_num is not None or self.beta != 1:
+            raise ConfigError(
+                'SegmentationMetric computes mIoU, aAcc and mAcc; leave iou_metrics, nan_to_num and beta '
+                'out, or use mmseg.IoUMetric.'
+            )
+        if self.format_only and not self.output_dir:
+            raise ConfigError(
+                'format_only=True writes predictions without evaluating them: name a folder by --out or '
+                'output_dir.'
+            )
         self.report: dict = {}
 
     @staticmethod

@@ -121,6 +121,13 @@ def test_a_full_check_is_not_for_several_processes():
         train(words, check_data='full')
 
 
+def test_checking_alone_is_for_one_process():
+    from downstream.running.train import check_data_only
+
+    with pytest.raises(ConfigError, match='leave --launcher out'):
+        check_data_only(options.TrainOptions(str(UPERNET), launcher='pytorch'))
+
+
 def prepared(tmp_path, config, **words) -> Config:
     torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
     checkpoint = str(tmp_path / 'a.pth')

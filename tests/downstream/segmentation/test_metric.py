@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmseg.evaluation import IoUMetric
 
+from backbones import ConfigError
 from downstream.segmentation import SegmentationMetric
 
 CLASSES = ('a', 'b', 'c', 'never')
@@ -63,3 +64,17 @@ def test_counts_stay_exact_beyond_float32():
     # 2^24 right pixels and two wrong ones, which float32 could not add
     results = [(many, many, many, many), (0 * one, one, 0 * one, one), (0 * one, one, 0 * one, one)]
     assert metric.compute_metrics(results)['mIoU'] == 100 * 2**24 / (2**24 + 2)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'iou_metrics': ['mDice']}, 'leave iou_metrics'),
+        ({'nan_to_num': -1}, 'leave iou_metrics'),
+        ({'beta': 2}, 'leave iou_metrics'),
+        ({'format_only': True}, '--out'),
+    ],
+)
+def test_options_without_effect_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        SegmentationMetric(**options)
