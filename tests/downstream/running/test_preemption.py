@@ -23,7 +23,7 @@ CHECKPOINT = files.INTERRUPTED
 
 
 @HOOKS.register_module()
-class SignalHook(Hook):
+class LateSignalHook(Hook):
     """Sends a signal to the last process in an iteration, and again while the checkpoint is written."""
 
     def __init__(self, step: int = 2, seconds: float = 2, error: bool = False) -> None:
@@ -66,7 +66,7 @@ def run_signalled(nccl: bool = False, **arguments) -> None:
 @pytest.mark.parametrize(('count', 'nccl'), [(2, True), (2, False), (3, False), (4, False)])
 def test_no_process_leaves_before_the_checkpoint_is_written(count, nccl, tmp_path):
     """A launcher kills the others when the first one leaves."""
-    hooks = [dict(type='FiniteLossHook'), dict(type='SignalHook')]
+    hooks = [dict(type='FiniteLossHook'), dict(type='LateSignalHook')]
     arguments = {'work_dir': tmp_path / 'run', 'nccl': nccl, 'custom_hooks': hooks}
     running = processes.start(run_signalled, tmp_path, [arguments] * count)
     deadline = time.monotonic() + 90
@@ -84,7 +84,7 @@ def test_no_process_leaves_before_the_checkpoint_is_written(count, nccl, tmp_pat
 
 
 def test_all_processes_fail_where_the_first_one_cannot_write(tmp_path):
-    hooks = [dict(type='SignalHook', seconds=0, error=True)]
+    hooks = [dict(type='LateSignalHook', seconds=0, error=True)]
     arguments = {'work_dir': tmp_path / 'run', 'custom_hooks': hooks}
     for process in processes.start(run_signalled, tmp_path, [arguments] * 2):
         process.join(60)
@@ -152,7 +152,7 @@ sys.exit(bad[0] if bad else 0)
 def test_a_job_of_slurm_saves_before_it_is_killed(shapes, tmp_path):
     """``slurm_train.sh``, a signal, a slow disk: exit code 75 and a whole checkpoint."""
     config = write_tiny_config('segmentation', shapes, tmp_path)
-    hook = f"dict(type='{__name__}.SignalHook', step=0, seconds=5)"
+    hook = f"dict(type='{__name__}.LateSignalHook', step=0, seconds=5)"
     config.write_text(config.read_text() + f'custom_hooks = [{hook}]\n')
     for name, body in (
         ('srun', SRUN.format(python=sys.executable)),

@@ -26,9 +26,9 @@ def dims_of(row: Row) -> list[int]:
 
 
 def of_the_backbone(row: Row) -> int:
-    """Parameters by the official code, and a norm (weight and bias) on each of the four outputs."""
-    name = f'{row.family}-{row.size}'
-    return RECORD[name]['values'] + 2 * sum(dims_of(row))
+    """Parameters by the official code, and a norm (weight and bias) on each output."""
+    outputs = dims_of(row)[-1:] if row.method == 'linear' else dims_of(row)
+    return RECORD[f'{row.family}-{row.size}']['values'] + 2 * sum(outputs)
 
 
 def reading_the_widths(row: Row) -> int:
