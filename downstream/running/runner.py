@@ -19,7 +19,7 @@ from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from backbones.errors import ConfigError
 from backbones.upstream import required
 from downstream.data.reading import check_reading
+from downstream.distributed.wrapping import unwrapped
 from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
 from downstream.running.checkpoint import files, sharding, writer
 from downstream.running.checkpoint.read import matching_tensors, read
@@ -110,7 +111,7 @@ class SuiteRunner(Runner):
     @property
     def unwrapped_model(self) -> nn.Module:
         """The model without DistributedDataParallel around it."""
-        return self.model.module if is_model_wrapper(self.model) else self.model
+        return unwrapped(self.model)
 
     def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
         """A loop whose order and random numbers are those of the seed and the iteration alone."""

@@ -12,7 +12,6 @@ from statistics import median
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch.nn.utils import get_total_norm
 
 from backbones.errors import UserError
 from downstream.distributed.flags import maximum
+from downstream.distributed.wrapping import unwrapped
 from downstream.running.checkpoint.sharding import is_sharded, local
 
 from .preemption import PreemptionHook
@@ -83,7 +83,7 @@ class FiniteLossHook(Hook):
     def before_train(self, runner: Runner) -> None:
         self.close()
         self._runner = runner
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._model, optimizer = model, runner.optim_wrapper.optimizer
         self._parameters = [p for group in optimizer.param_groups for p in group['params']]
         self._sharded = is_sharded(model)

@@ -17,12 +17,12 @@ import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.distributed.constants import default_pg_nccl_timeout, default_pg_timeout
 
 from backbones.upstream import optional
+from downstream.distributed.wrapping import unwrapped
 
 # The other processes leave later, so that a launcher first sees the exit of the one with the message.
 _GRACE = 2
@@ -142,7 +142,7 @@ class HangHook(Hook):
             )
 
     def _count_passes(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         self._handles = [model.register_forward_hook(lambda *_: self._move(_BACKWARD))]
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if optimizer is not None:

@@ -1,12 +1,11 @@
 """Soft-NMS in C and in PyTorch against plain Python in float64."""
 
-import math
-
 import pytest
 import torch
 
 from backbones.kernels import soft_nms as module
 from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE, soft_nms
+from tests.suppression import soft_nms_by_hand
 
 C_MODULE = module
 
@@ -24,32 +23,6 @@ def some_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return boxes, scores
 
 
-def overlap(a: list, b: list, offset: int) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0]) + offset
-    height = min(a[3], b[3]) - max(a[1], b[1]) + offset
-    shared = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
-    return shared / (sum(areas) - shared) if sum(areas) > shared else math.nan
-
-
-def by_hand(boxes, scores, threshold, sigma, min_score, method, offset) -> list[tuple[int, float]]:
-    boxes, scores = boxes.tolist(), scores.tolist()
-    left, kept = list(range(len(boxes))), []
-    while left:
-        best = max(left, key=lambda i: scores[i])
-        kept.append((best, scores[best]))
-        left.remove(best)
-        for i in list(left):
-            iou = overlap(boxes[best], boxes[i], offset)
-            if method == GAUSSIAN:
-                scores[i] *= math.exp(-(iou**2) / sigma)
-            elif iou >= threshold:
-                scores[i] *= 1 - iou if method == LINEAR else 0
-            if not scores[i] >= min_score:
-                left.remove(i)
-    return kept
-
-
 @pytest.mark.parametrize('method', [NAIVE, LINEAR, GAUSSIAN])
 @pytest.mark.parametrize('offset', [0, 1])
 @pytest.mark.parametrize('count', [1, 2, 150])
@@ -57,7 +30,7 @@ def test_like_plain_python(method, offset, count, way):
     boxes, scores = some_boxes(count)
     options = (0.3, 0.5, 0.05, method, offset)
     kept, lowered = soft_nms(boxes, scores.clone(), *options)
-    expected = by_hand(boxes, scores, *options)
+    expected = soft_nms_by_hand(boxes, scores, *options)
     assert kept.tolist() == [index for index, _ in expected]
     found = torch.tensor([score for _, score in expected], dtype=torch.float64)
     torch.testing.assert_close(lowered, found, rtol=1e-13, atol=0)

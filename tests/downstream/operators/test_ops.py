@@ -11,7 +11,9 @@ import torch
 import torchvision
 from mmcv.ops import RoIAlign, batched_nms, nms, nms_match, roi_align, sigmoid_focal_loss, soft_nms
 
+from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE
 from downstream.operators import finder as ops_finder
+from tests.suppression import iou, soft_nms_by_hand
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 DEVICES = ['cpu', pytest.param('cuda', marks=needs_cuda)]
@@ -25,37 +27,11 @@ def random_boxes(count: int, seed: int = 0, size: float = 100) -> tuple[torch.Te
     return torch.cat([corner, corner + extent], 1), torch.rand(count, generator=generator)
 
 
-def iou(a, b, offset=0) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0]) + offset
-    height = min(a[3], b[3]) - max(a[1], b[1]) + offset
-    overlap = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
-    return overlap / (sum(areas) - overlap)
-
-
 def reference_nms(boxes, scores, threshold, offset) -> list[int]:
     boxes, order, kept = boxes.tolist(), scores.argsort(descending=True).tolist(), []
     for i in order:
         if all(iou(boxes[i], boxes[j], offset) <= threshold for j in kept):
             kept.append(i)
-    return kept
-
-
-def reference_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
-    boxes, scores = boxes.tolist(), scores.tolist()
-    live, kept = list(range(len(boxes))), []
-    while live:
-        best = max(live, key=lambda i: scores[i])
-        kept.append((best, scores[best]))
-        live.remove(best)
-        for i in list(live):
-            overlap = iou(boxes[best], boxes[i], offset)
-            if method == 'gaussian':
-                scores[i] *= torch.exp(torch.tensor(-(overlap**2) / sigma)).item()
-            elif overlap >= threshold:
-                scores[i] *= 1 - overlap if method == 'linear' else 0
-            if scores[i] < min_score:
-                live.remove(i)
     return kept
 
 
@@ -92,7 +68,8 @@ def test_batched_nms_of_many_boxes_keeps_classes_apart():
 def test_soft_nms_equals_the_definition(method, offset):
     boxes, scores = random_boxes(80, seed=1)
     dets, kept = soft_nms(boxes, scores, 0.3, 0.5, 0.05, method, offset)
-    expected = reference_soft_nms(boxes, scores, 0.3, 0.5, 0.05, method, offset)
+    number = {'naive': NAIVE, 'linear': LINEAR, 'gaussian': GAUSSIAN}[method]
+    expected = soft_nms_by_hand(boxes, scores, 0.3, 0.5, 0.05, number, offset)
     assert kept.tolist() == [i for i, _ in expected]
     torch.testing.assert_close(dets[:, 4], torch.tensor([s for _, s in expected]))
     assert torch.equal(dets[:, :4], boxes[kept])
