@@ -1,0 +1,1 @@
+"""Annotation formats: read into one description of a data set, split, and written."""

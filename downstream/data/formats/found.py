@@ -1,0 +1,117 @@
+"""What a data set holds, whatever format it came in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+# The value of unlabelled pixels in masks that mmseg reads.
+IGNORED = 255
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Instances:
+    """A part (training, validation, ...) of a detection set.
+
+    Attributes:
+        root: Folder that the images' ``file_name`` is relative to. Images are never copied.
+        coco: A complete COCO dict: ``images`` with id, file_name, width, height (as loaded: an EXIF
+            orientation is applied); ``annotations`` with id, image_id, category_id, bbox (x, y, width,
+            height in pixels), area, iscrowd, and segmentation where there is one; ``categories``. All
+            parts of a set have the same categories, in the order of its classes.
+        file: A COCO file that holds exactly ``coco``; None if it was made or repaired in memory.
+    """
+
+    root: Path
+    coco: dict
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Masks:
+    """A part of a segmentation set.
+
+    Attributes:
+        root: Folder that the paths of ``pairs`` are relative to.
+        pairs: Image and mask; the mask is None where ``instances`` has the polygons of the image.
+        values: Value of a pixel in the mask files -> class index. Keys are colours (R, G, B) where
+            masks are colour-coded. A value that is missing here is unlabelled.
+        instances: Polygons that are drawn as masks.
+    """
+
+    root: Path
+    pairs: tuple[tuple[str, str | None], ...]
+    values: dict[int, int] | dict[Color, int]
+    instances: Instances | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set.
+
+    Attributes:
+        format: ``'COCO'``, ``'YOLO'``, ``'Pascal VOC'``, ``'labelme'``, ``'index masks'``,
+            ``'binary masks'``, ``'colour masks'``, ``'Cityscapes'``.
+        task: ``'detection'`` or ``'segmentation'``.
+        classes: Their names; the place in this tuple is the index of a class.
+        parts: ``'train'``, ``'val'``, ``'test'``, as far as given; ``'all'`` alone if the set is
+            not split.
+        notes: Decisions and repairs that the user must hear of, a sentence each.
+    """
+
+    format: str
+    task: str
+    classes: tuple[str, ...]
+    parts: dict[str, Instances | Masks]
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, *notes: str) -> Found:
+        """The same with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """How much a part of a set holds.
+
+    Attributes:
+        images: Number of images.
+        empty: Images without an object; 0 for masks, which are not opened.
+        objects: Number of objects (boxes); 0 for masks.
+        crowds: Objects that are a crowd.
+        without_mask: Objects that are no crowd and have a box alone.
+        per_class: Objects of each class that are no crowd, in the order of the classes.
+    """
+
+    images: int
+    empty: int
+    objects: int
+    crowds: int
+    without_mask: int
+    per_class: dict[str, int]
+
+
+def counts(found: Found) -> dict[str, PartCounts]:
+    """Images and objects of every part of a set."""
+    return {name: _counts(part, found.classes) for name, part in found.parts.items()}
+
+
+def _counts(part: Instances | Masks, classes: tuple[str, ...]) -> PartCounts:
+    instances = part if isinstance(part, Instances) else part.instances
+    if instances is None:
+        return PartCounts(len(part.pairs), 0, 0, 0, 0, {})
+    coco = instances.coco
+    name_of = {category['id']: category['name'] for category in coco['categories']}
+    singles = [one for one in coco['annotations'] if not one.get('iscrowd')]
+    per_class = Counter(name_of[one['category_id']] for one in singles)
+    with_objects = {one['image_id'] for one in coco['annotations']}
+    return PartCounts(
+        images=len(coco['images']),
+        empty=sum(image['id'] not in with_objects for image in coco['images']),
+        objects=len(coco['annotations']),
+        crowds=len(coco['annotations']) - len(singles),
+        without_mask=sum(not one.get('segmentation') for one in singles),
+        per_class={name: per_class[name] for name in classes},
+    )
