@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from downstream.drop_in import without_masks
+
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = sorted(p for task in ('det', 'seg') for p in (ROOT / 'configs' / task).glob('*.py'))
 CASCADE = 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
@@ -202,6 +204,42 @@ def test_the_example_without_masks_loads_none_and_has_no_mask_head(tmp_path):
         assert "'with_mask': True" not in str(loader.dataset.pipeline)
         assert "'with_bbox': True" in str(loader.dataset.pipeline)
     assert "'with_mask': True" not in str(cfg.tta_pipeline)
+
+
+MASK_HEAD = 4 * (256 * 256 * 9 + 256) + (256 * 256 * 4 + 256) + (256 * 80 + 80)
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'masks', 'heads'),
+    [('cascade-rcnn', 'cascade-mask-rcnn', 3), ('faster-rcnn', 'mask-rcnn', 1)],
+)
+def test_recipes_for_boxes_differ_from_those_for_masks_in_masks_alone(boxes, masks, heads):
+    name = 'configs/det/{}_convnext-tiny_in1k_3x_coco.py'
+    cfg, other = read(name.format(boxes)), read(name.format(masks))
+    model, with_masks = build(cfg), build(other)
+    assert type(model).__name__ == {3: 'CascadeRCNN', 1: 'FasterRCNN'}[heads]
+    assert not model.roi_head.with_mask
+    left_out = set(with_masks.state_dict()) - set(model.state_dict())
+    assert set(model.state_dict()) < set(with_masks.state_dict())
+    assert all(key.startswith('roi_head.mask_head.') for key in left_out)
+    count = lambda m: sum(p.numel() for p in m.parameters())  # noqa: E731
+    assert count(with_masks) - count(model) == heads * MASK_HEAD
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        assert "'with_mask': True" not in str(loader.dataset.pipeline)
+    assert cfg.val_evaluator.metric == cfg.test_evaluator.metric == 'bbox'
+    for key in ('train_cfg', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr'):
+        assert cfg[key] == other[key]
+
+
+def test_boxes_alone_with_large_scale_jitter_pad_no_masks():
+    base = read('configs/det/mask-rcnn_convnextv2-base_fcmae_3x-lsj_coco.py').model
+    changed = without_masks(base, {'data_preprocessor': {'pad_size_divisor': 32}})
+    assert changed['type'] == 'FasterRCNN'
+    assert changed['data_preprocessor'] == {
+        'pad_size_divisor': 32,
+        'pad_mask': False,
+        'batch_augments': [{'type': 'BatchFixedSizePad', 'size': (1024, 1024), 'pad_mask': False}],
+    }
 
 
 def test_mask_rcnn_is_that_of_the_papers():

@@ -163,6 +163,28 @@ def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
     return model
 
 
+def without_masks(base: dict, model: dict | None = None) -> dict:
+    """``model`` with the changes added that make a detector of boxes alone out of the config ``base``.
+
+    Args:
+        base: The whole ``model`` that the fields will change, ``_base_.model`` in a config.
+        model: What :func:`detector` or :func:`num_classes` returned.
+    """
+    model = dict(model or {})
+    if base.get('type') == 'MaskRCNN':
+        model['type'] = 'FasterRCNN'
+    heads = {**model.get('roi_head', {}), 'mask_roi_extractor': None, 'mask_head': None}
+    model['roi_head'] = heads
+    padding = model['data_preprocessor'] = {**model.get('data_preprocessor', {}), 'pad_mask': False}
+    augments = base.get('data_preprocessor', {}).get('batch_augments')
+    if augments:
+        padding['batch_augments'] = [
+            {**augment, 'pad_mask': False} if 'pad_mask' in augment else dict(augment)
+            for augment in augments
+        ]
+    return model
+
+
 def _preprocessor(facts: BackboneFacts, task: str) -> dict:
     fields: dict = {}
     if facts.mean is not None:

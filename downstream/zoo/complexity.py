@@ -72,7 +72,7 @@ def run_parts(
     model.rpn_head(maps)
     head = model.roi_head
     width = maps[0].shape[1]
-    for count, kind in zip(rois, ('bbox', 'mask')):
+    for count, kind in zip(rois, ('bbox', 'mask') if head.with_mask else ('bbox',)):
         extractors = _as_list(getattr(head, f'{kind}_roi_extractor'))
         for extractor, part in zip(extractors, _as_list(getattr(head, f'{kind}_head'))):
             side = extractor.roi_layers[0].output_size

@@ -15,6 +15,8 @@ BEGIN, END = '<!-- begin: made by tools/zoo.py pages -->', '<!-- end -->'
 _METHODS = {
     'cascade-mask-rcnn': 'Cascade Mask R-CNN',
     'mask-rcnn': 'Mask R-CNN',
+    'cascade-rcnn': 'Cascade R-CNN (boxes)',
+    'faster-rcnn': 'Faster R-CNN (boxes)',
     'upernet': 'UperNet',
     'linear': 'linear head',
 }

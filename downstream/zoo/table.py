@@ -63,7 +63,8 @@ class Row:
 
     @property
     def method(self) -> str:
-        """``'cascade-mask-rcnn'``, ``'mask-rcnn'``, ``'upernet'`` or ``'linear'``."""
+        """``'cascade-mask-rcnn'``, ``'mask-rcnn'``, ``'cascade-rcnn'``, ``'faster-rcnn'``, ``'upernet'``
+        or ``'linear'``."""
         return self.name.split('_')[0]
 
     @property

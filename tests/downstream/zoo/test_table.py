@@ -21,7 +21,7 @@ LEAVES = sorted(
 
 def test_every_recipe_is_a_row_and_every_row_a_recipe():
     assert sorted(row.config for row in rows()) == LEAVES
-    assert len({row.name for row in rows()}) == len(rows()) == 72
+    assert len({row.name for row in rows()}) == len(rows()) == 74
 
 
 def test_every_published_row_is_there():
@@ -36,7 +36,14 @@ def test_every_published_row_is_there():
 def test_rows_know_their_parts_by_name():
     for row in rows():
         assert row.backbone in built_in_names(), row.name
-        assert row.method in ('cascade-mask-rcnn', 'mask-rcnn', 'upernet', 'linear')
+        assert row.method in (
+            'cascade-mask-rcnn',
+            'mask-rcnn',
+            'cascade-rcnn',
+            'faster-rcnn',
+            'upernet',
+            'linear',
+        )
         assert (row.weights is None) == ('_sup_' in row.name)
         assert all(0 < v < 100 for v in figures_of(row))
         if 'convnextv2' in row.name and row.weights:
