@@ -51,6 +51,8 @@ setup(
         'numpy>=1.26',
         'pillow',
         'pycocotools>=2.0.8',
+        'pyyaml',
+        'scipy',
         'faster-coco-eval>=1.8',
         'rich',
         'tqdm',

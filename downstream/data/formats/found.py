@@ -36,8 +36,9 @@ class Masks:
     Attributes:
         root: Folder that the paths of ``pairs`` are relative to.
         pairs: Image and mask; the mask is None where ``instances`` has the polygons of the image.
-        values: Value of a pixel in the mask files -> class index. Keys are colours (R, G, B) where
-            masks are colour-coded. A value that is missing here is unlabelled.
+        values: Value of a pixel in the mask files -> class index, or 255 for unlabelled. Keys are
+            colours (R, G, B) where masks are colour-coded. The value 255 is unlabelled unless it is
+            listed; another value that is not listed is an error.
         instances: Polygons that are drawn as masks.
     """
 

@@ -1,0 +1,85 @@
+"""COCO instance annotations, as the tools that export them write them."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from pathlib import Path
+
+from backbones.errors import DataError
+from downstream.data.formats.candidate import Candidate
+from downstream.data.formats.found import Found, Instances
+from downstream.data.formats.images import files_below, part_of
+
+from .coco_files import ImageFinder
+from .coco_repairs import Repairs, read_json, repair, unify_categories
+
+_KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_ENDS = 2**16
+_MAX_SNIFFED_WHOLE = 2**22
+
+
+def recognise(source: Path) -> list[Candidate]:
+    """COCO files in a folder and its subfolders, or the file itself."""
+    files = [source] if source.is_file() else files_below(source, ['.json'])
+    files = [path for path in files if path.suffix.lower() == '.json' and _is_coco(path)]
+    return [Candidate('COCO', source, partial(read, files))] if files else []
+
+
+def _is_coco(path: Path) -> bool:
+    """Whether a JSON file has lists of images and categories; of a large one the ends are read."""
+    with open(path, 'rb') as file:
+        text = file.read(_MAX_SNIFFED_WHOLE)
+        if len(text) == _MAX_SNIFFED_WHOLE:
+            file.seek(-_ENDS, 2)
+            text = text[:_ENDS] + file.read()
+            return len(set(_KEY.findall(text))) >= 1
+    keys = set(_KEY.findall(text))
+    return b'images' in keys and (b'categories' in keys or b'annotations' in keys)
+
+
+def read(files: list[Path]) -> Found:
+    """A set from its COCO files, one for each part.
+
+    Raises:
+        DataError: A file is damaged, contradicts itself, or it is unclear which part it is.
+    """
+    repairs = Repairs()
+    parts = {name: _read_part(path, name, repairs) for name, path in _parts(files, repairs).items()}
+    parts, classes = unify_categories(parts, repairs)
+    return Found('COCO', 'detection', classes, parts, repairs.notes())
+
+
+def _parts(files: list[Path], repairs: Repairs) -> dict[str, Path]:
+    """Part -> its file."""
+    if len(files) == 1:
+        return {'all': files[0]}
+    by_part: dict[str | None, list[Path]] = {}
+    for path in files:
+        by_part.setdefault(part_of(path.stem) or part_of(path.parent.name), []).append(path)
+    chosen = {}
+    for part, paths in by_part.items():
+        # COCO's own folder also has captions_ and person_keypoints_ of the same images.
+        instances = [path for path in paths if path.name.startswith('instances_')]
+        if len(paths) > 1 and len(instances) == 1:
+            others = ', '.join(path.name for path in paths if path not in instances)
+            repairs.say(f'{instances[0].name} is read, {others} not')
+            paths = instances
+        if part is None or len(paths) > 1:
+            names = ', '.join(str(path) for path in files[:6])
+            raise DataError(
+                f'{len(files)} COCO files, and it is not clear which is training and which is '
+                f'validation: {names}. Name one with --data, or put train, val or test into the '
+                'names of all.'
+            )
+        chosen[part] = paths[0]
+    return chosen
+
+
+def _read_part(path: Path, part: str, repairs: Repairs) -> Instances:
+    content = read_json(path)
+    before = repairs.count
+    repair(path, content, repairs)
+    root = ImageFinder(path, part, repairs).resolve(content['images'])
+    changed = repairs.count > before
+    return Instances(root, content, None if changed else path)
