@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from downstream.commands import line as command_line
+from downstream.commands import line
 
 FORKS = multiprocessing.get_context('forkserver')
 
@@ -42,4 +42,4 @@ def _run(run: Callable, out: Path, environment: dict[str, str], arguments: dict)
     os.dup2(shown, 1)
     os.dup2(shown, 2)
     torch.set_num_threads(1)
-    command_line.run(lambda: run(**arguments))
+    line.run(lambda: run(**arguments))

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import __main__ as command
-from benchmarks import gpu, memory, models, operators
+from benchmarks import __main__, gpu, memory, models, operators
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
 from benchmarks.timing import Spread, interleave
@@ -54,22 +53,22 @@ def test_random_results_are_what_coco_expects():
 
 
 def test_the_page_has_a_place_for_the_tables():
-    text = command.PAGE.read_text()
-    assert text.index(command._BEGIN) < text.index(command._END)
+    text = __main__.PAGE.read_text()
+    assert text.index(__main__._BEGIN) < text.index(__main__._END)
     assert OURS != BASE
     assert all(len(case.targets) == 2 for case in CASES)
-    titles = [title for title, _ in command.PARTS.values()]
+    titles = [title for title, _ in __main__.PARTS.values()]
     assert all(f'### {title}\n' in text for title in titles if 'GPU' not in title)
 
 
 def test_new_tables_take_the_place_of_former_ones():
-    begin, end = command._BEGIN, command._END
+    begin, end = __main__._BEGIN, __main__._END
     page = f'before\n{begin}\n### A\n\nold\n\n### B\n\nkept\n\n{end}\nafter'
-    found = command.put(page, {'A': 'new', 'C': 'more'})
+    found = __main__.put(page, {'A': 'new', 'C': 'more'})
     assert found == (
         f'before\n{begin}\n### A\n\nnew\n\n### B\n\nkept\n\n### C\n\nmore\n\n{end}\nafter'
     )
-    assert command.put(found, {}) == found
+    assert __main__.put(found, {}) == found
 
 
 @pytest.mark.parametrize('training', [False, True])

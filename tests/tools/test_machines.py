@@ -11,7 +11,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from downstream.running.checkpoint import files as saving
+from downstream.running.checkpoint import files
 from tests.conftest import ROOT, write_tiny_config
 
 ADDRESSES = ('10.77.0.1', '10.77.0.2')
@@ -111,7 +111,7 @@ def test_a_machine_that_is_lost_may_join_again(machines, shapes, tmp_path):
     config.write_text(text)
     for process in [start(machines, rank, config, tmp_path / 'whole') for rank in range(2)]:
         assert process.wait(200) == 0, (tmp_path / 'whole-0.log').read_text()[-3000:]
-    expected = saving.verified(tmp_path / 'whole' / 'iter_4.pth')['state_dict']
+    expected = files.verified(tmp_path / 'whole' / 'iter_4.pth')['state_dict']
 
     mark = tmp_path / 'lost'
     hook = f"dict(type='tests.tools.test_machines.LostMachineHook', step=2, mark='{mark}')"
@@ -123,5 +123,5 @@ def test_a_machine_that_is_lost_may_join_again(machines, shapes, tmp_path):
     second = start(machines, 1, config, tmp_path / 'lossy')
     for process in (first, second):
         assert process.wait(300) == 0, (tmp_path / 'lossy-0.log').read_text()[-3000:]
-    found = saving.verified(tmp_path / 'lossy' / 'iter_4.pth')['state_dict']
+    found = files.verified(tmp_path / 'lossy' / 'iter_4.pth')['state_dict']
     assert all(torch.equal(found[key], value) for key, value in expected.items())

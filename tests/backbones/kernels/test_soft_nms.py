@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from backbones.kernels import soft_nms as module
+import backbones.kernels.soft_nms
 from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE, soft_nms
 from tests.suppression import soft_nms_by_hand
 
-C_MODULE = module
+C_MODULE = backbones.kernels.soft_nms
 
 
 def some_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
+import backbones.weights.read
 from backbones import ConvNeXt, WeightsError, load_pretrained
-from backbones.weights import read as weight_files
 from downstream.distributed import gather
 from downstream.distributed.safe_pickle import dumps, loads
 from downstream.running.checkpoint import files
-from downstream.running.checkpoint import read as checkpoints
+from downstream.running.checkpoint.read import read
 from tests import processes
 from tests.downstream.running.test_checkpoints import tiny_run
 
@@ -133,9 +133,9 @@ def _ordered_with_attribute() -> OrderedDict:
 
 
 READERS = {
-    'testing': checkpoints.read,
+    'testing': read,
     'resuming': lambda path: files.verified(path),
-    'pretrained weights': lambda path: weight_files.read(path),
+    'pretrained weights': backbones.weights.read.read,
     'a backbone': lambda path: load_pretrained(ConvNeXt('atto'), str(path)),
     "OpenMMLab's loader": lambda path: CheckpointLoader.load_checkpoint(str(path)),
 }
@@ -187,7 +187,7 @@ def test_a_safetensors_file_that_lies(content, tmp_path):
     path = tmp_path / 'a.safetensors'
     path.write_bytes(content)
     with pytest.raises(WeightsError, match='no .safetensors file or is cut off'):
-        weight_files.read(path)
+        backbones.weights.read.read(path)
 
 
 @pytest.mark.parametrize('reader', READERS)

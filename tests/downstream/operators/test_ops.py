@@ -12,7 +12,7 @@ import torchvision
 from mmcv.ops import RoIAlign, batched_nms, nms, nms_match, roi_align, sigmoid_focal_loss, soft_nms
 
 from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE
-from downstream.operators import finder as ops_finder
+from downstream.operators import finder
 from tests.suppression import iou, soft_nms_by_hand
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
@@ -233,7 +233,7 @@ print('compiled' in vars(mmcv._ext))
     ('switch', 'compiled'), [('auto', 'True'), ('compiled', 'True'), ('torchvision', 'False')]
 )
 def test_compiled_operators_win_unless_switched_off(switch, compiled):
-    result = python(FAKE, **{ops_finder.SWITCH: switch})
+    result = python(FAKE, **{finder.SWITCH: switch})
     assert result.stdout.strip() == compiled, result.stderr
 
 
@@ -242,9 +242,9 @@ def test_compiled_operators_win_unless_switched_off(switch, compiled):
     [('compiled', 'no compiled operators'), ('fast', 'auto, torchvision or compiled')],
 )
 def test_an_impossible_switch_is_an_error(switch, message):
-    if switch == 'compiled' and find_spec('mmcv._ext').origin != ops_finder.__file__:
+    if switch == 'compiled' and find_spec('mmcv._ext').origin != finder.__file__:
         pytest.skip('this mmcv is compiled')
-    result = python('import downstream', **{ops_finder.SWITCH: switch})
+    result = python('import downstream', **{finder.SWITCH: switch})
     assert result.returncode
     assert message in result.stderr.splitlines()[-1]
 

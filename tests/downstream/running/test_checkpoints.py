@@ -18,9 +18,8 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
 
 from backbones import WeightsError
-from downstream.running import config as run_config
-from downstream.running.checkpoint import files as saving
-from downstream.running.checkpoint import writer as writing
+from downstream.running import config
+from downstream.running.checkpoint import files, writer
 from downstream.running.runner import SuiteRunner
 from downstream.running.test import evaluate
 from tests import processes
@@ -72,7 +71,7 @@ ADAMW = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01))
 
 def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> SuiteRunner:
     """A short run; ``resume`` names the newest checkpoint, ``request`` leaves that to the runner."""
-    found = saving.newest_whole(work_dir) if resume else None
+    found = files.newest_whole(work_dir) if resume else None
     request = changes.pop('request', bool(found))
     runner = SuiteRunner(
         model=changes.pop('model', dict(type='TinyRegressor')),
@@ -131,7 +130,7 @@ def kill_until_done(work_dir: Path, kills: int, count: int, rng: random.Random) 
         codes = [process.exitcode for process in running]
         assert None not in codes
         if list(work_dir.glob('*.pth')):
-            assert saving.newest_whole(work_dir) is not None
+            assert files.newest_whole(work_dir) is not None
         if not any(codes):
             return killed
         assert -signal.SIGKILL in codes, codes
@@ -149,14 +148,14 @@ def newest_change(work_dir: Path) -> int:
 def kill_test(tmp_path, kills: int, count: int = 1) -> None:
     last = LAST if count == 1 else LAST_OF_TWO
     kill_until_done(tmp_path / 'whole', 0, count, random.Random(0))
-    expected = saving.verified(tmp_path / 'whole' / last)
+    expected = files.verified(tmp_path / 'whole' / last)
     rng, done, round_ = random.Random(0), 0, 0
     while done < kills:
         round_ += 1
         work_dir = tmp_path / f'killed{round_}'
         work_dir.mkdir()
         killed = kill_until_done(work_dir, min(kills - done, 10), count, rng)
-        found = saving.verified(work_dir / last)
+        found = files.verified(work_dir / last)
         for key, value in expected['state_dict'].items():
             assert torch.equal(found['state_dict'][key], value), key
         assert killed
@@ -173,18 +172,18 @@ def test_kills_of_one_of_two_processes(tmp_path):
 
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):
     seen = []
-    remove = saving.remove
+    remove = files.remove
 
     def spying(path):
         if path.is_file():
             named = Path((tmp_path / 'last_checkpoint').read_text())
             assert named != path
             assert named.is_file()
-            saving.verified(named)
+            files.verified(named)
             seen.append(path.name)
         remove(path)
 
-    monkeypatch.setattr(saving, 'remove', spying)
+    monkeypatch.setattr(files, 'remove', spying)
     tiny_run(tmp_path, custom_hooks=[])
     assert len(seen) == 14
     assert sorted(p.name for p in tmp_path.glob('*.pth*')) == [LAST, f'{LAST}.sha256']
@@ -213,7 +212,7 @@ class FillingHook(Hook):
     def after_train_iter(self, runner, *args, **kwargs) -> None:
         if runner.iter + 1 == self.step:
             runner.writer.wait()
-            former, _ = saving.newest_whole(runner.work_dir)
+            former, _ = files.newest_whole(runner.work_dir)
             fill(Path(runner.work_dir), former.stat().st_size // 2)
 
 
@@ -229,38 +228,36 @@ def fill(folder: Path, left: int = 0) -> None:
 
 def test_a_full_disk_leaves_the_former_one(small_disk):
     """A real one, which fills up while a checkpoint is being written."""
-    with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
+    with pytest.raises(files.SavingError, match='No space left on device.*--resume'):
         tiny_run(small_disk, custom_hooks=[FillingHook(4)], epochs=2)
-    former, _ = saving.newest_whole(small_disk)
+    former, _ = files.newest_whole(small_disk)
     assert former.name == 'iter_3.pth'
     assert (small_disk / 'last_checkpoint').read_text() == str(former)
-    assert not list(small_disk.glob(f'*{saving._PARTIAL}'))
+    assert not list(small_disk.glob(f'*{files._PARTIAL}'))
     (small_disk / 'ballast').unlink()
     tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
-    assert saving.newest_whole(small_disk)[0].name == 'iter_6.pth'
+    assert files.newest_whole(small_disk)[0].name == 'iter_6.pth'
 
 
 def test_a_disk_that_is_full_at_the_start(small_disk):
     """Before the first step a run writes its config, and Python does not say into which file."""
     tiny_run(small_disk, custom_hooks=[], epochs=1)
     fill(small_disk)
-    with pytest.raises(saving.SavingError, match=f'{small_disk}.*No space left.*--resume'):
+    with pytest.raises(files.SavingError, match=f'{small_disk}.*No space left.*--resume'):
         tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
     (small_disk / 'ballast').unlink()
     tiny_run(small_disk, resume=True, custom_hooks=[], epochs=2)
-    assert saving.newest_whole(small_disk)[0].name == 'iter_6.pth'
+    assert files.newest_whole(small_disk)[0].name == 'iter_6.pth'
 
 
 def test_a_disk_that_is_full_while_testing(small_disk, shapes, tmp_path):
     torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
-    config = write_tiny_config('segmentation', shapes, tmp_path)
+    path = write_tiny_config('segmentation', shapes, tmp_path)
     fill(small_disk)
-    options = run_config.TestOptions(
-        str(config), work_dir=str(small_disk), checkpoint=str(tmp_path / 'a.pth')
+    options = config.TestOptions(
+        str(path), work_dir=str(small_disk), checkpoint=str(tmp_path / 'a.pth')
     )
-    with pytest.raises(
-        saving.SavingError, match=f'{small_disk}.*No space left.*run the test again'
-    ):
+    with pytest.raises(files.SavingError, match=f'{small_disk}.*No space left.*run the test again'):
         evaluate(options)
 
 
@@ -278,13 +275,13 @@ def test_a_checkpoint_is_in_host_memory_and_copied_once(tmp_path):
     averaged = torch.ones(3).as_subclass(OnDevice)
     here = torch.ones(3)
     for content in (
-        writing.on_host({'a': [averaged, here]}),
-        writing.snapshot({'a': [averaged, here]}),
+        writer.on_host({'a': [averaged, here]}),
+        writer.snapshot({'a': [averaged, here]}),
     ):
         assert type(content['a'][0]) is torch.Tensor
         assert torch.equal(content['a'][0], here)
-    assert writing.on_host({'a': here})['a'].data_ptr() == here.data_ptr()
-    assert writing.snapshot({'a': here})['a'].data_ptr() != here.data_ptr()
+    assert writer.on_host({'a': here})['a'].data_ptr() == here.data_ptr()
+    assert writer.snapshot({'a': here})['a'].data_ptr() != here.data_ptr()
 
 
 def test_deterministic_warns_where_a_kernel_is_not(tmp_path):
@@ -301,7 +298,7 @@ def test_deterministic_warns_where_a_kernel_is_not(tmp_path):
 
 
 def test_a_disk_that_fails_leaves_the_former_one(tmp_path, monkeypatch):
-    write = writing.write
+    write = writer.write
 
     def failing(content, path):
         if 'iter_9' in path.name:
@@ -309,18 +306,18 @@ def test_a_disk_that_fails_leaves_the_former_one(tmp_path, monkeypatch):
             raise OSError(28, 'No space left on device')
         write(content, path)
 
-    monkeypatch.setattr(writing, 'write', failing)
-    with pytest.raises(saving.SavingError, match='No space left on device.*--resume'):
+    monkeypatch.setattr(writer, 'write', failing)
+    with pytest.raises(files.SavingError, match='No space left on device.*--resume'):
         tiny_run(tmp_path, custom_hooks=[])
     assert {p.name for p in tmp_path.glob('*iter*')} == {'iter_8.pth', 'iter_8.pth.sha256'}
-    path, content = saving.newest_whole(tmp_path)
+    path, content = files.newest_whole(tmp_path)
     assert path.name == 'iter_8.pth'
     assert content['meta']['iter'] == 8
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     """What is saved is the state of its step, whatever training does meanwhile."""
-    write, runners, overtaken = writing.write, [], []
+    write, runners, overtaken = writer.write, [], []
 
     class KeepingHook(Hook):
         def before_train(self, runner) -> None:
@@ -341,7 +338,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
             if runner.iter == 7:
                 at_eight.append({k: v.clone() for k, v in runner.model.state_dict().items()})
 
-    monkeypatch.setattr(writing, 'write', slow)
+    monkeypatch.setattr(writer, 'write', slow)
     runner = tiny_run(
         tmp_path / 'slow',
         custom_hooks=[*slowly, NotingHook()],
@@ -352,22 +349,22 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     )
     assert max(overtaken) > 0
     assert all(torch.equal(v, expected[k]) for k, v in runner.model.state_dict().items())
-    saved = saving.verified(tmp_path / 'slow' / 'iter_8.pth')['state_dict']
+    saved = files.verified(tmp_path / 'slow' / 'iter_8.pth')['state_dict']
     assert all(torch.equal(v, at_eight[0][k]) for k, v in saved.items())
 
 
 def test_where_memory_is_short_nothing_is_copied(tmp_path, monkeypatch):
     content = {'state_dict': {'weight': torch.zeros(1000)}}
-    copied = writing.snapshot(content)
+    copied = writer.snapshot(content)
     assert copied['state_dict']['weight'].data_ptr() != content['state_dict']['weight'].data_ptr()
-    monkeypatch.setattr(writing, 'free_memory', lambda: 7999)
-    assert writing.snapshot(content) is None
+    monkeypatch.setattr(writer, 'free_memory', lambda: 7999)
+    assert writer.snapshot(content) is None
     tiny_run(tmp_path, custom_hooks=[])
-    assert saving.newest_whole(tmp_path)[0].name == LAST
+    assert files.newest_whole(tmp_path)[0].name == LAST
 
 
 def test_free_memory_is_that_of_this_machine():
-    assert 2**20 < writing.free_memory() < 2**50
+    assert 2**20 < writer.free_memory() < 2**50
 
 
 @METRICS.register_module()
@@ -407,7 +404,7 @@ def best_run(work_dir, figures: list[float], resume: bool = False, epochs: int =
 
 def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
     removed = []
-    remove = saving.remove
+    remove = files.remove
 
     def spying(path):
         if path.name.startswith('best'):
@@ -416,16 +413,16 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
         remove(path)
 
     expected = best_run(tmp_path / 'whole', [1, 2, 3, 1]).model.state_dict()
-    monkeypatch.setattr(saving, 'remove', spying)
+    monkeypatch.setattr(files, 'remove', spying)
     best_run(tmp_path, [2, 1], epochs=2)
     assert {p.name for p in tmp_path.glob('best*.pth')} == {'best_mIoU_epoch_1.pth'}
     runner = best_run(tmp_path, [3, 1], resume=True)
     assert {p.name for p in tmp_path.glob('best*.pth')} == {'best_mIoU_epoch_3.pth'}
     assert removed == ['best_mIoU_epoch_1.pth']
-    content = saving.verified(tmp_path / 'best_mIoU_epoch_3.pth')
+    content = files.verified(tmp_path / 'best_mIoU_epoch_3.pth')
     assert content['meta']['epoch'] == 3
     assert 'optimizer' not in content
-    assert saving.newest_whole(tmp_path)[0].name == 'epoch_4.pth'
+    assert files.newest_whole(tmp_path)[0].name == 'epoch_4.pth'
     assert all(torch.equal(v, expected[k]) for k, v in runner.model.state_dict().items())
 
 
@@ -433,8 +430,8 @@ def test_the_best_checkpoint_is_kept(tmp_path, monkeypatch):
 def test_a_damaged_file_is_skipped_for_the_one_before(damage, tmp_path):
     content = {'state_dict': {'weight': torch.zeros(1000)}, 'meta': {'iter': 1}}
     for name in ('iter_1.pth', 'iter_2.pth'):
-        torch.save(content, tmp_path / saving.unfinished(name))
-        saving.publish(tmp_path, name)
+        torch.save(content, tmp_path / files.unfinished(name))
+        files.publish(tmp_path, name)
         time.sleep(0.01)
     newest = tmp_path / 'iter_2.pth'
     data = bytearray(newest.read_bytes())
@@ -448,17 +445,17 @@ def test_a_damaged_file_is_skipped_for_the_one_before(damage, tmp_path):
     else:
         (tmp_path / 'iter_2.pth.sha256').write_text('')
     os.utime(newest)
-    path, _ = saving.newest_whole(tmp_path)
+    path, _ = files.newest_whole(tmp_path)
     assert path.name == 'iter_1.pth'
     with pytest.raises(WeightsError):
-        saving.verified(newest)
+        files.verified(newest)
 
 
 def test_nothing_to_resume_from_is_a_fresh_start(tmp_path):
-    assert saving.newest_whole(tmp_path) is None
-    (tmp_path / saving.unfinished('iter_3.pth')).write_bytes(b'half')
+    assert files.newest_whole(tmp_path) is None
+    (tmp_path / files.unfinished('iter_3.pth')).write_bytes(b'half')
     (tmp_path / 'best_mIoU_iter_3.pth').write_bytes(b'not for resuming')
-    assert saving.newest_whole(tmp_path) is None
+    assert files.newest_whole(tmp_path) is None
 
 
 def test_another_config_says_what_has_changed(tmp_path, capsys):

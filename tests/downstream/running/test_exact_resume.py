@@ -12,7 +12,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from downstream.running.checkpoint import files as saving
+from downstream.running.checkpoint import files
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.hooks.preemption import PreemptedError
 from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
@@ -156,10 +156,10 @@ def test_two_processes_resume_exactly(task, shapes, tmp_path):
     assert launch(tmp_path / 'whole') == 0
     config.write_text(text + hook)
     assert launch(tmp_path / 'parts') != 0
-    assert (tmp_path / 'parts' / saving.INTERRUPTED).is_file()
+    assert (tmp_path / 'parts' / files.INTERRUPTED).is_file()
     config.write_text(text)
     assert launch(tmp_path / 'parts', '--resume') == 0
-    states = [saving.verified(tmp_path / n / last)['state_dict'] for n in ('whole', 'parts')]
+    states = [files.verified(tmp_path / n / last)['state_dict'] for n in ('whole', 'parts')]
     require_equal(*states)
 
 
@@ -189,7 +189,7 @@ def test_a_worker_that_dies_is_started_again(shapes, tmp_path):
             env={**environment, 'PYTHON': sys.executable}, check=False, capture_output=True, text=True,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-3000:]
-        states.append(saving.verified(tmp_path / name / 'iter_4.pth')['state_dict'])
+        states.append(files.verified(tmp_path / name / 'iter_4.pth')['state_dict'])
     require_equal(*states)
 
 
@@ -235,8 +235,8 @@ def test_the_command_line_says_how_it_ended(shapes, tmp_path):
     assert result.returncode == 75, result.stderr
     assert re.search(r'stopped by SIGUSR1 after saving .*interrupted.pth; --resume', result.stderr)
     assert 'Traceback' not in result.stderr
-    path, content = saving.newest_whole(tmp_path / 'run')
-    assert path.name == saving.INTERRUPTED
+    path, content = files.newest_whole(tmp_path / 'run')
+    assert path.name == files.INTERRUPTED
     assert content['meta']['iter'] == 2
     assert (tmp_path / 'run' / 'last_checkpoint').read_text() == str(path)
 

@@ -11,9 +11,8 @@ from tqdm import tqdm
 
 from backbones import ConfigError, WeightsError
 from downstream.commands.line import KeyValueAction
-from downstream.running import config as options
-from downstream.running import precision
-from downstream.running.checkpoint import read as checkpoints
+from downstream.running import config, precision
+from downstream.running.checkpoint.read import matching_tensors
 from downstream.running.precision import set_precision
 from tests.conftest import ROOT, write_tiny_config
 
@@ -105,18 +104,18 @@ def test_a_driver_that_pytorch_cannot_use_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     with pytest.raises(ConfigError, match=r'driver \(535\.104\.05\), but PyTorch .* cannot use it'):
-        options.training_config(options.TrainOptions(str(UPERNET)))
+        config.training_config(config.TrainOptions(str(UPERNET)))
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    options.training_config(options.TrainOptions(str(UPERNET)))
+    config.training_config(config.TrainOptions(str(UPERNET)))
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    options.training_config(options.TrainOptions(str(UPERNET)))
+    config.training_config(config.TrainOptions(str(UPERNET)))
 
 
 def test_a_full_check_is_not_for_several_processes():
     from downstream.running.train import train
 
-    words = options.TrainOptions(str(UPERNET), launcher='pytorch')
+    words = config.TrainOptions(str(UPERNET), launcher='pytorch')
     with pytest.raises(ConfigError, match='--check-data only'):
         train(words, check_data='full')
 
@@ -125,13 +124,13 @@ def test_checking_alone_is_for_one_process():
     from downstream.running.train import check_data_only
 
     with pytest.raises(ConfigError, match='leave --launcher out'):
-        check_data_only(options.TrainOptions(str(UPERNET), launcher='pytorch'))
+        check_data_only(config.TrainOptions(str(UPERNET), launcher='pytorch'))
 
 
-def prepared(tmp_path, config, **words) -> Config:
+def prepared(tmp_path, path, **words) -> Config:
     torch.save({'state_dict': {'a': torch.zeros(1)}}, tmp_path / 'a.pth')
     checkpoint = str(tmp_path / 'a.pth')
-    return options.testing_config(options.TestOptions(str(config), checkpoint=checkpoint, **words))
+    return config.testing_config(config.TestOptions(str(path), checkpoint=checkpoint, **words))
 
 
 def test_tta_of_ade20k_takes_whole_images_and_leaves_the_rest(tmp_path):
@@ -147,9 +146,9 @@ def test_testing_fetches_no_pretrained_weights(tmp_path):
 
 
 def test_tta_of_a_config_that_says_nothing_flips(tmp_path, shapes):
-    config = write_tiny_config('detection', shapes, tmp_path)
+    path = write_tiny_config('detection', shapes, tmp_path)
     changes = {'tta_model': None, 'tta_pipeline': None}
-    cfg = prepared(tmp_path, config, tta=True, cfg_options=changes)
+    cfg = prepared(tmp_path, path, tta=True, cfg_options=changes)
     assert cfg.model.type == 'InstanceTTAModel'
     *steps, augmented = cfg.test_dataloader.dataset.pipeline
     assert [step.type for step in steps] == ['LoadImageFromFile', 'Resize', 'LoadAnnotations']
@@ -160,34 +159,34 @@ def test_tta_of_a_config_that_says_nothing_flips(tmp_path, shapes):
 
 def test_default_work_dir_is_named_after_the_config():
     assert (
-        options.read_config(options.TrainOptions(str(CASCADE))).work_dir
+        config.read_config(config.TrainOptions(str(CASCADE))).work_dir
         == f'work_dirs/{CASCADE.stem}'
     )
-    assert options.read_config(options.TrainOptions(str(CASCADE), work_dir='x')).work_dir == 'x'
+    assert config.read_config(config.TrainOptions(str(CASCADE), work_dir='x')).work_dir == 'x'
 
 
 def test_a_checkpoint_must_fit_exactly():
     model = torch.nn.Linear(2, 2)
     state = dict(model.state_dict())
-    assert set(checkpoints.matching_tensors(state, model, 'a.pth')) == {'weight', 'bias'}
+    assert set(matching_tensors(state, model, 'a.pth')) == {'weight', 'bias'}
     with pytest.raises(WeightsError, match='extra: not in the model'):
-        checkpoints.matching_tensors({**state, 'extra': torch.zeros(1)}, model, 'a.pth')
+        matching_tensors({**state, 'extra': torch.zeros(1)}, model, 'a.pth')
     with pytest.raises(WeightsError, match=r'bias: missing from the file\n.*\(3, 2\) in the file'):
-        checkpoints.matching_tensors({'weight': torch.zeros(3, 2)}, model, 'a.pth')
+        matching_tensors({'weight': torch.zeros(3, 2)}, model, 'a.pth')
 
 
 def test_fine_tuning_may_change_heads_but_not_most_of_the_model():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5)).state_dict()
     with pytest.raises(WeightsError, match=r'2 of 4 tensors match.*\n.*1.weight: \(5, 2\)'):
-        checkpoints.matching_tensors(other, model, 'a.pth')
-    assert set(checkpoints.matching_tensors(other, model, 'a.pth', fine_tuning=True)) == {
+        matching_tensors(other, model, 'a.pth')
+    assert set(matching_tensors(other, model, 'a.pth', fine_tuning=True)) == {
         '0.weight',
         '0.bias',
     }
     wrapped = {f'net.{k}': v for k, v in other.items()}
     with pytest.raises(WeightsError, match='0 of 4 tensors match'):
-        checkpoints.matching_tensors(wrapped, model, 'a.pth', fine_tuning=True)
+        matching_tensors(wrapped, model, 'a.pth', fine_tuning=True)
 
 
 class Terminal(io.StringIO):
@@ -198,14 +197,12 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar_and_the_log_file_the_lines(shapes, tmp_path, monkeypatch):
     from downstream.running.train import train
 
-    config = write_tiny_config('segmentation', shapes, tmp_path)
+    path = write_tiny_config('segmentation', shapes, tmp_path)
     terminal = Terminal()
     monkeypatch.setattr(sys, 'stdout', terminal)
     changes = {'default_hooks.logger.interval': 1}
     try:
-        train(
-            options.TrainOptions(str(config), work_dir=str(tmp_path / 'run'), cfg_options=changes)
-        )
+        train(config.TrainOptions(str(path), work_dir=str(tmp_path / 'run'), cfg_options=changes))
     finally:
         monkeypatch.undo()
         tqdm._instances.clear()
@@ -225,8 +222,8 @@ def test_a_terminal_gets_a_bar_and_the_log_file_the_lines(shapes, tmp_path, monk
 def test_demo_does_each_step_once(shapes, tmp_path, monkeypatch, capsys):
     from downstream.commands import demo
 
-    config = write_tiny_config('segmentation', shapes, tmp_path)
-    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(config))
+    path = write_tiny_config('segmentation', shapes, tmp_path)
+    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(path))
     monkeypatch.setattr(demo, 'make_shapes', lambda root: False)
     monkeypatch.chdir(tmp_path)
     first = demo.demo('segmentation')
@@ -242,7 +239,7 @@ def test_demo_does_each_step_once(shapes, tmp_path, monkeypatch, capsys):
     assert demo.demo('segmentation')['metrics'] == first['metrics']
     assert (tmp_path / first['checkpoint']).stat().st_mtime_ns == trained_at
     # another config: all anew
-    config.write_text(config.read_text() + 'optim_wrapper = dict(optimizer=dict(lr=1e-5))\n')
+    path.write_text(path.read_text() + 'optim_wrapper = dict(optimizer=dict(lr=1e-5))\n')
     demo.demo('segmentation')
     assert (tmp_path / first['checkpoint']).stat().st_mtime_ns != trained_at
 
@@ -259,8 +256,8 @@ def test_an_interrupted_demo_goes_on(shapes, tmp_path, monkeypatch):
         whole_train(replace(words, cfg_options=shorter))
         raise KeyboardInterrupt
 
-    config = write_tiny_config('segmentation', shapes, tmp_path)
-    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(config))
+    path = write_tiny_config('segmentation', shapes, tmp_path)
+    monkeypatch.setitem(demo.CONFIGS, 'segmentation', str(path))
     monkeypatch.setattr(demo, 'make_shapes', lambda root: False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, 'train', interrupted)

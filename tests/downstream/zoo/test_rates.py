@@ -55,17 +55,17 @@ def test_rates_and_decays_of_a_row_are_the_official_ones(row):
 
 
 def test_a_mistake_in_the_recipes_own_rule_shows(monkeypatch):
-    from backbones.convnext import model as convnext
+    from backbones.convnext import model
 
-    right = convnext.convnext_layer_depth
+    right = model.convnext_layer_depth
     monkeypatch.setattr(
-        convnext,
+        model,
         'convnext_layer_depth',
         lambda name, blocks: (0, 8) if name == 'stages.1.0.gamma' else right(name, blocks),
     )
     assert set(wrong_rates(find_row(CASCADE))) == {'backbone.stages.1.0.gamma'}
     monkeypatch.undo()
-    monkeypatch.setattr(convnext.ConvNeXtV2, 'no_weight_decay', lambda self: set())
+    monkeypatch.setattr(model.ConvNeXtV2, 'no_weight_decay', lambda self: set())
     wrong = wrong_rates(find_row('mask-rcnn_convnextv2-atto_fcmae_3x-lsj_coco'))
     assert 'backbone.stages.0.0.grn.gamma' in wrong
     assert all('.grn.' in name for name in wrong)
