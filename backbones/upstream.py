@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from backbones.openmmlab import DISTRIBUTIONS
 
@@ -62,7 +63,7 @@ class UpstreamError(ImportError):
     """A library no longer has a name that the suite cannot do without."""
 
 
-def optional(path: str) -> object | None:
+def optional(path: str) -> Any:
     """The object that a name of :data:`PRIVATE_NAMES` stands for, or None where there is none.
 
     For an attribute that only instances have, the result is its annotation in the class.
@@ -72,7 +73,7 @@ def optional(path: str) -> object | None:
     parts = path.split('.')
     for count in range(len(parts), 0, -1):
         try:
-            found: object = importlib.import_module('.'.join(parts[:count]))
+            found: Any = importlib.import_module('.'.join(parts[:count]))
         except ImportError:
             continue
         for part in parts[count:]:
@@ -86,7 +87,7 @@ def optional(path: str) -> object | None:
     return None
 
 
-def required(path: str) -> object:
+def required(path: str) -> Any:
     """Like :func:`optional`, for what the suite cannot do without.
 
     Raises:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arch:
-    """Number of blocks and of channels in each of the four stages."""
+    """Numbers of blocks and of channels of the four stages."""
 
-    depths: tuple[int, int, int, int]
-    dims: tuple[int, int, int, int]
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
 
 
-def _doubling(depths: tuple[int, int, int, int], width: int) -> Arch:
+def _doubling(depths: tuple[int, ...], width: int) -> Arch:
     return Arch(depths, (width, 2 * width, 4 * width, 8 * width))
 
 

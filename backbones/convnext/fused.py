@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from typing import TypeGuard
 
 import torch
 from mmengine.logging import print_log
@@ -58,7 +59,7 @@ class Stage(nn.Sequential):
         return x
 
 
-def _runs_only_own_forward(block: nn.Module) -> bool:
+def _runs_only_own_forward(block: nn.Module) -> TypeGuard[FusedBlock]:
     """Whether calling ``block`` would run ``FusedBlock.forward`` and nothing else."""
     return type(block) is FusedBlock and 'forward' not in vars(block) and not is_intercepted(block)
 

@@ -14,26 +14,26 @@ from .block import GRN, Block
 
 
 class BlockParameters(NamedTuple):
-    """A block's parameters, or their gradients, in the order in which autograd functions take them."""
+    """The parameters of an unmodified block, in the order in which autograd functions take them."""
 
-    conv_weight: Tensor | None  # (C, 1, 7, 7)
-    conv_bias: Tensor | None  # (C,)
-    norm_weight: Tensor | None  # (C,)
-    norm_bias: Tensor | None  # (C,)
-    linear1_weight: Tensor | None  # (4 C, C)
-    linear1_bias: Tensor | None  # (4 C,)
-    linear2_weight: Tensor | None  # (C, 4 C)
-    linear2_bias: Tensor | None  # (C,)
+    conv_weight: Tensor  # (C, 1, 7, 7)
+    conv_bias: Tensor  # (C,)
+    norm_weight: Tensor  # (C,)
+    norm_bias: Tensor  # (C,)
+    linear1_weight: Tensor  # (4 C, C)
+    linear1_bias: Tensor  # (4 C,)
+    linear2_weight: Tensor  # (C, 4 C)
+    linear2_bias: Tensor  # (C,)
     layer_scale: Tensor | None  # (C,), V1 only
     grn_gamma: Tensor | None  # (1, 1, 1, 4 C), V2 only
     grn_beta: Tensor | None  # (1, 1, 1, 4 C), V2 only
 
 
 def parameters_of(block: Block) -> BlockParameters:
-    """The parameters of ``block``."""
+    """The parameters of ``block``; a bias may be None unless :func:`is_unmodified`."""
     return BlockParameters(
         block.dwconv.weight,
-        block.dwconv.bias,
+        block.dwconv.bias,  # type: ignore[arg-type]
         block.norm.weight,
         block.norm.bias,
         block.pwconv1.weight,

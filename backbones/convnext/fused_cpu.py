@@ -112,7 +112,8 @@ class InferenceSequence:
         parameters = parameters_of(block)
         normed = None
         if is_own:
-            normed = as_map(self._scratch.take('normed', *pixels_of(x).shape, x), x)
+            rows, columns = pixels_of(x).shape
+            normed = as_map(self._scratch.take('normed', rows, columns, x), x)
         normed = depthwise.convolve(
             x,
             parameters.conv_weight,
@@ -189,12 +190,16 @@ class _Branch:
             With GRN, its L2 norms ``(N, 4 C)``.
         """
         residual_pixels, y_pixels, out_pixels = map(pixels_of, (residual, y, out))
-        if self.parameters.grn_gamma is None:
+        gamma, beta = self.parameters.grn_gamma, self.parameters.grn_beta
+        if gamma is None or beta is None:
             self._add_without_grn(residual_pixels, y_pixels, out_pixels)
             return None
+        grn = gamma.flatten(), beta.flatten()
         return torch.stack(
             [
-                self._add_image_with_grn(residual_pixels[image], y_pixels[image], out_pixels[image])
+                self._add_image_with_grn(
+                    residual_pixels[image], y_pixels[image], out_pixels[image], *grn
+                )
                 for image in _images(y_pixels, len(y))
             ]
         )
@@ -208,7 +213,7 @@ class _Branch:
     def _add_without_grn(self, residual: Tensor, y: Tensor, out: Tensor) -> None:
         p, pixels = self.parameters, len(y)
         hidden_dim = len(p.linear1_weight)
-        scale = self.drop_path_scale
+        scale: Tensor | float = self.drop_path_scale
         if p.layer_scale is not None:
             scale = p.layer_scale * scale
         column = scale[:, None] if isinstance(scale, Tensor) else scale
@@ -229,7 +234,9 @@ class _Branch:
                 branch = linear(hidden, p.linear2_weight).add_(p.linear2_bias).mul_(scale)
                 torch.add(residual[chunk], branch, out=out[chunk])
 
-    def _add_image_with_grn(self, residual: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    def _add_image_with_grn(
+        self, residual: Tensor, y: Tensor, out: Tensor, gamma: Tensor, beta: Tensor
+    ) -> Tensor:
         """Of one image, whose norms ``(4 C,)`` GRN needs before its scale; returns these."""
         p, pixels = self.parameters, len(y)
         hidden_dim = len(p.linear1_weight)
@@ -241,8 +248,8 @@ class _Branch:
             )
             pointwise.gelu(product, bias, hidden[chunk], squares)
         norms = squares.sqrt_()
-        scale = grn_scale(norms, p.grn_gamma.flatten()) * self.drop_path_scale
-        bias = torch.addmv(p.linear2_bias, p.linear2_weight, p.grn_beta.flatten())
+        scale = grn_scale(norms, gamma) * self.drop_path_scale
+        bias = torch.addmv(p.linear2_bias, p.linear2_weight, beta)
         weight, bias = p.linear2_weight * scale, bias * self.drop_path_scale
         for chunk in _chunks(pixels, hidden_dim):
             add_linear(hidden[chunk], weight, bias, residual[chunk], out[chunk])
@@ -299,7 +306,8 @@ class BlockFunction(torch.autograd.Function):
         ctx, x: Tensor, mask: Tensor | None, eps: float, *parameters: Tensor | None
     ) -> Tensor:
         kept = _kept_samples(mask)
-        out, y, norms = _forward(x, kept, eps, BlockParameters(*parameters))
+        block_parameters = BlockParameters(*parameters)  # type: ignore[arg-type]
+        out, y, norms = _forward(x, kept, eps, block_parameters)
         ctx.eps, ctx.drop_path_scale = eps, kept.scale
         ctx.save_for_backward(x, y, kept.samples, norms, *parameters)
         return out
@@ -314,12 +322,10 @@ class BlockFunction(torch.autograd.Function):
             return grad, None, None, *(None if p is None else torch.zeros_like(p) for p in tensors)
         branch = _BranchBackward(parameters, ctx.eps, kept.scale)
         grad_y = branch.run(kept.select(grad), y, norms)
-        grads = branch.grads._replace(conv_bias=_sum_of(pixels_of(grad_y)))
+        conv_bias = _sum_of(pixels_of(grad_y))
+        conv_weight = None
         if ctx.needs_input_grad[3]:
-            source = kept.select(x)
-            grads = grads._replace(
-                conv_weight=depthwise.weight_gradient(source, grad_y, parameters.conv_weight)
-            )
+            conv_weight = depthwise.weight_gradient(kept.select(x), grad_y, parameters.conv_weight)
         grad_x = None
         if ctx.needs_input_grad[0]:
             # The gradient of a convolution's input is the convolution with the flipped kernel.
@@ -328,11 +334,25 @@ class BlockFunction(torch.autograd.Function):
             grad_x = depthwise.convolve(grad_y, kernel, None, plus=residual)
             if samples is not None:
                 grad_x = grad.clone().index_add_(0, samples, grad_x)
-        return grad_x, None, None, *grads
+        return grad_x, None, None, conv_weight, conv_bias, *branch.grads
 
 
 def _sum_of(pixels: Tensor) -> Tensor:
     return torch.mv(pixels.t(), pixels.new_ones(len(pixels)))
+
+
+class _BranchGradients(NamedTuple):
+    """Gradients of the parameters behind the convolution, in the order of :class:`BlockParameters`."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    linear1_weight: Tensor
+    linear1_bias: Tensor
+    linear2_weight: Tensor
+    linear2_bias: Tensor
+    layer_scale: Tensor | None
+    grn_gamma: Tensor | None
+    grn_beta: Tensor | None
 
 
 class _BranchBackward:
@@ -342,8 +362,21 @@ class _BranchBackward:
         self.parameters, self.eps, self.drop_path_scale = parameters, eps, drop_path_scale
         self.hidden_dim = len(parameters.linear1_weight)
         self.scratch = Scratch()
-        self.grads = BlockParameters(None, None, *map(_new_sum, parameters[2:]))
-        self.is_first_product = True  # the gradients of the large weights are uninitialised
+        p = parameters
+        # Gradients of matrices start with a product, the others are sums that start at zero.
+        self.grads = _BranchGradients(
+            torch.zeros_like(p.norm_weight),
+            torch.zeros_like(p.norm_bias),
+            torch.empty_like(p.linear1_weight),
+            torch.zeros_like(p.linear1_bias),
+            torch.empty_like(p.linear2_weight),
+            torch.zeros_like(p.linear2_bias),
+            *(
+                None if vector is None else torch.zeros_like(vector)
+                for vector in (p.layer_scale, p.grn_gamma, p.grn_beta)
+            ),
+        )
+        self.is_first_product = True
 
     def run(self, grad_out: Tensor, y: Tensor, norms: Tensor | None) -> Tensor:
         """The gradient of ``y``, ``(N, C, H, W)``; :attr:`grads` are complete afterwards.
@@ -367,9 +400,9 @@ class _BranchBackward:
     def _run_without_grn(self, grad_out: Tensor, y: Tensor, grad_y: Tensor) -> None:
         """From the gradient of the block's output to that of ``y``; all ``(pixels, C)``."""
         p, grads, pixels = self.parameters, self.grads, len(y)
-        scale = (
-            self.drop_path_scale if p.layer_scale is None else p.layer_scale * self.drop_path_scale
-        )
+        scale: Tensor | float = self.drop_path_scale
+        if p.layer_scale is not None:
+            scale = p.layer_scale * scale
         column = scale[:, None] if isinstance(scale, Tensor) else scale
         scales_weight = pixels > self.hidden_dim
         weight = p.linear2_weight * column if scales_weight else p.linear2_weight
@@ -405,6 +438,10 @@ class _BranchBackward:
     ) -> None:
         """The same for one image with GRN's ``norms`` ``(4 C,)``."""
         p, grads, pixels = self.parameters, self.grads, len(y)
+        assert p.grn_gamma is not None
+        assert p.grn_beta is not None
+        assert grads.grn_gamma is not None
+        assert grads.grn_beta is not None
         all_before = self.scratch.take('hidden', pixels, self.hidden_dim, y)
         longest = _longest_chunk(pixels, self.hidden_dim)
         buffer = self.scratch.take('grad_hidden', longest, self.hidden_dim, y)
@@ -457,13 +494,6 @@ class _BranchBackward:
         grad_normed = linear(grad_hidden, p.linear1_weight.t())
         sums = [grads.norm_weight, grads.norm_bias]
         pointwise.layer_norm_backward(grad_normed, y, moments, p.norm_weight, out, sums)
-
-
-def _new_sum(parameter: Tensor | None) -> Tensor | None:
-    """Where a gradient is summed up: zeros, uninitialised for matrices, which start with a product."""
-    if parameter is None:
-        return None
-    return torch.empty_like(parameter) if parameter.dim() == 2 else torch.zeros_like(parameter)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, is_first: bool) -> None:

@@ -154,12 +154,12 @@ def _example(device: torch.device, use_grn: bool) -> tuple[Block, Tensor]:
     with torch.device('meta'):
         block = Block(40, 0.0, 0.0 if use_grn else 1.0, use_grn)
     block = block.to(torch.float32).to_empty(device=device)
-    options = {'dtype': torch.float32, 'device': device}
+    ramp = functools.partial(torch.linspace, dtype=torch.float32, device=device)
     for index, parameter in enumerate(block.parameters(), 1):
-        values = torch.linspace(0, 60 + index, parameter.numel(), **options).cos()
+        values = ramp(0, 60 + index, parameter.numel()).cos()
         fan_in = max(1, parameter[0].numel()) if parameter.dim() > 1 else 9
         parameter.data.copy_(values.view_as(parameter) / fan_in**0.5)
-    return block, torch.linspace(-40, 40, 2 * 40 * 9 * 8, **options).sin().view(2, 40, 9, 8)
+    return block, ramp(-40, 40, 2 * 40 * 9 * 8).sin().view(2, 40, 9, 8)
 
 
 def _results(block: Block, x: Tensor, compute: Callable[[Tensor], Tensor]) -> list[Tensor]:
@@ -205,7 +205,7 @@ def _forward(
         normed = kernels.layer_norm(pixels_of(y), p.norm_weight, p.norm_bias, eps)
         hidden = torch.addmm(p.linear1_bias.to(dtype), normed, p.linear1_weight.to(dtype).t())
         shift = norms = None
-        if p.grn_gamma is None:
+        if p.grn_gamma is None or p.grn_beta is None:
             weight, bias = p.linear2_weight.to(dtype), p.linear2_bias.to(dtype)
             branch = torch.addmm(bias, F.gelu(hidden), weight.t())
         else:
@@ -248,7 +248,7 @@ class BlockFunction(torch.autograd.Function):
         dtypes: _Dtypes,
         *parameters: Tensor | None,
     ) -> Tensor:
-        out, saved = _forward(x, mask, eps, dtypes, BlockParameters(*parameters))
+        out, saved = _forward(x, mask, eps, dtypes, BlockParameters(*parameters))  # type: ignore[arg-type]
         ctx.eps, ctx.x_dtype = eps, x.dtype
         ctx.save_for_backward(mask, *saved, *parameters)
         return out
@@ -269,14 +269,31 @@ class BlockFunction(torch.autograd.Function):
                 grad_x = (grad + grad_x).to(ctx.x_dtype)
         grads = grads._replace(conv_weight=conv_weight, conv_bias=conv_bias)
         in_dtype = (
-            None if p is None else g.to(p.dtype).view_as(p) for g, p in zip(grads, parameters)
+            None if p is None or g is None else g.to(p.dtype).view_as(p)
+            for g, p in zip(grads, parameters)
         )
         return grad_x, None, None, None, *in_dtype
 
 
+class _Gradients(NamedTuple):
+    """Gradients of a block's parameters, in the order of :class:`BlockParameters`."""
+
+    conv_weight: Tensor | None = None
+    conv_bias: Tensor | None = None
+    norm_weight: Tensor | None = None
+    norm_bias: Tensor | None = None
+    linear1_weight: Tensor | None = None
+    linear1_bias: Tensor | None = None
+    linear2_weight: Tensor | None = None
+    linear2_bias: Tensor | None = None
+    layer_scale: Tensor | None = None
+    grn_gamma: Tensor | None = None
+    grn_beta: Tensor | None = None
+
+
 def _branch_backward(
     grad: Tensor, saved: SavedForBackward, mask: Tensor | None, eps: float, p: BlockParameters
-) -> tuple[Tensor, BlockParameters]:
+) -> tuple[Tensor, _Gradients]:
     """Gradients of the convolution's output and of all parameters but the convolution's.
 
     The dtypes are those that the products have.
@@ -309,28 +326,28 @@ def _branch_backward(
     return as_map(grad_y, saved.y), grads
 
 
-_NO_GRADIENTS = BlockParameters(*(None for _ in BlockParameters._fields))
-
-
 def _mlp_backward(
     grad_branch: Tensor, hidden: Tensor, count: int, p: BlockParameters
-) -> tuple[Tensor, BlockParameters]:
+) -> tuple[Tensor, _Gradients]:
     """Gradient of the hidden activations before GELU, ``(N H W, 4 C)``, and of some parameters."""
     from backbones.kernels import triton_pointwise as kernels
 
     grad_hidden = torch.mm(grad_branch, p.linear2_weight.to(hidden.dtype))
     linear1_bias, active = kernels.gelu_backward_(hidden, grad_hidden, count, returns_gelu=True)
+    assert active is not None
     linear2_weight = torch.mm(grad_branch.t(), active)
-    grads = _NO_GRADIENTS._replace(linear1_bias=linear1_bias, linear2_weight=linear2_weight)
-    return grad_hidden, grads
+    return grad_hidden, _Gradients(linear1_bias=linear1_bias, linear2_weight=linear2_weight)
 
 
 def _mlp_with_grn_backward(
     grad_branch: Tensor, grad_bias: Tensor, saved: SavedForBackward, p: BlockParameters
-) -> tuple[Tensor, BlockParameters]:
+) -> tuple[Tensor, _Gradients]:
     """The same with GRN; ``grad_bias`` ``(C,)`` is the gradient of the second layer's bias."""
     from backbones.kernels import triton_pointwise as kernels
 
+    assert p.grn_gamma is not None
+    assert p.grn_beta is not None
+    assert saved.norms is not None
     count, gamma, beta = len(saved.x), p.grn_gamma.float().flatten(), p.grn_beta.float().flatten()
     images = grad_branch.view(count, -1, grad_branch.shape[1])
     active = F.gelu(saved.hidden).view(count, -1, saved.hidden.shape[1])
@@ -341,7 +358,7 @@ def _mlp_with_grn_backward(
     weight = _weight_of_images(p, scale).to(grad_branch.dtype)
     grad_hidden = torch.bmm(images, weight).flatten(0, 1)
     linear1_bias, _ = kernels.gelu_backward_(saved.hidden, grad_hidden, count, grn.coefficient)
-    return grad_hidden, _NO_GRADIENTS._replace(
+    return grad_hidden, _Gradients(
         linear1_bias=linear1_bias,
         linear2_weight=(product * scale[:, None]).sum(0).addr_(grad_bias, beta),
         grn_gamma=grn.gamma.sum(0),

@@ -156,7 +156,7 @@ class ConvNeXt(Backbone):
     @with_cp.setter
     def with_cp(self, value: bool) -> None:
         for stage in self.stages:
-            stage.with_cp = value
+            stage.with_cp = value  # type: ignore[assignment]
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
         return translate_backbone(state, self.state_dict())
@@ -203,7 +203,8 @@ class ConvNeXtV2(ConvNeXt):
 def _init_as_official(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

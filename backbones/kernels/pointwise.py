@@ -24,10 +24,11 @@ _FUNCTIONS = {
 }
 
 
-def _can_use_c(*tensors: Tensor | None) -> bool:
-    return compiled() is not None and all(
-        t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors
-    )
+def _library_for(*tensors: Tensor | None) -> ctypes.CDLL | None:
+    """The compiled library, if there is one and it can read these tensors."""
+    if all(t is None or (t.dtype == torch.float32 and t.is_contiguous()) for t in tensors):
+        return compiled()
+    return None
 
 
 def gelu(x: Tensor, bias: Tensor | None, out: Tensor, squares: Tensor | None = None) -> Tensor:
@@ -42,8 +43,9 @@ def gelu(x: Tensor, bias: Tensor | None, out: Tensor, squares: Tensor | None = N
     Returns:
         ``out``.
     """
-    if _can_use_c(x, bias, out, squares):
-        call(compiled().gelu, x, bias, out, squares, *x.shape)
+    library = _library_for(x, bias, out, squares)
+    if library is not None:
+        call(library.gelu, x, bias, out, squares, *x.shape)
         return out
     torch.ops.aten.gelu.out(x if bias is None else torch.add(x, bias, out=out), out=out)
     if squares is not None:
@@ -70,8 +72,9 @@ def gelu_backward_(
     Returns:
         The GELU of ``x + bias``.
     """
-    if _can_use_c(x, bias, grad, sums, coefficient):
-        call(compiled().gelu_backward, x, bias, grad, coefficient, sums, *x.shape)
+    library = _library_for(x, bias, grad, sums, coefficient)
+    if library is not None:
+        call(library.gelu_backward, x, bias, grad, coefficient, sums, *x.shape)
         return x
     if bias is not None:
         x = x.add_(bias)
@@ -102,8 +105,9 @@ def layer_norm_backward(
         sums: The gradients of weight and bias are added to these.
     """
     mean, rstd = moments
-    if _can_use_c(grad, x, mean, rstd, weight, out, *sums):
-        call(compiled().layer_norm_backward, grad, x, mean, rstd, weight, out, *sums, *x.shape)
+    library = _library_for(grad, x, mean, rstd, weight, out, *sums)
+    if library is not None:
+        call(library.layer_norm_backward, grad, x, mean, rstd, weight, out, *sums, *x.shape)
         return
     grad_x, *grads = torch.ops.aten.native_layer_norm_backward(
         grad, x, weight.shape, mean, rstd, weight, sums[1], [True, True, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def compiled() -> ctypes.CDLL | None:
     return load_library(source, {'roi_align': _KINDS, 'roi_align_backward': _KINDS})
 
 
+def _library_for(*tensors: Tensor) -> ctypes.CDLL | None:
+    """The compiled library, if there is one and it can read these tensors."""
+    if all(
+        t.device.type == 'cpu' and t.dtype == torch.float32 and is_plain_eager(t) for t in tensors
+    ):
+        return compiled()
+    return None
+
+
 @dataclass(frozen=True)
 class RoIAlign:
     """RoIAlign (He et al. 2017) with the mean of its samples.
@@ -47,23 +57,25 @@ class RoIAlign:
 
     def __call__(self, maps: Tensor, boxes: Tensor) -> Tensor:
         """Features ``(K, C, *size)`` of boxes ``(K, 5)`` (image, x1, y1, x2, y2) in ``(N, C, H, W)``."""
-        if not self._can_use_c(maps, boxes):
+        library = _library_for(maps, boxes)
+        if library is None:
             options = (self.scale, *self.size, self.sampling, self.aligned)
             return torch.ops.torchvision.roi_align(maps, boxes, *options)
         maps = maps.contiguous(memory_format=torch.channels_last)
         out = maps.new_empty(len(boxes), maps.shape[1], *self.size)
-        self._run(compiled().roi_align, maps, boxes, out, maps.shape)
+        self._run(library.roi_align, maps, boxes, out, maps.shape)
         return out
 
     def back(self, grad: Tensor, boxes: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Gradient of the maps, of ``shape`` ``(N, C, H, W)``, from that of the result."""
         if grad.is_cuda and torch.are_deterministic_algorithms_enabled():
             return self._back_deterministically(grad, boxes, shape)
-        if not self._can_use_c(grad, boxes):
+        library = _library_for(grad, boxes)
+        if library is None:
             options = (self.scale, *self.size, *shape, self.sampling, self.aligned)
             return _torchvision_backward(grad, boxes, *options)
         maps = torch.empty(shape, memory_format=torch.channels_last).zero_()
-        self._run(compiled().roi_align_backward, grad.contiguous(), boxes, maps, shape)
+        self._run(library.roi_align_backward, grad.contiguous(), boxes, maps, shape)
         return maps
 
     def _back_deterministically(
@@ -102,14 +114,14 @@ class RoIAlign:
         hats = (1 - (at.clamp(0, size - 1)[..., None] - lines).abs()).clamp(min=0)
         return (hats * counts[..., None]).sum(2) / count.clamp(min=1)
 
-    @staticmethod
-    def _can_use_c(*tensors: Tensor) -> bool:
-        return compiled() is not None and all(
-            t.device.type == 'cpu' and t.dtype == torch.float32 and is_plain_eager(t)
-            for t in tensors
-        )
-
-    def _run(self, function, source: Tensor, boxes: Tensor, out: Tensor, shape) -> None:
+    def _run(
+        self,
+        function: Callable[..., int],
+        source: Tensor,
+        boxes: Tensor,
+        out: Tensor,
+        shape: Sequence[int],
+    ) -> None:
         count, channels, height, width = shape
         boxes = boxes.contiguous()
         sizes = (count, height, width, channels, len(boxes), *self.size)

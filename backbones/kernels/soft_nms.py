@@ -49,14 +49,15 @@ def soft_nms(
     """
     exact, lowered = boxes.double().contiguous(), scores.double().clone()
     options = (iou_threshold, sigma, min_score)
-    if compiled() is None or not (is_plain_eager(exact) and is_plain_eager(lowered)):
+    library = compiled()
+    if library is None or not (is_plain_eager(exact) and is_plain_eager(lowered)):
         kept = _by_torch(exact, lowered, *options, method, offset)
         return kept, lowered[kept]
     order, left = torch.empty(2, len(exact), dtype=torch.long).unbind()
     count = torch.zeros(1, dtype=torch.long)
     settings = torch.tensor(options, dtype=torch.float64)
     tensors = (exact, lowered, order, count, left, settings)
-    call(compiled().soft_nms, *tensors, len(exact), method, offset)
+    call(library.soft_nms, *tensors, len(exact), method, offset)
     kept = order[: int(count)].clone()
     return kept, lowered[kept]
 

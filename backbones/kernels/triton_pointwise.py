@@ -331,4 +331,5 @@ def add_branch_backward(
     sizes = len(grad) // images, grad.shape[1]
     with torch.cuda.device_of(grad):
         _add_branch_backward_kernel[grid](grad, branch, scale, out, sums, *sizes, **flags, **_TILE)
-    return out, *sums.sum(1).unbind(1)
+    dot_sums, grad_sums = sums.sum(1).unbind(1)
+    return out, dot_sums, grad_sums

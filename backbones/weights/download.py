@@ -36,7 +36,7 @@ from .sources import Source
 try:
     import fcntl
 except ImportError:  # not a POSIX system
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 FOLDER, MIRROR = 'CONVNEXT_WEIGHTS', 'CONVNEXT_WEIGHTS_MIRROR'
 _CHUNK = 2**20
@@ -59,7 +59,7 @@ def local_file(source: Source) -> Path:
                 _verify(target, _digest_in_name(target), _record_of(target.name))
             return target
     if source.repo and not os.environ.get(MIRROR):
-        return _from_hub(source)
+        return _from_hub(source, source.repo)
     return _from_urls(source)
 
 
@@ -99,7 +99,7 @@ def _cannot_download(source: Source, url: str, target: Path, error: Exception) -
     )
 
 
-def _from_hub(source: Source) -> Path:
+def _from_hub(source: Source, repo: str) -> Path:
     """The first of the files of a Hub repository that exists there."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -114,7 +114,7 @@ def _from_hub(source: Source) -> Path:
         target = weights_folder() / _file_name(url)
         try:
             found = hf_hub_download(
-                source.repo,
+                repo,
                 file,
                 revision=source.revision,
                 cache_dir=os.environ.get(FOLDER) or None,
@@ -125,12 +125,12 @@ def _from_hub(source: Source) -> Path:
             continue
         except RepositoryNotFoundError as error:
             raise WeightsError(
-                f'{source.name}: there is nothing at {url}; the repository {source.repo} does not exist '
+                f'{source.name}: there is nothing at {url}; the repository {repo} does not exist '
                 'on the Hub, or is private (log in with `hf auth login` or set HF_TOKEN).'
             ) from error
         except RevisionNotFoundError as error:
             raise WeightsError(
-                f'{source.name}: {source.repo} has no revision {source.revision!r}.'
+                f'{source.name}: {repo} has no revision {source.revision!r}.'
             ) from error
         except (HfHubHTTPError, OSError) as error:
             raise _cannot_download(source, url, target, error) from error
