@@ -24,9 +24,9 @@ def check_backbone() -> Callable:
     """
 
     def check(name: str | type, **options) -> list:
-        from .contract import checks as contract
+        from .contract.checks import check_backbone
 
-        findings = list(contract.check_backbone(name, **{'speed': False, **options}))
+        findings = list(check_backbone(name, **{'speed': False, **options}))
         failed = [str(finding) for finding in findings if finding.passed is False]
         assert not failed, '\n' + '\n'.join(failed)
         return findings

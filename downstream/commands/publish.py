@@ -1,4 +1,4 @@
-"""From a work dir to files that others can use: weights without training state, and a model card."""
+"""Publish a trained model: its weights without the state of the training, and a model card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from backbones.errors import WeightsError
 from backbones.weights.download import sha256
 from backbones.weights.sources import find
-from downstream.running.checkpoint import read as checkpoints
+from downstream.running.checkpoint.read import read
 
 from .weights import save
 
@@ -21,22 +21,23 @@ def publish(work_dir: Path, out: Path, checkpoint: Path | None = None) -> list[P
     """Write the trained model of ``work_dir`` into the folder ``out``.
 
     Args:
-        work_dir: A folder in which tools/train.py left a checkpoint and its config.
-        out: Gets ``<config>-<sha256>.safetensors``, the same as ``.pth``, and ``<config>-....md``.
-        checkpoint: Another one than the newest.
+        work_dir: The work dir of tools/train.py, with a checkpoint and the config.
+        out: The folder for ``<config>-<digest>.safetensors``, ``.pth`` and ``.md``, where ``digest`` is
+            the first eight digits of the SHA-256 of the ``.safetensors`` file.
+        checkpoint: The checkpoint to publish. None: the newest one.
 
     Returns:
-        The three files.
+        The paths of the three files.
 
     Raises:
-        WeightsError: There is no checkpoint or config, or it cannot be read.
+        WeightsError: The checkpoint or the config is missing or cannot be read.
     """
     work_dir, out = Path(work_dir), Path(out)
     if not work_dir.is_dir():
-        raise WeightsError(f'{work_dir} is no folder.')
+        raise WeightsError(f'{work_dir} is not a folder.')
     checkpoint = checkpoint or _newest(work_dir)
     config_path = _config_of(work_dir)
-    content = checkpoints.read(checkpoint)
+    content = read(checkpoint)
     tensors = {key: value.contiguous() for key, value in content['state_dict'].items()}
     meta = content.get('meta', {})
     cfg = Config.fromfile(config_path)
@@ -50,11 +51,11 @@ def publish(work_dir: Path, out: Path, checkpoint: Path | None = None) -> list[P
         'config': cfg.pretty_text,
     }
     out.mkdir(parents=True, exist_ok=True)
-    whole = out / f'.{config_path.stem}.safetensors'
-    save(tensors, whole, metadata={key: json.dumps(value) for key, value in facts.items()})
-    name = f'{config_path.stem}-{sha256(whole)[:8]}'
+    unnamed = out / f'.{config_path.stem}.safetensors'  # its name needs its digest
+    save(tensors, unnamed, metadata={key: json.dumps(value) for key, value in facts.items()})
+    name = f'{config_path.stem}-{sha256(unnamed)[:8]}'
     files = [out / f'{name}{suffix}' for suffix in ('.safetensors', '.pth', '.md')]
-    whole.replace(files[0])
+    unnamed.replace(files[0])
     _save_pickle(tensors, facts, files[1])
     files[2].write_text(model_card(facts, tensors, cfg))
     return files
@@ -63,15 +64,19 @@ def publish(work_dir: Path, out: Path, checkpoint: Path | None = None) -> list[P
 def _newest(work_dir: Path) -> Path:
     pointer = work_dir / 'last_checkpoint'
     if pointer.is_file():
-        # The pointer holds the path as it was when it was written.
+        # Only its name: the folder may have been moved since the path was written.
         return work_dir / Path(pointer.read_text().strip()).name
-    raise WeightsError(f'{work_dir} holds no last_checkpoint: nothing was trained there.')
+    raise WeightsError(
+        f'{work_dir} has no file last_checkpoint: no run has saved a checkpoint there.'
+    )
 
 
 def _config_of(work_dir: Path) -> Path:
     configs = sorted(work_dir.glob('*.py'), key=lambda path: path.stat().st_mtime)
     if not configs:
-        raise WeightsError(f'{work_dir} holds no config; tools/train.py leaves one there.')
+        raise WeightsError(
+            f'{work_dir} has no config; tools/train.py writes one into its work dir.'
+        )
     return configs[-1]
 
 
@@ -81,7 +86,7 @@ def _metrics(work_dir: Path) -> dict | None:
 
 
 def inherited_licence(cfg: Config) -> str:
-    """The licence of the weights that training started from."""
+    """The licence that the trained weights inherit from the pretrained ones, for the model card."""
     init = cfg.model.backbone.get('init_cfg') or {}
     if cfg.get('load_from'):
         return f'that of {cfg.load_from}, from which training started'
@@ -95,14 +100,14 @@ def inherited_licence(cfg: Config) -> str:
 
 
 def _save_pickle(tensors: dict[str, Tensor], facts: dict, path: Path) -> None:
-    aside = path.with_name(f'.{path.name}')
+    partial = path.with_name(f'.{path.name}')
     meta = {'dataset_meta': {'classes': facts['classes']}, 'cfg': facts['config']}
-    torch.save({'state_dict': tensors, 'meta': meta}, aside)
-    aside.replace(path)
+    torch.save({'state_dict': tensors, 'meta': meta}, partial)
+    partial.replace(path)
 
 
 def model_card(facts: dict, tensors: dict[str, Tensor], cfg: Config) -> str:
-    """The card in Markdown."""
+    """The model card in Markdown."""
     data = cfg.train_dataloader.dataset
     lines = [
         f'# {facts["name"]}',

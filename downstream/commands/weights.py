@@ -1,4 +1,4 @@
-"""What tools/weights.py does: list, show, fetch, inspect, convert and check weights."""
+"""The commands of tools/weights.py: list, show, fetch, inspect, convert and check."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backbones.weights.download import local_file
 from backbones.weights.read import read
 from backbones.weights.sources import find, weights_table
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# The image is resized such that the crop that the network sees is this part of its shorter side.
 _CROP_RATIO = 0.875
 
 
@@ -27,7 +27,7 @@ def list_weights(pattern: str = '*') -> None:
     """Print the rows of the table whose names match ``pattern``."""
     rows = {name: row for name, row in weights_table().items() if fnmatch(name, pattern)}
     if not rows:
-        raise ConfigError(f'no weights match {pattern!r}; without a pattern all are listed.')
+        raise ConfigError(f'no weights match {pattern!r}; leave the pattern out to list all.')
     table = Table('name', 'top-1', 'px', 'licence')
     for name, row in rows.items():
         top1 = '-' if row['top1'] is None else f'{row["top1"]:.1f}'
@@ -39,21 +39,28 @@ def show(name: str) -> None:
     """Print one row of the table."""
     row = weights_table().get(name)
     if row is None:
-        find(name)  # says which names there are
-        raise ConfigError(f'{name} is no name of the table; `inspect` tells what a file holds.')
+        find(name)  # raises an error that lists the names, unless this is a file
+        raise ConfigError(
+            f'{name} is not in the table of weights; `inspect` shows the contents of a file.'
+        )
     for key, value in row.items():
         print(f'{key:>10}: {"not known here" if value is None else value}')
 
 
 def fetch(name: str) -> Path:
-    """Download weights, verify them, and print where they are."""
+    """Download and verify weights; print and return the path of the file."""
     path = local_file(find(name))
     print(path)
     return path
 
 
 def inspect(name: str, trust: bool = False) -> None:
-    """Print what weights hold."""
+    """Print the source, layout, architecture, licence and size of weights.
+
+    Args:
+        name: As :func:`backbones.weights.sources.find` takes it.
+        trust: Unpickle a file that holds more than data.
+    """
     source = find(name)
     state = read(local_file(source), trust)
     found = translate(state)
@@ -65,14 +72,24 @@ def inspect(name: str, trust: bool = False) -> None:
     print(f'   classes: {"no head" if head is None else len(head)}')
     print(f'   tensors: {len(state)}, {sum(v.numel() for v in state.values()):,} values')
     if found.foreign:
-        print(f'  not read: {len(found.foreign)}, e.g. {", ".join(found.foreign[:4])}')
+        print(f'   ignored: {len(found.foreign)}, e.g. {", ".join(found.foreign[:4])}')
 
 
 def convert(name: str, out: Path, trust: bool = False) -> None:
-    """Write weights under their official names, as ``.safetensors`` or ``{'model': ...}`` in ``.pth``."""
+    """Write weights under their official names.
+
+    Args:
+        name: As :func:`backbones.weights.sources.find` takes it.
+        out: A ``.safetensors`` file, or a ``.pth`` or ``.pt`` file, which gets ``{'model': tensors}``.
+        trust: Unpickle a file that holds more than data.
+
+    Raises:
+        ConfigError: ``out`` has another suffix.
+        WeightsError: The weights are not a ConvNeXt's.
+    """
     out = Path(out)
     if out.suffix not in ('.pth', '.pt', '.safetensors'):
-        raise ConfigError(f'{out}: end it in .safetensors, .pth or .pt.')
+        raise ConfigError(f'{out}: the name must end in .safetensors, .pth or .pt.')
     state = read(local_file(find(name)), trust)
     found = translate(state).tensors
     if describe(found) is None:
@@ -93,34 +110,34 @@ def _official_shape(key: str, value: Tensor) -> Tensor:
 
 
 def save(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors aside and rename the file when it is whole."""
+    """Write tensors to a ``.safetensors`` or ``.pth`` file atomically."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_name(f'.{out.name}.{os.getpid()}')
+    partial = out.with_name(f'.{out.name}.{os.getpid()}')
     try:
         if out.suffix == '.safetensors':
             from safetensors.torch import save_file
 
-            save_file(tensors, aside, metadata=metadata)
+            save_file(tensors, partial, metadata=metadata)
         else:
-            torch.save({'model': tensors}, aside)
-        aside.replace(out)
+            torch.save({'model': tensors}, partial)
+        partial.replace(out)
     finally:
-        aside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def check(
     names: Sequence[str], image: Path | None = None, resolution: int = 224, trust: bool = False
 ) -> list[Tensor]:
-    """Print the five best classes that each of ``names`` gives ``image``, and how far they differ.
+    """Print the top five classes of each classifier, and the largest difference of their logits.
 
     Args:
         names: Weights of classifiers.
-        image: A picture; without one, the same random values for all.
-        resolution: Side of the square that the network sees, in pixels.
+        image: The image to classify. None: random values, the same for all.
+        resolution: Height and width of the network's input, in pixels.
         trust: Unpickle files that hold more than data.
 
     Returns:
-        The logits ``(classes,)`` of each.
+        The logits of each classifier, ``(classes,)``.
     """
     pixels = _read_image(image, resolution) if image else _random_image(resolution)
     results = []
@@ -145,6 +162,7 @@ def _random_image(side: int) -> Tensor:
 
 
 def _read_image(path: Path, side: int) -> Tensor:
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     from torchvision.transforms import v2
 
     from downstream.data.files import open_image
@@ -156,7 +174,7 @@ def _read_image(path: Path, side: int) -> Tensor:
             v2.Resize(shorter, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
             v2.CenterCrop(side),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(_MEAN, _STD),
+            v2.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
         ]
     )
     return steps(open_image(path).convert('RGB'))[None]

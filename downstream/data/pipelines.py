@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from backbones.weights.timm_catalog import IMAGENET_MEAN, IMAGENET_STD
+
 # What a detector's data samples must carry for the metric and for pictures.
 _DETECTION_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 _LOAD_INSTANCES = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
@@ -85,5 +87,5 @@ def boxes_only(pipeline: Iterable) -> list:
 
 
 def imagenet_normalization() -> Mapping[str, list[float]]:
-    """Mean and standard deviation of ImageNet's pixels, RGB from 0 to 255, as detectors write them."""
-    return dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+    """``mean`` and ``std`` of ImageNet's pixels, RGB from 0 to 255, for a data preprocessor."""
+    return dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))

@@ -1,8 +1,9 @@
-"""mmcv's compiled operators on torchvision, so that mmdet and mmseg run without a compiler.
+"""mmcv's compiled operators, implemented with torchvision: mmdet and mmseg run without a compiler.
 
-mmcv's Python side calls its operators in the extension module ``mmcv._ext``; the one made here has those
-that the detectors and segmenters of this suite need, for CPU and CUDA and every floating-point type. Any
-other operator says which it is when it is called. :mod:`downstream.operators.finder` puts it in place.
+mmcv's Python code calls its operators in the extension module ``mmcv._ext``, which the module made here
+replaces. It has the operators that the detectors and segmenters of this suite need, on CPU and CUDA and
+for every floating-point type. Calling any other operator raises an error that names it.
+:mod:`downstream.operators.finder` installs the module.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from backbones.kernels.soft_nms import soft_nms
 
 
 def make_module(spec: ModuleSpec) -> ModuleType:
-    """The module that stands in for ``mmcv._ext``."""
+    """The module that replaces ``mmcv._ext``."""
     module = _Operators(spec.name, __doc__)
     for operator in OPERATORS:
         setattr(module, operator.__name__, operator)
@@ -28,7 +29,7 @@ def make_module(spec: ModuleSpec) -> ModuleType:
 
 
 class _Operators(ModuleType):
-    """A module in which an operator that is not there can be looked up, but not called."""
+    """A module whose missing operators can be imported, but raise an error when called."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('_'):
@@ -36,8 +37,8 @@ class _Operators(ModuleType):
 
         def missing(*args, **kwargs):
             raise NotImplementedError(
-                f'the mmcv operator {name!r} needs the compiled mmcv, which is not installed; here '
-                f'run {", ".join(operator.__name__ for operator in OPERATORS)}. '
+                f'the mmcv operator {name!r} needs a compiled mmcv, which is not installed. Available '
+                f'without it: {", ".join(operator.__name__ for operator in OPERATORS)}. '
                 'Build onedl-mmcv from source to get the others.'
             )
 
@@ -45,17 +46,24 @@ class _Operators(ModuleType):
         return missing
 
 
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float16 and bfloat16 hold no pixel coordinate exactly."""
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """At least float32: float16 and bfloat16 round pixel coordinates."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes that greedy suppression of ``IoU > iou_threshold`` keeps, best first.
+    """Greedy non-maximum suppression.
 
-    ``boxes`` is ``(N, 4)`` as x1, y1, x2, y2; a box is ``x2 - x1 + offset`` wide.
+    Args:
+        boxes: ``(N, 4)``: x1, y1, x2, y2; the width of a box is ``x2 - x1 + offset``.
+        scores: ``(N,)``.
+        iou_threshold: A box is suppressed if its IoU with a better one is larger.
+        offset: 0 or 1.
+
+    Returns:
+        Indices of the kept boxes, best first, ``(K,)``.
     """
-    boxes = boxes.to(_exact(boxes.dtype))
+    boxes = boxes.to(_compute_dtype(boxes.dtype))
     if offset:
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
     return torchvision.ops.nms(boxes, scores.to(boxes.dtype), iou_threshold)
@@ -83,20 +91,25 @@ def softnms(
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Groups of overlapping boxes: each starts with its best box and holds those it suppresses.
+    """Group every kept box with the boxes that it suppresses.
 
-    ``dets`` is ``(N, 5)``: x1, y1, x2, y2, score.
+    Args:
+        dets: ``(N, 5)``: x1, y1, x2, y2, score.
+        iou_threshold: IoU from which a box is suppressed.
+
+    Returns:
+        Indices of the boxes of each group, the kept box first.
     """
-    dets = dets.to(_exact(dets.dtype)).cpu()
+    dets = dets.to(_compute_dtype(dets.dtype)).cpu()
     iou = torchvision.ops.box_iou(dets[:, :4], dets[:, :4])
     order = dets[:, 4].argsort(descending=True, stable=True)
-    free = torch.ones(len(dets), dtype=torch.bool)
+    remaining = torch.ones(len(dets), dtype=torch.bool)
     groups = []
     for index in order.tolist():
-        if free[index]:
-            free[index] = False
-            members = order[free[order] & (iou[index, order] >= iou_threshold)]
-            free[members] = False
+        if remaining[index]:
+            remaining[index] = False
+            members = order[remaining[order] & (iou[index, order] >= iou_threshold)]
+            remaining[members] = False
             groups.append([index, *members.tolist()])
     return groups
 
@@ -114,11 +127,11 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoIAlign (He et al. 2017) of ``input`` ``(N, C, H, W)`` at ``rois`` ``(K, 5)`` into ``output``."""
+    """RoIAlign (He et al. 2017) of ``input`` ``(N, C, H, W)`` at ``rois`` ``(K, 5)``, to ``output``."""
     _require_average(pool_mode)
-    exact = _exact(input.dtype)
+    dtype = _compute_dtype(input.dtype)
     align = RoIAlign((aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
-    output.copy_(align(input.to(exact), rois.to(exact)))
+    output.copy_(align(input.to(dtype), rois.to(dtype)))
 
 
 def roi_align_backward(
@@ -134,36 +147,42 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of :func:`roi_align_forward` by its input, added up into ``grad_input``."""
+    """Write the gradient of :func:`roi_align_forward` with respect to its input to ``grad_input``."""
     _require_average(pool_mode)
-    exact = _exact(grad_output.dtype)
+    dtype = _compute_dtype(grad_output.dtype)
     align = RoIAlign((aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
-    grad_input.copy_(align.back(grad_output.to(exact), rois.to(exact), grad_input.shape))
+    grad_input.copy_(align.back(grad_output.to(dtype), rois.to(dtype), grad_input.shape))
 
 
 def _require_average(pool_mode: int) -> None:
     if pool_mode != 1:
         raise NotImplementedError(
-            "RoIAlign(pool_mode='max') needs the compiled mmcv; torchvision pools by 'avg' alone."
+            "RoIAlign(pool_mode='max') needs a compiled mmcv; torchvision has pool_mode='avg' only."
         )
 
 
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Focal loss (Lin et al. 2017, equation 5) of logits ``(N, C)`` into ``output`` ``(N, C)``.
+    """Write the focal loss (Lin et al. 2017, equation 5) of every logit to ``output``.
 
-    ``target`` ``(N,)`` holds class indices, ``C`` meaning background; ``weight`` is ``(C,)`` or empty.
+    Args:
+        input: Logits, ``(N, C)``.
+        target: Class indices, ``(N,)``; ``C`` is the background.
+        weight: Weight of each class, ``(C,)``; may be empty.
+        output: ``(N, C)``.
+        gamma: Focusing parameter.
+        alpha: Weight of the positive class.
     """
-    output.copy_(_focal_loss(input.to(_exact(input.dtype)), target, weight, gamma, alpha))
+    output.copy_(_focal_loss(input.to(_compute_dtype(input.dtype)), target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Gradient of the sum of :func:`sigmoid_focal_loss_forward` by its logits into ``grad_input``."""
+    """Write the gradient of the sum of the focal losses with respect to the logits to ``grad_input``."""
     with torch.enable_grad():
-        logits = input.detach().to(_exact(input.dtype)).requires_grad_()
+        logits = input.detach().to(_compute_dtype(input.dtype)).requires_grad_()
         loss = _focal_loss(logits, target, weight, gamma, alpha).sum()
     grad_input.copy_(torch.autograd.grad(loss, logits)[0])
 
@@ -175,8 +194,8 @@ def _focal_loss(
     one_hot = (target[:, None] == classes).to(logits.dtype)
     loss = torchvision.ops.sigmoid_focal_loss(logits, one_hot, alpha, gamma, reduction='none')
     if weight.numel():
-        of_target = torch.cat([weight, weight.new_ones(1)])[target]
-        loss = loss * of_target[:, None].to(loss.dtype)
+        target_weight = torch.cat([weight, weight.new_ones(1)])[target]
+        loss = loss * target_weight[:, None].to(loss.dtype)
     return loss
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a test: ground truth beside prediction, in a folder of the user's choice."""
+"""Pictures of the ground truth beside the prediction for every tested image."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from mmseg.structures import SegDataSample
 
 @HOOKS.register_module()
 class SegmentationPicturesHook(Hook):
-    """Draws every tested image; mmseg's hook has no folder to name, mmdet's has.
+    """Saves or shows a picture of every tested image.
+
+    mmseg's own hook has no option for the folder; the arguments here are those of mmdet's hook.
 
     Args:
-        draw: Whether to do anything.
-        test_out_dir: Folder for the pictures, named as the images.
-        show: Show each picture in a window, for ``wait_time`` seconds.
+        draw: Whether the hook is active.
+        test_out_dir: Folder for the pictures, within the folder of the test's log. Each picture has the
+            name of its image. None: pictures are not saved.
+        show: Whether to show each picture in a window.
+        wait_time: Seconds for which a window is shown.
     """
 
     def __init__(

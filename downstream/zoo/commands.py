@@ -1,4 +1,4 @@
-"""What ``tools/zoo.py`` does."""
+"""The commands of ``tools/zoo.py``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from backbones.errors import ConfigError, DataError
 from .pages import figures
 from .table import Row, find_row, matching, sweep_of
 
+_AP_NAMES = ('AP', 'AP50', 'AP75')
+
 
 def list_rows(**conditions) -> None:
-    """Print the rows that fulfil the conditions of :func:`.table.matching`."""
+    """Print the rows that match the conditions of :func:`.table.matching`."""
     table = Table('row', 'AP or mIoU', 'M params', 'GMACs', 'licence')
     for row in matching(**conditions):
         millions, gmacs = f'{row.params / 1e6:.1f}', f'{row.gmacs:.0f}'
@@ -27,7 +29,7 @@ def list_rows(**conditions) -> None:
 
 
 def show(name: str) -> None:
-    """Print all that is known of a row."""
+    """Print every field of a row."""
     row = find_row(name)
     facts = {
         'config': f'configs/{row.config}',
@@ -44,15 +46,18 @@ def show(name: str) -> None:
         'GMACs': f'{row.gmacs:.2f}',
         'note': row.note or '-',
     }
-    for what, value in facts.items():
-        print(f'{what:>11}: {value}')
+    for field, value in facts.items():
+        print(f'{field:>11}: {value}')
 
 
 def check(names: list[str]) -> None:
-    """Check rows, all of them without names.
+    """Check rows and print a table of the results.
+
+    Args:
+        names: Rows to check; empty: all rows.
 
     Raises:
-        ConfigError: A check failed.
+        ConfigError: A check failed; the message lists every failure.
     """
     from .checks import CHECKS, check_row
 
@@ -61,8 +66,8 @@ def check(names: list[str]) -> None:
     failed = []
     for row in track(chosen, 'checking', transient=True, disable=not sys.stdout.isatty()):
         results = check_row(row)
-        wrong = [f'{title}: {result}' for title, result in results.items() if 'FAIL' in result]
-        failed += [f'{row.name}: {words.replace("FAIL ", "")}' for words in wrong]
+        failures = [f'{title}: {result}' for title, result in results.items() if 'FAIL' in result]
+        failed += [f'{row.name}: {text.replace("FAIL ", "")}' for text in failures]
         marks = (('[red]FAIL[/]' if 'FAIL' in r else '[green]pass[/]') for r in results.values())
         table.add_row(row.name, *marks)
     Console(width=150).print(table)
@@ -72,69 +77,76 @@ def check(names: list[str]) -> None:
 
 
 def compare(result: str, name: str) -> None:
-    """Print a run's own figures beside the published ones.
+    """Print the metrics of a run beside the published ones.
 
     Args:
         result: A ``metrics.json`` of ``tools/test.py``.
-        name: Of a row.
+        name: Name of a row.
 
     Raises:
-        DataError: The file is none, or of the other task.
+        DataError: The file is not a ``metrics.json``, or belongs to the other task.
     """
     row = find_row(name)
-    own = _own_figures(Path(result), row)
+    measured = _measured_figures(Path(result), row)
+    published = _published_figures(row)
     table = Table('figure', 'published', 'yours', 'difference')
-    for what, value in own.items():
-        published = _published(row).get(what)
-        known = published is not None and value is not None
+    for figure, value in measured.items():
+        reference = published.get(figure)
         table.add_row(
-            what,
-            '-' if published is None else f'{published:.2f}',
+            figure,
+            '-' if reference is None else f'{reference:.2f}',
             '-' if value is None else f'{value:.2f}',
-            f'{value - published:+.2f}' if known else '-',
+            '-' if None in (value, reference) else f'{value - reference:+.2f}',
         )
     Console(width=100).print(table)
 
 
-def _published(row: Row) -> dict[str, float]:
-    found = {}
-    for kind, figure in row.published.items():
-        if isinstance(figure, list):
-            found |= {f'{kind} {name}': v for name, v in zip(('AP', 'AP50', 'AP75'), figure)}
+def _published_figures(row: Row) -> dict[str, float]:
+    figures_of_row = {}
+    for kind, values in row.published.items():
+        if isinstance(values, list):
+            figures_of_row |= {f'{kind} {name}': v for name, v in zip(_AP_NAMES, values)}
         else:
-            found[kind] = figure
-    return found
+            figures_of_row[kind] = values
+    return figures_of_row
 
 
-def _own_figures(path: Path, row: Row) -> dict[str, float | None]:
+def _measured_figures(path: Path, row: Row) -> dict[str, float | None]:
     try:
         report = json.loads(path.read_text())
         metrics = report['metrics']
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f'{path} is no metrics.json of tools/test.py: {error}') from error
+        raise DataError(f'{path} is not a metrics.json of tools/test.py: {error}') from error
     if report.get('task') != row.task:
-        raise DataError(f'{path} is of {report.get("task")}; {row.name} is of {row.task}.')
+        raise DataError(
+            f'{path} has results of {report.get("task")}; {row.name} is a row of {row.task}.'
+        )
     if row.task == 'segmentation':
         return {'mIoU multi-scale' if report.get('tta') else 'mIoU': metrics['mIoU']}
     return {
-        f'{ours} {name}': None if metrics[theirs][name] is None else 100 * metrics[theirs][name]
-        for ours, theirs in (('box', 'bbox'), ('mask', 'segm'))
-        if theirs in metrics
-        for name in ('AP', 'AP50', 'AP75')
+        f'{kind} {name}': None if metrics[key][name] is None else 100 * metrics[key][name]
+        for kind, key in (('box', 'bbox'), ('mask', 'segm'))
+        if key in metrics
+        for name in _AP_NAMES
     }
 
 
 def plan(name: str, gpus: int, memory: float | None) -> None:
-    """Print how to train a row on some GPUs."""
-    from .plan import in_words
-    from .plan import plan as make
+    """Print how to train a row on the given hardware.
+
+    Args:
+        name: Name of a row.
+        gpus: Number of GPUs.
+        memory: Memory of each GPU in GiB. None: unlimited.
+    """
+    from .plan import describe_plan, plan_training
 
     row = find_row(name)
-    print(in_words(row, make(row, gpus, memory)))
+    print(describe_plan(row, plan_training(row, gpus, memory)))
 
 
 def sweep(name: str) -> None:
-    """Print a command for every combination of the values that the paper swept."""
+    """Print a command for each combination of the hyperparameters that the paper searched."""
     row = find_row(name)
     keys, values = zip(*sweep_of(row).items())
     for number, chosen in enumerate(product(*values)):

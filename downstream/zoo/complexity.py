@@ -2,9 +2,9 @@
 
 The papers used mmcv's old counter of operations. Its rule, with 1 multiply-add = 1 FLOP and one image:
 convolutions with their bias; matrix products of ``Linear`` without it; transposed convolutions; one
-operation per element of ReLU, two per element of BatchNorm and LayerNorm modules, one per element that
-enters a pooling module. Everything else (SyncBN, functional LayerNorm, GELU, GRN, layer scale,
-interpolation, RoIAlign) is free, but for the two products of Swin's windowed attention, which its authors
+operation per element of ReLU, two per element of BatchNorm and LayerNorm modules, one per input element
+of a pooling module. Everything else (SyncBN, functional LayerNorm, GELU, GRN, layer scale, interpolation,
+RoIAlign) counts as zero, except the two products of Swin's windowed attention, which its authors
 added. Source: the FLOPs columns of both papers' tables, which this reproduces.
 """
 
@@ -23,26 +23,29 @@ from torch import Tensor, nn
 from backbones import ConvNeXt
 from backbones.layers import LayerNorm2d
 
-# RoIs that the counter sends through each box head and each mask head.
+# Number of RoIs with which box heads and mask heads are counted.
 BOX_ROIS, MASK_ROIS = 1000, 100
-# Height and width of the image at which detectors are counted.
+# Height and width of the image with which detectors are counted.
 DETECTOR_SIZE = (1280, 800)
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
-    """The model of ``cfg``, without memory for its parameters."""
+    """The model of ``cfg`` on the meta device, in evaluation mode."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
         return MODELS.build(cfg.model).eval()
 
 
 def parameters(model: nn.Module) -> int:
-    """How many parameters a model has."""
+    """The number of parameters of a model."""
     return sum(p.numel() for p in model.parameters())
 
 
 def counted_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of the image at which the papers count the model of ``cfg``: 1280 x 800 for
-    detectors, the crop's side times four of it for segmenters."""
+    """Height and width of the image with which the papers count the operations of a model.
+
+    They are 1280 x 800 for detectors. For segmenters the height is the crop's, and the width is four
+    times as large.
+    """
     if 'decode_head' not in cfg.model:
         return DETECTOR_SIZE
     side = cfg.crop_size[0]
@@ -64,7 +67,7 @@ def gmacs(model: nn.Module, size: Sequence[int]) -> float:
 def run_parts(
     model: nn.Module, image: Tensor, rois: tuple[int, int] = (BOX_ROIS, MASK_ROIS)
 ) -> None:
-    """Send an image through everything that has a fixed amount of work, on the meta device."""
+    """Run the parts of a model whose amount of work is fixed: backbone, neck and heads."""
     if hasattr(model, 'decode_head'):
         model.decode_head(model.backbone(image))
         return
@@ -91,7 +94,7 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         total.append(_operations(module, inputs[0], output))
 
-    # ConvNeXt's official code calls LayerNorm as a function, which the counter does not see.
+    # ConvNeXt's official code calls LayerNorm as a function, which hooks on modules do not count.
     functional = set()
     if isinstance(model.backbone, ConvNeXt):
         functional = {m for m in model.backbone.modules() if isinstance(m, nn.LayerNorm)}
@@ -139,7 +142,7 @@ def _norm(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return 2 * x.numel()
 
 
-def _nothing(module: nn.Module, x: Tensor, y: Tensor) -> int:
+def _zero(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return 0
 
 
@@ -147,10 +150,10 @@ def _elements_in(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return x.numel()
 
 
-# The first rule that fits a module counts.
+# The first rule whose class a module is an instance of applies.
 _RULES = {
-    nn.SyncBatchNorm: _nothing,
-    LayerNorm2d: _nothing,
+    nn.SyncBatchNorm: _zero,
+    LayerNorm2d: _zero,
     nn.LayerNorm: _norm,
     WindowAttention: _window_attention,
     nn.Conv2d: _convolution,

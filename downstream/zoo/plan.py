@@ -59,7 +59,7 @@ class Plan:
     memory: float
 
 
-def plan(row: Row, gpus: int, memory: float | None = None) -> Plan:
+def plan_training(row: Row, gpus: int, memory: float | None = None) -> Plan:
     """The plan that keeps the published batch, with as many images per GPU as fit.
 
     Args:
@@ -101,8 +101,8 @@ def plan(row: Row, gpus: int, memory: float | None = None) -> Plan:
     )
 
 
-def in_words(row: Row, found: Plan) -> str:
-    """``found`` as lines to read, the last one a command."""
+def describe_plan(row: Row, found: Plan) -> str:
+    """``found`` as text, whose last line is the command to run."""
     command = f'tools/dist_train.sh configs/{row.config} {found.gpus}'
     options = [f'train_dataloader.batch_size={found.batch_per_gpu}']
     command += f' --cfg-options {" ".join(options)}'

@@ -63,7 +63,7 @@ def test_bad_words_are_explained(tool, tmp_path):
     for words, message in [
         (['inspect', 'nowhere.pth'], 'is no file and no name'),
         (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.pth'], 'is not a ConvNeXt checkpoint'),
-        (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.onnx'], 'end it in .safetensors'),
+        (['convert', tmp_path / 'resnet.pth', tmp_path / 'a.onnx'], 'must end in .safetensors'),
         (['check', tmp_path / 'resnet.pth'], 'it is not a classifier'),
     ]:
         result = tool('weights', *words)

@@ -64,9 +64,9 @@ def test_compare_puts_figures_side_by_side(tool, tmp_path):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ({'task': 'segmentation', 'metrics': {'mIoU': 1}}, 'is of segmentation'),
-        ({'mIoU': 1}, 'is no metrics.json'),
-        ([1], 'is no metrics.json'),
+        ({'task': 'segmentation', 'metrics': {'mIoU': 1}}, 'has results of segmentation'),
+        ({'mIoU': 1}, 'is not a metrics.json'),
+        ([1], 'is not a metrics.json'),
     ],
 )
 def test_compare_refuses_other_files(tool, tmp_path, content, message):
@@ -75,7 +75,7 @@ def test_compare_refuses_other_files(tool, tmp_path, content, message):
     assert message in result.err
     result = tool('zoo', 'compare', tmp_path / 'no.json', ROW)
     assert result.code == 2
-    assert 'is no metrics.json' in result.err
+    assert 'is not a metrics.json' in result.err
 
 
 def test_plan_and_sweep_print_commands(tool):

@@ -4,7 +4,7 @@ import pytest
 
 from backbones import ConfigError
 from downstream.zoo import find_row
-from downstream.zoo.plan import MemoryEstimate, in_words, plan
+from downstream.zoo.plan import MemoryEstimate, describe_plan, plan_training
 
 CASCADE = 'cascade-mask-rcnn_convnext-base_in1k_3x_coco'
 # GB that mmdetection and mmsegmentation log for the same recipe, and images per GPU.
@@ -32,21 +32,26 @@ def test_memory_is_estimated_within_a_third(name, logged):
 def test_the_batch_is_kept():
     row = find_row(CASCADE)
     for gpus in (1, 2, 4, 8, 16):
-        found = plan(row, gpus)
+        found = plan_training(row, gpus)
         assert found.batch_per_gpu * found.gpus * found.accumulation == 16
         assert found.steps == 36 * 7330
         assert found.accumulation == 1
-    small = plan(row, 2, memory=10)
+    small = plan_training(row, 2, memory=10)
     assert (small.batch_per_gpu, small.accumulation) == (1, 8)
     assert small.memory <= 10
-    text = in_words(row, small)
+    text = describe_plan(row, small)
     assert '--keep-batch' in text
     assert 'train_dataloader.batch_size=1' in text
-    assert '--keep-batch' not in in_words(row, plan(row, 8))
+    assert '--keep-batch' not in describe_plan(row, plan_training(row, 8))
 
 
 def test_a_segmenters_single_gpu_sees_two_images():
-    assert plan(find_row('upernet_convnext-tiny_in1k_160k_ade20k-512x512'), 1, 6).batch_per_gpu == 2
+    assert (
+        plan_training(
+            find_row('upernet_convnext-tiny_in1k_160k_ade20k-512x512'), 1, 6
+        ).batch_per_gpu
+        == 2
+    )
 
 
 def test_frozen_backbones_take_less():
@@ -65,7 +70,7 @@ def test_frozen_backbones_take_less():
 )
 def test_what_cannot_be_is_one_clear_error(gpus, memory, message):
     with pytest.raises(ConfigError, match=message):
-        plan(find_row(CASCADE), gpus, memory)
+        plan_training(find_row(CASCADE), gpus, memory)
 
 
 def test_buckets_and_temporaries_of_the_step_are_counted():
