@@ -8,6 +8,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from backbones import TimmBackbone
+from backbones.optim.layer_decay import depths_of
 
 # The quickest to build of each module of timm that has a possible backbone.
 FAMILIES = (
@@ -148,7 +149,7 @@ def test_a_wholly_frozen_backbone_switches_modes():
 
 
 @every_family
-def test_blocks_are_modules_that_a_forward_pass_calls(name):
+def test_a_forward_pass_gives_the_stated_maps_and_calls_the_stated_blocks(name):
     backbone = with_frozen_stem(name)
     names = {module: key for key, module in backbone.named_modules()}
     blocks = [names[block] for block in backbone.blocks()]
@@ -159,11 +160,31 @@ def test_blocks_are_modules_that_a_forward_pass_calls(name):
     ]
     side = backbone.input_divisor * max(1, 64 // backbone.input_divisor)
     with torch.no_grad():
-        backbone.eval()(torch.zeros(1, 3, side, side, device='meta'))
+        maps = backbone.eval()(torch.zeros(2, 3, side, side, device='meta'))
     for handle in handles:
         handle.remove()
+    assert [m.shape for m in maps] == [
+        (2, channels, side // stride, side // stride)
+        for channels, stride in zip(backbone.out_channels, backbone.out_strides, strict=True)
+    ]
+    assert {m.dtype for m in maps} == {torch.float32}
     assert sorted(calls) == sorted(blocks)
     assert not [(a, b) for a in blocks for b in blocks if b.startswith(f'{a}.')]
+
+
+@every_family
+@pytest.mark.parametrize('decay_type', ['layer_wise', 'stage_wise'])
+def test_depths_rise_from_the_stem(name, decay_type):
+    """Every parameter has a depth. The stem's is the smallest, the dense-prediction part's the largest."""
+    backbone = with_frozen_stem(name)
+    found = depths_of(backbone, decay_type)
+    assert len({total for _, total in found.values()}) == 1
+    own = [depth for name, (depth, _) in found.items() if name.startswith('model.')]
+    added = {depth for name, (depth, _) in found.items() if not name.startswith('model.')}
+    assert own[0] == min(own)
+    assert not added or added == {next(iter(found.values()))[1] - 1}
+    recipe_has_decay = backbone.recipe_frozen_stages == -1  # ResNets' has none
+    assert recipe_has_decay == (len(set(own)) > 1)
 
 
 @pytest.mark.parametrize(

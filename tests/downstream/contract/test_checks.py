@@ -8,6 +8,7 @@ from torch import nn
 
 from downstream.contract import check_backbone, gmacs
 from downstream.contract.saved_memory import saved_activation_bytes
+from tests.backbones.timm_backbone.test_families import FAMILIES
 from tests.conftest import ROOT
 
 pytest_plugins = ['downstream.pytest_plugin']
@@ -152,6 +153,12 @@ def test_ours_fulfil_it(check_backbone, name):
 )
 def test_the_larger_ones_fulfil_it(check_backbone, name):
     check_backbone(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FAMILIES)
+def test_every_family_of_timm_fulfils_it(check_backbone, name):
+    check_backbone(f'timm:{name}')
 
 
 @pytest.mark.parametrize(
