@@ -9,7 +9,9 @@ from backbones.weights.timm_catalog import IMAGENET_MEAN, IMAGENET_STD
 # What a detector's data samples must carry for the metric and for pictures.
 _DETECTION_META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 _LOAD_INSTANCES = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)
-_FLIPS = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
+# What merging the views of an image needs besides.
+_TTA_META_KEYS = ('flip', 'flip_direction')
+_FLIPS = (dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0))
 
 
 def detection_test_pipeline(scale: tuple[int, int]) -> list[dict]:
@@ -32,7 +34,7 @@ def detection_tta_pipeline(scales: Iterable[tuple[int, int]]) -> list[dict]:
     Args:
         scales: Long and short sides that the image is fitted into, in pixels.
     """
-    meta_keys = (*_DETECTION_META_KEYS, 'flip', 'flip_direction')
+    meta_keys = (*_DETECTION_META_KEYS, *_TTA_META_KEYS)
     resizes = [dict(type='Resize', scale=scale, keep_ratio=True) for scale in scales]
     pack = dict(type='PackDetInputs', meta_keys=meta_keys)
     return _test_time_augmentation(resizes, dict(_LOAD_INSTANCES), pack)
@@ -58,6 +60,19 @@ def segmentation_tta_pipeline_of_ratios(ratios: Sequence[float]) -> list[dict]:
     return _test_time_augmentation(
         resizes, dict(type='LoadAnnotations'), dict(type='PackSegInputs')
     )
+
+
+def flip_tta_pipeline(pipeline: Sequence[dict]) -> list[dict]:
+    """A pipeline that tests an image unflipped and flipped.
+
+    Args:
+        pipeline: A test pipeline, whose last transform packs the inputs.
+    """
+    *steps, pack = (dict(step) for step in pipeline)
+    if 'meta_keys' in pack:
+        pack['meta_keys'] = (*pack['meta_keys'], *_TTA_META_KEYS)
+    flips = [dict(flip) for flip in _FLIPS]
+    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def _test_time_augmentation(resizes: list[dict], load: dict, pack: dict) -> list[dict]:

@@ -15,6 +15,7 @@ from backbones import ConvNeXt, ConvNeXtV2
 from backbones.errors import ConfigError, WeightsError
 from backbones.names import import_from_here
 from backbones.weights.sources import weights_table
+from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
 from downstream.paths import CONFIGS, find_config
 
@@ -227,7 +228,7 @@ def _use_tta(cfg: Config) -> None:
     changed.merge_from_dict(dict(module=changes))
     cfg.model = ConfigDict(tta, module=changed.module)
     dataset = cfg.test_dataloader.dataset
-    dataset.pipeline = cfg.get('tta_pipeline') or _flipped_too(dataset.pipeline)
+    dataset.pipeline = cfg.get('tta_pipeline') or flip_tta_pipeline(dataset.pipeline)
 
 
 _DEFAULT_TTA_MODEL = {
@@ -237,15 +238,6 @@ _DEFAULT_TTA_MODEL = {
     ),
     'mmseg': dict(type='SegTTAModel'),
 }
-
-
-def _flipped_too(pipeline: list[dict]) -> list[dict]:
-    """A test pipeline whose images are tested as they are and flipped."""
-    *steps, pack = (dict(step) for step in pipeline)
-    if 'meta_keys' in pack:
-        pack['meta_keys'] = (*pack['meta_keys'], 'flip', 'flip_direction')
-    flips = [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)]
-    return [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
 
 
 def _nearest_config(path: Path) -> str:

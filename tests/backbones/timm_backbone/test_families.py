@@ -175,7 +175,7 @@ def test_a_forward_pass_gives_the_stated_maps_and_calls_the_stated_blocks(name):
 @every_family
 @pytest.mark.parametrize('decay_type', ['layer_wise', 'stage_wise'])
 def test_depths_rise_from_the_stem(name, decay_type):
-    """Every parameter has a depth. The stem's is the smallest, the dense-prediction part's the largest."""
+    """The stem has the smallest depth, and what dense prediction adds has that of the heads."""
     backbone = with_frozen_stem(name)
     found = depths_of(backbone, decay_type)
     assert len({total for _, total in found.values()}) == 1
