@@ -17,7 +17,7 @@ _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 
 
 def is_possible() -> bool:
-    """Whether the system tells a process's peak, and forgets it when told."""
+    """Whether the system reports the peak memory of a process and can reset it."""
     return _STATUS.is_file() and _CLEAR.exists()
 
 

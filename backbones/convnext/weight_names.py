@@ -177,7 +177,7 @@ def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Tra
     tensors, dropped, foreign = {}, [], []
     for key, value in state.items():
         if not key.startswith(prefix):
-            # A classifier stands beside the network that it belongs to.
+            # A classifier is saved beside the network, without its prefix.
             name = layout.official_name(key)
             if name in ('head.weight', 'head.bias') and prefix:
                 tensors[name] = value

@@ -76,8 +76,8 @@ def _tensors(content: object, name: str = '') -> Iterator[tuple[str, Tensor]]:
 def _unusable(tensor: Tensor) -> str:
     """Why no ordinary operation on ``tensor`` is safe, '' if all are.
 
-    Strides of zero let a file of a kilobyte describe a tensor of terabytes, for which the first operation
-    that allocates memory then asks.
+    With strides of zero a file of a kilobyte can describe a tensor of terabytes, and the first operation
+    that copies it would allocate that much memory.
     """
     if tensor.layout != torch.strided or tensor.is_quantized:
         return 'is a sparse or quantized tensor; only dense ones can be loaded'

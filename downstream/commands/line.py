@@ -97,8 +97,8 @@ def run(command: Callable[[], object]) -> None:
         if is_first_process() or have_met():
             # A worker of a data loader sends its whole traceback along.
             text = re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1]
-            who = '' if is_first_process() else f'rank {os.environ.get("RANK", "?")}: '
-            print(f'error: {who}{text}', file=sys.stderr)
+            source = '' if is_first_process() else f'rank {os.environ.get("RANK", "?")}: '
+            print(f'error: {source}{text}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

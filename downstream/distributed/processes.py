@@ -38,7 +38,8 @@ def process_count(launcher: str) -> int:
 
 def was_restarted() -> bool:
     """Whether torchrun or Slurm has started this same run before."""
-    counts = (os.environ.get(f'{who}_RESTART_COUNT', 0) for who in ('TORCHELASTIC', 'SLURM'))
+    names = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
+    counts = (os.environ.get(name, 0) for name in names)
     return any(int(count) > 0 for count in counts)
 
 

@@ -4,7 +4,7 @@
 variable ``CONVNEXT_OPS`` decides: ``auto`` (a compiled ``mmcv._ext`` wins), ``torchvision`` (this suite's
 even beside a compiled one) or ``compiled`` (an error without one).
 
-Nothing heavy is imported here: ``import downstream`` stays cheap until mmcv asks for an operator.
+Nothing heavy is imported here: ``import downstream`` stays cheap until mmcv imports an operator.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def install() -> None:
     """Make ``mmcv._ext`` importable; call it before the first import of ``mmdet`` or ``mmseg``.
 
     Raises:
-        ConfigError: The switch has an unknown value or asks for what is not installed, or mmdet was
-            imported too early and has settled for stubs.
+        ConfigError: The switch has an unknown value or requires operators that are not installed, or mmdet
+            was imported too early and uses stubs.
     """
     choice = os.environ.get(SWITCH, 'auto')
     if choice not in ('auto', 'torchvision', 'compiled'):
@@ -53,7 +53,7 @@ def install() -> None:
 
 
 def _is_compiled() -> bool:
-    """Whether some finder knows ``mmcv._ext``; mmcv itself, which is slow to import, is not."""
+    """Whether ``mmcv._ext`` can be found, without importing mmcv, which is slow."""
     mmcv = find_spec('mmcv')
     if mmcv is None:
         return False

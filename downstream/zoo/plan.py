@@ -82,14 +82,14 @@ def plan_training(row: Row, gpus: int, memory: float | None = None) -> Plan:
             f'{gpus} GPUs cannot share the published batch of {published} evenly; take a number that '
             'divides it, or another batch with --auto-scale-lr.'
         )
-    fitting = [b for b in shares if memory is None or estimate(b) <= memory]
-    if not fitting:
+    possible = [b for b in shares if memory is None or estimate(b) <= memory]
+    if not possible:
         raise ConfigError(
             f'{row.name} takes about {estimate(shares[0]):.1f} GiB for a batch of {shares[0]} per GPU, '
             f'more than {memory:g}. '
             'model.backbone.with_cp=True trades time for memory.'
         )
-    batch = fitting[-1]
+    batch = possible[-1]
     return Plan(
         batch,
         published // (batch * gpus),

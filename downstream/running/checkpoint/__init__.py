@@ -1,1 +1,1 @@
-"""Checkpoints: whole or not there, read as data, sharded models included."""
+"""Checkpoints: written atomically, read as data alone, also those of sharded models."""

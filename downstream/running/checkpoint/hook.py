@@ -77,7 +77,7 @@ class SafeCheckpointHook(CheckpointHook):
             for key, rule in zip(self.key_indicators, self.rules)
         ]
         if any(improved) and self.last_ckpt is not None:
-            # once more, so that a resumed run knows the best figure
+            # Save again: a resumed run reads the best figure from this checkpoint.
             self._save_checkpoint_with_step(runner, step, _position(runner))
 
     def _save_best_of(self, runner, metrics: dict, key: str, rule: str, step: int) -> bool:
