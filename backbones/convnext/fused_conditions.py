@@ -119,7 +119,7 @@ def is_eager_cpu_float(x: Tensor) -> bool:
 def prefers_channels_last(x: Tensor) -> bool:
     """Whether a ConvNeXt is faster on ``x`` in channels_last memory format.
 
-    oneDNN's convolutions and those of tensor cores are. False where something intercepts operators, because
+    oneDNN's convolutions and those of tensor cores are. False where something intercepts operators:
     function transforms refuse the conversion.
     """
     return is_eager_cpu_float(x) or (x.is_cuda and is_plain_eager(x))

@@ -24,8 +24,8 @@ def install() -> None:
     """Make ``mmcv._ext`` importable; call it before the first import of ``mmdet`` or ``mmseg``.
 
     Raises:
-        ConfigError: The switch has an unknown value or requires operators that are not installed, or mmdet
-            was imported too early and uses stubs.
+        ConfigError: The switch has an unknown value or requires operators that are not installed, or
+            mmdet was imported too early and uses stubs.
     """
     choice = os.environ.get(SWITCH, 'auto')
     if choice not in ('auto', 'torchvision', 'compiled'):
