@@ -11,12 +11,11 @@ from downstream.commands.publish import publish
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('work_dir', type=Path)
-    parser.add_argument('out', type=Path, help='a folder')
-    parser.add_argument('--checkpoint', type=Path, help='another one than the newest')
+    parser.add_argument('out', type=Path, help='folder for the published files')
+    parser.add_argument('--checkpoint', type=Path, help='default: the newest one')
     args = parser.parse_args()
 
     def command() -> None:
-
         for path in publish(args.work_dir, args.out, args.checkpoint):
             print(path)
 

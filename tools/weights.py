@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Weights: what there is, fetching, looking into, converting and checking them."""
+"""List, download, inspect, convert and check pretrained weights."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from downstream.commands.line import run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    source = 'a name of the table, a path, a URL, timm:<model.tag> or hf:<repo>'
+    source = 'a name in the table, a path, a URL, timm:<model.tag> or hf:<repo>'
     trusting = argparse.ArgumentParser(add_help=False)
     trusting.add_argument(
         '--trust-checkpoint',
@@ -24,14 +24,18 @@ def main() -> None:
     command.add_argument('name')
     command = commands.add_parser('fetch', help='download and verify')
     command.add_argument('name', help=source)
-    command = commands.add_parser('inspect', parents=[trusting], help='what a file holds')
+    command = commands.add_parser(
+        'inspect', parents=[trusting], help='layout, architecture and licence of a file'
+    )
     command.add_argument('name', metavar='FILE', help=source)
-    command = commands.add_parser('convert', parents=[trusting], help='into the official names')
+    command = commands.add_parser(
+        'convert', parents=[trusting], help='write a file under the official names'
+    )
     command.add_argument('name', metavar='FILE', help=source)
     command.add_argument('out', type=Path, help='.safetensors, .pth or .pt')
-    command = commands.add_parser('check', parents=[trusting], help='ImageNet classes of an image')
+    command = commands.add_parser('check', parents=[trusting], help='top five classes of an image')
     command.add_argument('names', metavar='FILE', nargs='+', help=f'{source}; several are compared')
-    command.add_argument('--image', type=Path, help='a picture; default: random values')
+    command.add_argument('--image', type=Path, help='default: random values')
     command.add_argument('--resolution', type=int, default=224)
     args = vars(parser.parse_args())
     from downstream.commands import weights
