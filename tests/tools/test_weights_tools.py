@@ -121,5 +121,5 @@ def test_publishing_names_the_inherited_licence():
 def test_publishing_an_empty_folder_is_an_error(tool, tmp_path):
     result = tool('publish', tmp_path, tmp_path / 'out')
     assert result.code == 2
-    assert 'nothing was trained there' in result.err
+    assert 'no run has saved a checkpoint there' in result.err
     assert not (tmp_path / 'out').exists()
