@@ -31,7 +31,7 @@ def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) 
     classes_of: dict[str, tuple[str, ...]] = {}
     done = []
     for loader in loaders:
-        dataset = _innermost(cfg.get(f'{loader}_dataloader'))
+        dataset = innermost(cfg.get(f'{loader}_dataloader'))
         if dataset is None or dataset in done:
             continue
         done.append(dataset)
@@ -51,7 +51,8 @@ def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) 
         _check_heads(cfg.model, where, len(classes))
 
 
-def _innermost(loader: ConfigDict | None) -> ConfigDict | None:
+def innermost(loader: ConfigDict | None) -> ConfigDict | None:
+    """The data set of a loader without those that repeat or join others around it."""
     dataset = loader.dataset if loader else None
     while dataset is not None and 'dataset' in dataset:
         dataset = dataset.dataset

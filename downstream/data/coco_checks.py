@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Real
 from pathlib import Path
 
 from mmengine.config import ConfigDict
@@ -24,16 +24,18 @@ from .files import (
     shortened,
     some,
 )
+from .findings.boxes import box_findings
+from .findings.classes import class_findings, class_list_findings, object_counts
+from .findings.finding import Finding, lines
+from .findings.records import LISTS, sound_records
+from .findings.segments import segment_findings
 from .reading import is_cut_off, require_within
 
 # Of a larger file only the categories are read, unless everything is to be checked.
 FULL_JSON_BYTES = 64 * 2**20
+# Said otherwise, or no sign of a mistake: tools/data.py check lists them.
+_NOT_LOGGED = ('box-flat', 'box-outside', 'box-thin', 'segment-missing', 'class-rare')
 _ADVICE = 'COCO instance annotations are a JSON object with images, annotations, categories.'
-_REQUIRED = {
-    'images': ('id', 'file_name', 'height', 'width'),
-    'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
-    'categories': ('id', 'name'),
-}
 _REASONS = {
     'flat': 'thinner than 1 px, of negative size or without area',
     'outside': 'outside of their image',
@@ -65,22 +67,29 @@ def check_coco(
     if not ann_file.is_file():
         raise DataError(f'{where}: the annotation file {ann_file} (ann_file) does not exist.')
     require_folder(where, 'data_prefix.img', image_dir)
-    categories, content = _read(ann_file, full, needs_truth)
-    classes = _classes(dataset)
+    categories, content = read_annotations(ann_file, full, needs_truth)
+    if content is not None:
+        content, found = sound_records(str(ann_file), content)
+        raise_first_error(found)
+        report(found)
+    given = (dataset.get('metainfo') or {}).get('classes')
+    report(class_list_findings(where, given))
+    classes = classes_of(given)
     _require_classes(where, ann_file, classes, [category['name'] for category in categories])
     if content is not None:
-        steps = list(_steps(dataset.get('pipeline') or ()))
+        steps = list(transforms(dataset.get('pipeline') or ()))
         learnt = {category['id'] for category in categories if category['name'] in classes}
-        _check_annotations(ann_file, content)
         _count_left_out(ann_file, content, learnt)
         if any(step.get('with_mask') for step in steps):
             _require_masks(ann_file, content, learnt)
+        if needs_truth:
+            _check_targets(ann_file, content, classes, image_dir)
         _check_images(ann_file, content, image_dir, steps, full)
     return classes
 
 
-def _classes(dataset: ConfigDict) -> tuple[str, ...]:
-    given = (dataset.get('metainfo') or {}).get('classes')
+def classes_of(given: Iterable[str] | str | None) -> tuple[str, ...]:
+    """The classes that ``metainfo.classes`` of a ``CocoDataset`` stands for; None: COCO's."""
     if given is None:
         from mmdet.datasets import CocoDataset
 
@@ -92,11 +101,16 @@ def _require_classes(where: str, ann_file: Path, classes: tuple, names: list[str
     missing = [name for name in classes if name not in names]
     if missing:
         hint = get_close_matches(missing[0], names, 1)
+        advice = (
+            f'List the classes to learn in {where}.metainfo, e.g. '
+            f'metainfo=dict(classes={tuple(names[:3])}).'
+        )
+        if set(names) < set(classes):
+            advice = 'If its images have none, list the category in the file all the same.'
         raise DataError(
             f'{ann_file} has no category {shortened(missing)}'
             + (f' (but {hint[0]!r})' if hint else '')
-            + f'; it has {shortened(names)}. List the classes to learn in {where}.metainfo, '
-            f'e.g. metainfo=dict(classes={tuple(names[:3])}).'
+            + f'; it has {shortened(names)}. {advice}'
         )
     unused = [name for name in names if name not in classes]
     if unused:
@@ -105,10 +119,21 @@ def _require_classes(where: str, ann_file: Path, classes: tuple, names: list[str
         )
 
 
-def _read(ann_file: Path, full: bool, needs_truth: bool) -> tuple[list[dict], dict | None]:
-    """Categories of an annotation file and, unless it is huge, all of its content."""
-    text = ann_file.read_text(errors='replace')
+def read_annotations(
+    ann_file: Path, full: bool, needs_truth: bool = True
+) -> tuple[list[dict], dict | None]:
+    """Categories of an annotation file and, unless it is huge, all of its content.
+
+    Args:
+        ann_file: A COCO file.
+        full: Read all of a huge file too.
+        needs_truth: Whether it must have annotations.
+
+    Raises:
+        DataError: It is no JSON, or lacks one of COCO's lists.
+    """
     try:
+        text = ann_file.read_text(encoding='utf-8')
         if len(text) > FULL_JSON_BYTES and not full:
             start = text.index('[', text.rindex('"categories"'))
             return json.JSONDecoder().raw_decode(text, start)[0], None
@@ -119,47 +144,26 @@ def _read(ann_file: Path, full: bool, needs_truth: bool) -> tuple[list[dict], di
         content.setdefault('annotations', [])
     absent = [
         key
-        for key in _REQUIRED
+        for key in LISTS
         if not isinstance(content, dict) or not isinstance(content.get(key), list)
     ]
     if absent:
         raise DataError(f'{ann_file} has no list {shortened(absent)}. {_ADVICE}')
-    for key, wanted in _REQUIRED.items():
-        for entry in content[key]:
-            lacking = [k for k in wanted if not isinstance(entry, dict) or k not in entry]
-            if lacking:
-                raise DataError(
-                    f'{ann_file}: an entry of {key} lacks {shortened(lacking)}: {entry!r:.200}'
-                )
     return content['categories'], content
 
 
-def _check_annotations(ann_file: Path, content: dict) -> None:
-    images = {image['id'] for image in content['images']}
-    if not images:
-        raise DataError(f'{ann_file} lists no images.')
-    known = {category['id'] for category in content['categories']}
-    seen: set = set()
-    for annotation in content['annotations']:
-        name = f'{ann_file}: annotation {annotation["id"]!r}'
-        if annotation['image_id'] not in images:
-            raise DataError(
-                f'{name} belongs to image {annotation["image_id"]!r}, which the file does not list.'
-            )
-        if annotation['category_id'] not in known:
-            raise DataError(
-                f'{name} has category {annotation["category_id"]!r}, which the file does not list.'
-            )
-        box = annotation['bbox']
-        numbers = [*box, annotation['area']] if isinstance(box, list) else []
-        if len(numbers) != 5 or not all(isinstance(value, Real) for value in numbers):
-            raise DataError(
-                f'{name} has bbox {box!r} and area {annotation["area"]!r}; they must be four numbers '
-                '(x, y, width, height) and one.'
-            )
-        if annotation['id'] in seen:
-            raise DataError(f'{name} is there twice; every annotation needs an id of its own.')
-        seen.add(annotation['id'])
+def raise_first_error(found: Iterable[Finding]) -> None:
+    """DataError with the first finding that is an error, and how many more there are."""
+    errors = [finding for finding in found if finding.severity == 'error']
+    if errors:
+        more = f' {len(errors) - 1} more: python tools/data.py check.' if len(errors) > 1 else ''
+        raise DataError(errors[0].message + more)
+
+
+def report(found: Iterable[Finding]) -> None:
+    """Log findings that are no errors, a line for each kind."""
+    for line in lines(found):
+        print_log(line, 'current', logging.WARNING)
 
 
 def reason_to_leave_out(
@@ -215,6 +219,19 @@ def _require_masks(ann_file: Path, content: dict, learnt: Collection[int]) -> No
         )
 
 
+def _check_targets(ann_file: Path, content: dict, classes: tuple[str, ...], folder: Path) -> None:
+    """DataError or a line for what a model would learn or be judged by, though it can't be meant."""
+    name = str(ann_file)
+    found = [
+        *box_findings(name, content, folder),
+        *segment_findings(name, content, folder),
+        *class_findings(name, classes, object_counts(content)),
+    ]
+    found = [finding for finding in found if finding.kind not in _NOT_LOGGED]
+    raise_first_error(found)
+    report(found)
+
+
 def _check_images(
     ann_file: Path, content: dict, image_dir: Path, steps: list[Mapping], full: bool
 ) -> None:
@@ -234,11 +251,11 @@ def _check_images(
             )
 
 
-def _steps(pipeline: Iterable) -> Iterable[Mapping]:
+def transforms(pipeline: Iterable) -> Iterable[Mapping]:
     """The transforms of a pipeline, and those nested in them."""
     for step in pipeline:
         if isinstance(step, Mapping):
             yield step
-            yield from _steps(step.get('transforms') or ())
+            yield from transforms(step.get('transforms') or ())
         elif isinstance(step, (list, tuple)):
-            yield from _steps(step)
+            yield from transforms(step)

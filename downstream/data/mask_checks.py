@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,16 @@ from .files import (
     shortened,
     some,
 )
+from .findings.finding import lines
+from .findings.masks import (
+    counted,
+    form_finding,
+    index_values,
+    nothing_to_learn,
+    set_findings,
+    value_finding,
+)
 from .reading import is_cut_off, require_within
-
-_IGNORED = 255
 
 
 def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
@@ -53,28 +62,71 @@ def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
         raise ConfigError(f'{where} states no classes; give it metainfo=dict(classes=...).')
     root = Path(dataset.get('data_root') or '')
     require_root(where, root)
-    options = {**_init_defaults(cls), **dataset}
-    pairs = _pairs(where, root, dataset, options)
+    options = {**init_defaults(cls), **dataset}
+    pairs = image_of_mask(where, root, dataset, options)
+    folder = root / dataset.data_prefix['seg_map_path']
+    require_files(folder, list(pairs))
+    reduced = bool(options['reduce_zero_label'])
+    pixels = {}
     for mask_path in some(list(pairs), full, 'masks'):
-        path = pairs[mask_path]
-        mask = open_image(mask_path)
-        for file in (mask_path, path):
-            if is_cut_off(file):
-                raise DataError(f'{file} is cut off.')
-        size, turned = loaded_size(path, dataset.get('pipeline') or ())
-        if mask.size != size:
-            raise DataError(
-                f'{mask_path} is {mask.width} x {mask.height}, but {path} is {size[0]} x {size[1]}.'
-                + exif_advice(turned)
-            )
-        check_mask_values(
-            mask_path, np.asarray(mask), len(classes), bool(options['reduce_zero_label'])
-        )
+        mask = _checked_mask(mask_path, pairs[mask_path], dataset.get('pipeline') or ())
+        pixels[mask_path] = check_mask_values(mask_path, mask, len(classes), reduced)
+    _check_targets(str(folder), list(pairs), pixels, classes, reduced, not dataset.get('test_mode'))
     return tuple(classes)
 
 
-def _pairs(where: str, root: Path, dataset: ConfigDict, options: dict) -> dict[Path, Path]:
-    """The image of every mask."""
+def _checked_mask(path: Path, image_path: Path, pipeline: Iterable) -> np.ndarray:
+    """The mask in ``path``; DataError unless it and its image can be read and have one size."""
+    mask = open_image(path)
+    for file in (path, image_path):
+        if is_cut_off(file):
+            raise DataError(f'{file} is cut off.')
+    size, turned = loaded_size(image_path, pipeline)
+    if mask.size != size:
+        raise DataError(
+            f'{path} is {mask.width} x {mask.height}, but {image_path} is {size[0]} x {size[1]}.'
+            + exif_advice(turned)
+        )
+    return np.asarray(mask)
+
+
+def _check_targets(
+    where: str,
+    paths: Sequence[Path],
+    pixels: Mapping[Path, Mapping[int, int]],
+    classes: Sequence[str],
+    reduced: bool,
+    trained: bool,
+) -> None:
+    """DataError or a line for what masks have in common and cannot be meant."""
+    values = index_values(len(classes), reduced)
+    occurring = set().union(*pixels.values()) if pixels else set()
+    rest = iter([path for path in paths if path not in pixels])
+    # Before a sample condemns the set, the other masks are opened, up to the first that is sound.
+    while trained and nothing_to_learn(where, occurring, values) and (path := next(rest, None)):
+        occurring |= set(counted(np.asarray(open_image(path))))
+    if trained and (nothing := nothing_to_learn(where, occurring, values)):
+        raise DataError(nothing.message)
+    found = set_findings(where, pixels, classes, values, trained=False)
+    opened = (
+        f' ({len(pixels)} of {len(paths)} masks were opened)' if len(pixels) < len(paths) else ''
+    )
+    for line in lines(found):
+        print_log(line + opened, 'current', logging.WARNING)
+
+
+def image_of_mask(where: str, root: Path, dataset: ConfigDict, options: dict) -> dict[Path, Path]:
+    """The image of every mask that a data set expects.
+
+    Args:
+        where: The key of ``dataset`` in the config, for messages.
+        root: Its ``data_root``.
+        dataset: Config of a ``BaseSegDataset``.
+        options: Its values with the defaults of its class.
+
+    Raises:
+        DataError: A folder does not exist, holds no images, or a listed name leads out of it.
+    """
     folders = {key: root / dataset.data_prefix[key] for key in ('img_path', 'seg_map_path')}
     for key, folder in folders.items():
         require_folder(where, f'data_prefix.{key}', folder)
@@ -88,13 +140,11 @@ def _pairs(where: str, root: Path, dataset: ConfigDict, options: dict) -> dict[P
         _report_other_suffixes(where, image_dir, image_suffix, len(images))
     for path in images:
         require_within(path, [os.path.abspath(image_dir)])
-    masks = {
+    return {
         folders['seg_map_path']
         / path.relative_to(image_dir).as_posix().replace(image_suffix, mask_suffix): path
         for path in images
     }
-    require_files(folders['seg_map_path'], list(masks))
-    return masks
 
 
 def _report_other_suffixes(where: str, folder: Path, suffix: str, found: int) -> None:
@@ -115,7 +165,7 @@ def _report_other_suffixes(where: str, folder: Path, suffix: str, found: int) ->
         )
 
 
-def _init_defaults(cls: type) -> dict:
+def init_defaults(cls: type) -> dict:
     """Default arguments of a data set's class and of its bases."""
     return {
         name: parameter.default
@@ -124,20 +174,18 @@ def _init_defaults(cls: type) -> dict:
     }
 
 
-def check_mask_values(path: Path, mask: np.ndarray, classes: int, reduce_zero_label: bool) -> None:
-    """DataError unless each value of ``mask`` ``(H, W)`` is a class or unlabelled."""
-    if mask.ndim != 2:
-        raise DataError(f'{path} has shape {mask.shape}; a mask has one channel, of class indices.')
-    values = Counter(dict(zip(*(part.tolist() for part in np.unique(mask, return_counts=True)))))
-    first, last = (1, classes) if reduce_zero_label else (0, classes - 1)
-    wrong = [
-        v
-        for v in values
-        if not first <= v <= last and v != _IGNORED and not (reduce_zero_label and v == 0)
-    ]
-    if wrong:
-        unlabelled = 'unlabelled 0 or 255' if reduce_zero_label else 'unlabelled 255'
-        raise DataError(
-            f'{path} has the value {wrong[0]} in {values[wrong[0]]} pixels; allowed for {classes} '
-            f'classes: {first} to {last}, {unlabelled} (reduce_zero_label={reduce_zero_label}).'
-        )
+def check_mask_values(
+    path: Path, mask: np.ndarray, classes: int, reduce_zero_label: bool
+) -> Counter[int]:
+    """How many pixels of a mask ``(H, W)`` have each value.
+
+    Raises:
+        DataError: It has several channels, or a value that is neither a class nor unlabelled.
+    """
+    finding = form_finding(path, mask)
+    if finding is None:
+        pixels = counted(mask)
+        finding = value_finding(path, pixels, classes, reduce_zero_label)
+    if finding is not None:
+        raise DataError(finding.message)
+    return pixels

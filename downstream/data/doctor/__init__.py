@@ -1,0 +1,1 @@
+"""A whole data set examined: findings as lines, as a CSV file, as a page with pictures."""

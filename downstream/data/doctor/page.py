@@ -1,0 +1,131 @@
+"""Findings as one page of HTML, pictures included, and as a CSV file."""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from downstream.data.findings.finding import Finding, by_kind
+from downstream.data.findings.kinds import KINDS
+
+from .parts import Part
+from .pictures import picture_of
+
+_PICTURES_OF_A_KIND = 6
+_ROWS_OF_A_KIND = 100
+_PICTURE_PX = 320
+_STYLE = """
+:root { color-scheme: light dark; --line: #8886; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; }
+th, td { text-align: left; vertical-align: top; padding: 3px 10px 3px 0;
+  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
+h2 { margin-top: 2em; border-top: 2px solid var(--line); padding-top: .6em; font-size: 18px; }
+.tag { color: #fff; border-radius: 4px; padding: 1px 8px; font-size: 13px; margin-right: .5em; }
+.error { background: #c62828; } .warning { background: #b26a00; } .repaired { background: #2e7d32; }
+.pictures { display: flex; flex-wrap: wrap; gap: 12px; margin: 10px 0; }
+figure { margin: 0; max-width: 660px; }
+figcaption { font-size: 12px; max-width: 320px; overflow-wrap: anywhere; }
+img { border: 1px solid var(--line); display: block; max-width: 100%; }
+code { font-size: 12px; }
+"""
+
+
+def write_csv(findings: Iterable[Finding], path: Path) -> None:
+    """All findings, one a line: severity, kind, part, file, record, what is wrong, the fix."""
+    with path.open('w', newline='', encoding='utf-8') as file:
+        rows = csv.writer(file)
+        rows.writerow(['severity', 'kind', 'part', 'file', 'record', 'what', 'fix'])
+        for group in by_kind(findings).values():
+            for one in group:
+                rows.writerow(
+                    [
+                        one.severity,
+                        one.kind,
+                        one.part,
+                        one.file,
+                        one.record,
+                        one.detail,
+                        KINDS[one.kind].fix,
+                    ]
+                )
+
+
+def write_page(title: str, parts: Sequence[Part], findings: Sequence[Finding], path: Path) -> None:
+    """A page that needs no other file.
+
+    Args:
+        title: What was examined.
+        parts: Its parts, for a table.
+        findings: All of them; of each kind some are pictured.
+        path: The HTML file.
+    """
+    sections = ''.join(
+        _section(kind, part, group) for (kind, part), group in by_kind(findings).items()
+    )
+    path.write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+        f'<h1>{escape(title)}</h1>{_overview(parts)}{_contents(findings)}'
+        f'{sections or "<p>Nothing was found.</p>"}</html>\n',
+        encoding='utf-8',
+    )
+
+
+def _overview(parts: Sequence[Part]) -> str:
+    rows = ''.join(
+        f'<tr><td>{escape(part.name)}<td>{escape(part.file)}<td>{len(part.images)}<td>{part.holds}'
+        f'<td>{len(part.classes)}<td>{part.scale[0]} x {part.scale[1]}'
+        for part in parts
+    )
+    return (
+        '<table><tr><th>part<th>file<th>images<th>annotations<th>classes<th>trained within, px'
+        f'{rows}</table>'
+    )
+
+
+def _contents(findings: Sequence[Finding]) -> str:
+    rows = ''.join(
+        f'<tr><td><span class="tag {group[0].severity}">{group[0].severity}</span>'
+        f'<td>{len(group)}<td>{escape(part)}'
+        f'<td><a href="#{kind}-{escape(part)}">{KINDS[kind].several}</a>'
+        for (kind, part), group in by_kind(findings).items()
+    )
+    return f'<h2>Findings</h2><table>{rows}</table>' if rows else ''
+
+
+def _section(kind: str, part: str, group: Sequence[Finding]) -> str:
+    severity = group[0].severity
+    figures = []
+    for finding in group:
+        if len(figures) == _PICTURES_OF_A_KIND:
+            break
+        picture = picture_of(finding, _PICTURE_PX)
+        if picture is not None:
+            figures.append(
+                f'<figure><img alt="" src="{_inline(picture)}"><figcaption>'
+                f'{escape(Path(finding.file).name)} {escape(finding.sentence)}</figcaption></figure>'
+            )
+    rows = ''.join(
+        f'<tr><td><code>{escape(one.file)}</code><td>{escape(one.record)}<td>{escape(one.detail)}'
+        for one in group[:_ROWS_OF_A_KIND]
+    )
+    left = len(group) - _ROWS_OF_A_KIND
+    more = f'<p>{left} more are in the CSV file.</p>' if left > 0 else ''
+    return (
+        f'<h2 id="{kind}-{escape(part)}"><span class="tag {severity}">{severity}</span>{escape(part)} '
+        f'{len(group)} {KINDS[kind].several}</h2><p>{escape(KINDS[kind].fix)}</p>'
+        f'<div class="pictures">{"".join(figures)}</div><table>{rows}</table>{more}'
+    )
+
+
+def _inline(picture: np.ndarray) -> str:
+    """An RGB picture as a data URL."""
+    _, encoded = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return f'data:image/jpeg;base64,{base64.b64encode(encoded).decode()}'

@@ -1,0 +1,132 @@
+"""Pictures of a data set with its annotations, classes and sizes at the trained scale."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from mmcv.image import rescale_size
+from PIL import Image
+
+from backbones.errors import ConfigError
+from downstream.drawing import class_color, draw_box, draw_region, fitted, legend
+
+from .parts import Part
+from .pictures import decoded, load
+
+_LONGEST_PX = 1200
+_CAPTION_PX = 24
+
+
+def write_pictures(
+    parts: Sequence[Part], folder: Path, count: int = 24, only: str | None = None
+) -> list[Path]:
+    """Draw an even choice of each part's images with their annotations.
+
+    The label of an object is its class and its size at the scale that it is trained at.
+
+    Args:
+        parts: Of a data set.
+        folder: Where the pictures go: ``<part>_<number>_<name>.jpg``.
+        count: Pictures of each part.
+        only: A class; images with an object of it are chosen.
+
+    Returns:
+        Their paths.
+
+    Raises:
+        ConfigError: There is no class ``only``.
+    """
+    names = {name for part in parts for name in part.classes}
+    if only is not None and only not in names:
+        raise ConfigError(f'there is no class {only!r}; there are {", ".join(sorted(names))}.')
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for part in parts:
+        draw, images = _drawer(part, only)
+        step = max(1, len(images) // count)
+        for number, path in enumerate(images[::step][:count], 1):
+            picture = draw(path)
+            target = folder / f'{part.name}_{number:03d}_{path.stem}.jpg'
+            cv2.imwrite(str(target), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            written.append(target)
+    return written
+
+
+def _drawer(part: Part, only: str | None) -> tuple[Callable[[Path], np.ndarray], list[Path]]:
+    """A function that draws an image of ``part``, and the images to choose from."""
+    if part.content is None:
+        mask_of = {image: mask for mask, image in part.image_of.items()}
+        images = [path for path in part.images if path in mask_of]
+        if only is not None:
+            value = [v for v, index in part.values.items() if part.classes[index] == only]
+            images = [p for p in images if np.isin(_mask(mask_of[p], part.coloured), value).any()]
+        return lambda path: _segmented(path, mask_of[path], part), images
+    name_of = {category['id']: category['name'] for category in part.content['categories']}
+    objects = defaultdict(list)
+    for annotation in part.content['annotations']:
+        objects[annotation['image_id']].append(annotation)
+    entries = {
+        part.folder / image['file_name']: objects[image['id']]
+        for image in part.content['images']
+        if only is None or any(name_of[one['category_id']] == only for one in objects[image['id']])
+    }
+    return lambda path: _with_objects(path, entries[path], name_of, part), list(entries)
+
+
+def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part) -> np.ndarray:
+    image = load(path)
+    height, width = image.shape[:2]
+    size, factor = rescale_size((width, height), part.scale, return_scale=True)
+    places = {name: index for index, name in enumerate(part.classes)}
+    colors = [class_color(places.get(name_of[one['category_id']], 0)) for one in annotations]
+    for annotation, color in zip(annotations, colors):
+        region = decoded(annotation.get('segmentation'), height, width)
+        if region is not None:
+            draw_region(image, region, color)
+    # Labels are written at the size that is looked at.
+    picture, ratio = fitted(image, _LONGEST_PX, enlarge=max(height, width) < _LONGEST_PX // 2)
+    for annotation, color in zip(annotations, colors):
+        box = annotation['bbox']
+        label = f'{name_of[annotation["category_id"]]} {box[2] * factor:.0f}x{box[3] * factor:.0f}'
+        label += ' crowd' if annotation.get('iscrowd') else ''
+        draw_box(picture, [value * ratio for value in box], color, label)
+    used = {name_of[one['category_id']] for one in annotations}
+    named = {places[name]: name for name in part.classes if name in used}
+    return _captioned(picture, path, (width, height), size, named)
+
+
+def _segmented(path: Path, mask_path: Path, part: Part) -> np.ndarray:
+    image, mask = load(path), _mask(mask_path, part.coloured)
+    classes = np.full(mask.shape, -1)
+    for value, index in part.values.items():
+        classes[mask == value] = index
+    size = rescale_size(image.shape[1::-1], part.scale)
+    named = {int(i): part.classes[i] for i in np.unique(classes[classes >= 0])}
+    if classes.shape == image.shape[:2]:
+        for index in named:
+            draw_region(image, classes == index, class_color(index))
+    picture, _ = fitted(image, _LONGEST_PX, enlarge=max(image.shape) < _LONGEST_PX // 2)
+    return _captioned(picture, path, image.shape[1::-1], size, named)
+
+
+def _mask(path: Path, coloured: bool) -> np.ndarray:
+    """Values ``(H, W)`` of a mask; colours are numbers 0xRRGGBB."""
+    with Image.open(path) as image:
+        if not coloured:
+            return np.asarray(image)
+        return np.asarray(image.convert('RGB'), np.int32) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _captioned(
+    picture: np.ndarray, path: Path, size: Sequence[int], trained: Sequence[int], named: dict
+) -> np.ndarray:
+    """A picture above its name, its sizes and its classes."""
+    width = picture.shape[1]
+    text = f'{path.name}  {size[0]}x{size[1]}, trained at {trained[0]}x{trained[1]}'
+    caption = np.full((_CAPTION_PX, width, 3), 255, np.uint8)
+    cv2.putText(caption, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([picture, caption, legend(named, width)] if named else [picture, caption])

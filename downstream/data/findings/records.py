@@ -1,0 +1,194 @@
+"""Records of a COCO file: fields, ids, references; what is missing and can be computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from numbers import Real
+
+from pycocotools import mask as rle
+
+from .finding import Finding
+
+_REQUIRED = {
+    'images': ('id', 'file_name', 'height', 'width'),
+    'annotations': ('image_id', 'category_id', 'bbox'),
+    'categories': ('id', 'name'),
+}
+LISTS = tuple(_REQUIRED)
+_ONE = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
+
+
+def sound_records(file: str, content: Mapping) -> tuple[dict[str, list[dict]], list[Finding]]:
+    """The records of COCO annotations that can be used, and what is wrong with the others.
+
+    Args:
+        file: The annotation file, for messages.
+        content: Lists ``images``, ``annotations`` and ``categories``. Annotations are repaired in
+            place, see :func:`repair`.
+
+    Returns:
+        The three lists without broken records, and the findings.
+    """
+    found: list[Finding] = []
+    complete = {}
+    for key, fields in _REQUIRED.items():
+        complete[key] = []
+        for record in content[key]:
+            lacking = _lacking(record, fields)
+            if lacking:
+                detail = f'an entry of {key} lacks {", ".join(lacking)}: {record!r:.200}'
+                found.append(Finding('record', file, detail, _name(key, record)))
+            else:
+                complete[key].append(record)
+    if not content['images']:
+        found.append(Finding('no-images', file, 'lists no images'))
+    found += _ids(file, complete)
+    images = {image['id']: image for image in complete['images']}
+    categories = {category['id'] for category in complete['categories']}
+    sound = []
+    for annotation in complete['annotations']:
+        broken = list(_broken(file, annotation, images, categories))
+        found += broken
+        if not broken:
+            sound.append(annotation)
+    complete['annotations'] = sound
+    found += repair(file, complete)
+    return complete, found
+
+
+def _name(key: str, record: object) -> str:
+    known = isinstance(record, Mapping) and 'id' in record
+    return f'{_ONE[key]} {record["id"]!r}:' if known else ''
+
+
+def _lacking(record: object, fields: tuple[str, ...]) -> list[str]:
+    return [name for name in fields if not isinstance(record, Mapping) or record.get(name) is None]
+
+
+def _ids(file: str, content: Mapping[str, list[dict]]) -> Iterator[Finding]:
+    """Ids and names that stand for two images or two categories."""
+    for key in ('images', 'categories'):
+        seen: dict = {}
+        for record in content[key]:
+            if record['id'] in seen and record != seen[record['id']]:
+                detail = 'is there twice; every one needs an id of its own'
+                yield Finding(f'{_ONE[key]}-id', file, detail, f'{_ONE[key]} {record["id"]!r}')
+            seen[record['id']] = record
+    files: dict[str, object] = {}
+    for image in content['images']:
+        if image['file_name'] in files:
+            detail = (
+                f'is of the same file as image {files[image["file_name"]]!r}: {image["file_name"]}'
+            )
+            yield Finding('image-twice', file, detail, f'image {image["id"]!r}')
+        files[image['file_name']] = image['id']
+    names: dict[str, str] = {}
+    for category in content['categories']:
+        name = str(category['name'])
+        plain = ' '.join(name.lower().replace('_', ' ').split())
+        if plain in names:
+            same = names[plain] == name
+            detail = 'has two categories' if same else f'and {names[plain]!r} look alike'
+            kind = 'category-name' if same else 'category-alike'
+            yield Finding(kind, file, detail, f'class {name!r}')
+        names[plain] = name
+        if plain in ('background', 'bg', '__background__'):
+            yield Finding(
+                'category-background', file, 'is a class of objects here', f'class {name!r}'
+            )
+
+
+def _broken(file: str, annotation: dict, images: Mapping, categories: set) -> Iterator[Finding]:
+    """Why an annotation cannot be used."""
+    record = f'annotation {annotation.get("id", "without id")!r}'
+    for kind, key, known in (
+        ('image', 'image_id', images),
+        ('category', 'category_id', categories),
+    ):
+        value = annotation[key]
+        if value not in known:
+            relation = 'belongs to image' if kind == 'image' else 'has category'
+            detail = (
+                f'{relation} {value!r}, which the file does not list{_other_type(value, known)}'
+            )
+            yield Finding(f'{kind}-unknown', file, detail, record)
+    box, area = annotation['bbox'], annotation.get('area', 0)
+    numbers = [*box, area] if isinstance(box, (list, tuple)) else []
+    if len(numbers) != 5 or not all(_is_number(value) for value in numbers):
+        detail = (
+            f'has bbox {box!r} and area {area!r}; they must be four numbers '
+            '(x, y, width, height) and one'
+        )
+        yield Finding('box-numbers', file, detail, record)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _other_type(value: object, known: Mapping | set) -> str:
+    """What to say where an id is listed as a number, but used as a text, or the reverse."""
+    if str(value) not in {str(one) for one in known}:
+        return ''
+    used, listed = ('a text', 'a number') if isinstance(value, str) else ('a number', 'a text')
+    return f': it lists it as {listed}, and this is {used}'
+
+
+def repair(file: str, content: Mapping[str, list[dict]]) -> list[Finding]:
+    """Give annotations what they lack and what needs no guess, in place: ids, area, iscrowd.
+
+    Args:
+        file: The annotation file, for messages.
+        content: COCO's lists; each annotation has an image of the file.
+
+    Returns:
+        What was repaired. An annotation whose id is missing or belongs to another one gets the next
+        free number, as nothing refers to it; ``area`` is that of the mask, else of the box.
+    """
+    annotations = content['annotations']
+    found = []
+    sizes: dict | None = None
+    ids: set = set()
+    highest = max((one['id'] for one in annotations if isinstance(one.get('id'), int)), default=0)
+    for annotation in annotations:
+        number = annotation.get('id')
+        if number is None or number in ids:
+            highest += 1
+            if number is None:
+                name = f'an annotation of image {annotation["image_id"]!r}'
+                found.append(Finding('id-missing', file, 'has no id', name))
+            else:
+                detail = 'is there twice; every annotation needs an id of its own'
+                found.append(Finding('id-repeated', file, detail, f'annotation {number!r}'))
+            annotation['id'] = highest
+        ids.add(annotation['id'])
+        record = f'annotation {annotation["id"]!r}'
+        if annotation.get('area') is None:
+            sizes = sizes or {image['id']: image for image in content['images']}
+            annotation['area'] = _area(annotation, sizes[annotation['image_id']])
+            found.append(Finding('area-missing', file, 'has no area', record))
+        if annotation.get('iscrowd') is None:
+            annotation['iscrowd'] = 0
+            found.append(Finding('crowd-missing', file, 'has no iscrowd', record))
+    return found
+
+
+def _area(annotation: Mapping, image: Mapping) -> float:
+    """Area of an object in pixels: of its mask as COCO computes it, else of its box."""
+    segmentation = annotation.get('segmentation')
+    if segmentation:
+        try:
+            return float(rle.area(_encoded(segmentation, image['height'], image['width'])))
+        except Exception:  # the form of the mask is checked for its own sake
+            pass
+    return float(annotation['bbox'][2] * annotation['bbox'][3])
+
+
+def _encoded(segmentation: list | dict, height: int, width: int) -> dict:
+    """A mask of any of COCO's forms as compressed run lengths."""
+    if isinstance(segmentation, list):
+        return rle.merge(rle.frPyObjects(segmentation, height, width))
+    if isinstance(segmentation['counts'], list):
+        return rle.frPyObjects(segmentation, height, width)
+    return segmentation
