@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from mmcv.image import rescale_size
 
 from .finding import Finding
 
@@ -143,11 +142,18 @@ def _overlaps(boxes: np.ndarray) -> np.ndarray:
     return shared / (areas[:, None] + areas - shared)
 
 
+def trained_factor(size: tuple[int, int], scale: tuple[int, int] | None) -> float:
+    """By what an image of ``size`` (width, height) is enlarged to be trained within ``scale``."""
+    if scale is None:
+        return 1.0
+    return min(max(scale) / max(size), min(scale) / min(size))
+
+
 def small_findings(
     file: str,
     content: Mapping[str, Sequence[Mapping]],
     folder: Path,
-    scale: tuple[int, int],
+    scale: tuple[int, int] | None,
     stride: int,
 ) -> list[Finding]:
     """Objects that are smaller than a cell of the finest feature map at the trained scale.
@@ -156,22 +162,23 @@ def small_findings(
         file: The annotation file, for messages.
         content: Its sound records.
         folder: Where its images are.
-        scale: Long and short side that images are fitted into, the largest that is trained.
+        scale: Long and short side that images are fitted into, the largest that is trained; None: they
+            are trained at their own size.
         stride: Of the finest feature map.
     """
     images = {image['id']: image for image in content['images']}
     found = []
     for annotation in content['annotations']:
         image = images[annotation['image_id']]
-        _, factor = rescale_size((image['width'], image['height']), scale, return_scale=True)
+        factor = trained_factor((image['width'], image['height']), scale)
         x, y, width, height = annotation['bbox']
         if width < 1 or height < 1 or annotation.get('iscrowd'):
             continue
         side = (width * height) ** 0.5 * factor
         if side < stride:
             detail = (
-                f'is {width:.3g} x {height:.3g} px, {width * factor:.2g} x {height * factor:.2g} at the '
-                f'trained scale {scale[0]} x {scale[1]}; a cell of the finest map has {stride} px'
+                f'is {width:.3g} x {height:.3g} px, {width * factor:.2g} x {height * factor:.2g} when '
+                f'trained; a cell of the finest feature map has {stride} px'
             )
             record = f'annotation {annotation["id"]!r}'
             path = folder / image['file_name']

@@ -39,18 +39,18 @@ KINDS: dict[str, Kind] = {
     'repair': _repaired('notes of the reader'),
     'unknown-type': _warning('data sets are of a type that is not examined'),
     # Files
-    'file-missing': _error('files are missing', 'Add them, or remove their entries.'),
-    'file-unreadable': _error('files cannot be read', 'Save them again, or remove their entries.'),
-    'file-cut-off': _error('files are cut off', 'Copy them again.'),
+    'file-missing': _error('files are missing', 'Add what is missing, or remove the entry.'),
+    'file-unreadable': _error('files cannot be read', 'Save the image again, or remove the entry.'),
+    'file-cut-off': _error('files are cut off', 'Copy it again.'),
     'file-outside': _error('names lead out of the data set'),
-    'size': _error('images have another size than stated', 'State the size of the loaded image.'),
+    'size': _error('images have another size than stated'),
     'size-mask': _error('masks have another size than their image'),
     'turned': _warning(
         'images are turned by 90 degrees by their EXIF tag when they are loaded',
         'Annotations must lie on the image as it is shown.',
     ),
-    'bits': _warning('images have more than 8 bits', 'They are reduced to 8 bits when loaded.'),
-    'channels': _warning('images are not RGB', 'They are converted to three channels when loaded.'),
+    'bits': _warning('images have more than 8 bits', 'Loading reduces that to 8.'),
+    'channels': _warning('images are not RGB', 'Loading makes three channels of it.'),
     'frames': _warning('files hold several images', 'The first one is loaded.'),
     'suffix': _warning('files are of another format than their suffix says'),
     'blank': _warning('images have one colour'),
@@ -79,14 +79,14 @@ KINDS: dict[str, Kind] = {
     ),
     'image-unknown': _error('annotations belong to images that the file does not list'),
     'category-unknown': _error('annotations have categories that the file does not list'),
-    'id-missing': _repaired('annotations have no id', 'They are numbered in memory.'),
+    'id-missing': _repaired('annotations have no id', 'It is numbered in memory.'),
     'id-repeated': _repaired(
-        'annotations have the id of another one', 'They are numbered anew in memory.'
+        'annotations have the id of another one', 'It is numbered anew in memory.'
     ),
     'area-missing': _repaired(
         'annotations have no area', 'It is computed from the mask, else from the box.'
     ),
-    'crowd-missing': _repaired('annotations have no iscrowd', 'They count as single objects.'),
+    'crowd-missing': _repaired('annotations have no iscrowd', 'It counts as a single object.'),
     'no-annotations': _warning('files have images without any annotation'),
     # Boxes
     'box-numbers': _error('annotations have no box of four numbers'),
@@ -96,9 +96,11 @@ KINDS: dict[str, Kind] = {
     'box-fractions': _error(
         'files have boxes in fractions of their image', 'COCO boxes are in pixels.'
     ),
-    'box-flat': _warning('boxes are thinner than 1 px or without area', 'They are left out.'),
-    'box-outside': _warning('boxes are outside of their image', 'They are left out.'),
-    'box-sticks-out': _warning('boxes end outside of their image', 'They are cut at its border.'),
+    'box-flat': _warning('boxes are thinner than 1 px or without area', 'Training leaves it out.'),
+    'box-outside': _warning('boxes are outside of their image', 'Training leaves it out.'),
+    'box-sticks-out': _warning(
+        'boxes end outside of their image', 'Training cuts it at the border.'
+    ),
     'box-twice': _warning('boxes are there twice', 'Each counts as an object: remove one.'),
     'box-two-classes': _warning('boxes have two classes', 'Each counts as an object: remove one.'),
     'box-thin': _warning('boxes have an extreme aspect ratio'),
@@ -112,7 +114,7 @@ KINDS: dict[str, Kind] = {
         'annotations have no mask', 'A model with a mask head refuses them.'
     ),
     'segment-form': _error('masks of objects cannot be read'),
-    'segment-flat': _warning('polygons have no area', 'Their mask is empty: remove them.'),
+    'segment-flat': _warning('polygons have no area', 'Such a mask is empty: remove the polygon.'),
     'segment-outside': _warning('polygons leave their image'),
     'segment-box': _warning(
         'boxes do not match the mask of their object',
@@ -122,7 +124,7 @@ KINDS: dict[str, Kind] = {
     'class-unknown': _error('classes are not in the annotations'),
     'class-text': _warning('lists of classes are one text', 'Add a comma: classes=(...,).'),
     'class-repeated': _error('lists of classes name one twice', 'Remove one.'),
-    'class-empty': _warning('parts lack classes', 'They cannot be learnt or judged there.'),
+    'class-empty': _warning('parts lack classes', 'Nothing can be learnt or judged of them there.'),
     'class-rare': _warning('parts have few objects of a class'),
     # Segmentation masks
     'mask-missing': _error('images have no mask', 'Add the masks, or remove the images.'),
