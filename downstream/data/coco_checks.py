@@ -73,7 +73,9 @@ def check_coco(
         raise_first_error(found)
         report(found)
     given = (dataset.get('metainfo') or {}).get('classes')
-    report(class_list_findings(where, given))
+    odd = class_list_findings(where, given)
+    raise_first_error(odd)
+    report(odd)
     classes = classes_of(given)
     _require_classes(where, ann_file, classes, [category['name'] for category in categories])
     if content is not None:
@@ -240,9 +242,9 @@ def _check_images(
         require_within(path, [os.path.abspath(image_dir)])
     require_files(ann_file, list(paths))
     for path in some(list(paths), full, 'images'):
-        (width, height), turned = loaded_size(path, steps)
         if is_cut_off(path):
             raise DataError(f'{path} is cut off.')
+        (width, height), turned = loaded_size(path, steps)
         stated = paths[path]
         if (width, height) != (stated['width'], stated['height']):
             raise DataError(

@@ -25,6 +25,7 @@ from .files import (
     shortened,
     some,
 )
+from .findings.classes import class_list_findings
 from .findings.finding import lines
 from .findings.masks import (
     counted,
@@ -52,17 +53,9 @@ def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
         DataError: Something is missing, cannot be read, or contradicts the config.
         ConfigError: The type is not registered, or no classes are stated.
     """
-    from mmseg.registry import DATASETS
-
-    cls = DATASETS.get(dataset.type)
-    if cls is None:
-        raise ConfigError(f'{where}.type={dataset.type!r} is not a registered data set.')
-    classes = (dataset.get('metainfo') or {}).get('classes') or cls.METAINFO.get('classes')
-    if not classes:
-        raise ConfigError(f'{where} states no classes; give it metainfo=dict(classes=...).')
+    options, classes = mask_options(where, dataset)
     root = Path(dataset.get('data_root') or '')
     require_root(where, root)
-    options = {**init_defaults(cls), **dataset}
     pairs = image_of_mask(where, root, dataset, options)
     folder = root / dataset.data_prefix['seg_map_path']
     require_files(folder, list(pairs))
@@ -72,7 +65,31 @@ def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
         mask = _checked_mask(mask_path, pairs[mask_path], dataset.get('pipeline') or ())
         pixels[mask_path] = check_mask_values(mask_path, mask, len(classes), reduced)
     _check_targets(str(folder), list(pairs), pixels, classes, reduced, not dataset.get('test_mode'))
-    return tuple(classes)
+    return classes
+
+
+def mask_options(where: str, dataset: ConfigDict) -> tuple[dict, tuple[str, ...]]:
+    """The values of a segmentation set with the defaults of its class, and its classes.
+
+    Args:
+        where: The key of ``dataset`` in the config, for messages.
+        dataset: Config of a ``BaseSegDataset`` or a class of it.
+
+    Raises:
+        ConfigError: The type is not registered, or no classes or one of them twice are stated.
+    """
+    from mmseg.registry import DATASETS
+
+    cls = DATASETS.get(dataset.type)
+    if cls is None:
+        raise ConfigError(f'{where}.type={dataset.type!r} is not a registered data set.')
+    given = (dataset.get('metainfo') or {}).get('classes')
+    classes = given or cls.METAINFO.get('classes')
+    if not classes:
+        raise ConfigError(f'{where} states no classes; give it metainfo=dict(classes=...).')
+    for finding in class_list_findings(where, given):
+        raise ConfigError(finding.message)
+    return {**_init_defaults(cls), **dataset}, tuple(classes)
 
 
 def _checked_mask(path: Path, image_path: Path, pipeline: Iterable) -> np.ndarray:
@@ -81,6 +98,8 @@ def _checked_mask(path: Path, image_path: Path, pipeline: Iterable) -> np.ndarra
     for file in (path, image_path):
         if is_cut_off(file):
             raise DataError(f'{file} is cut off.')
+    if mask.format == 'JPEG':
+        raise DataError(f'{path} is a JPEG file, which changes class indices. Save masks as PNG.')
     size, turned = loaded_size(image_path, pipeline)
     if mask.size != size:
         raise DataError(
@@ -165,7 +184,7 @@ def _report_other_suffixes(where: str, folder: Path, suffix: str, found: int) ->
         )
 
 
-def init_defaults(cls: type) -> dict:
+def _init_defaults(cls: type) -> dict:
     """Default arguments of a data set's class and of its bases."""
     return {
         name: parameter.default

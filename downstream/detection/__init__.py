@@ -4,6 +4,7 @@ from downstream.quiet import import_quietly
 
 import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
+from .completed import CompletedCOCO
 from .metric import CocoInstanceMetric
 from .precision import Float32RoIExtractor, Float32RPNHead
 from .preprocessor import AsyncDetDataPreprocessor
@@ -12,6 +13,7 @@ from .tta import InstanceTTAModel
 __all__ = [
     'AsyncDetDataPreprocessor',
     'CocoInstanceMetric',
+    'CompletedCOCO',
     'Float32RPNHead',
     'Float32RoIExtractor',
     'InstanceTTAModel',

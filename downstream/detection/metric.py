@@ -23,6 +23,8 @@ from backbones.errors import ConfigError, DataError
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.quiet import without_coco_output
 
+from .completed import read_truth
+
 _BACKENDS = ('faster-coco-eval', 'pycocotools')
 _KINDS = ('bbox', 'segm')
 # COCO's own limits of detections per image; mmdet's default is (100, 300, 1000).
@@ -84,8 +86,10 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
     ) -> None:
         kinds = [metric] if isinstance(metric, str) else list(metric)
         _refuse_unsupported(kinds, kwargs)
-        with without_coco_output():
-            super().__init__(ann_file, kinds, **kwargs)
+        sort_categories = kwargs.pop('sort_categories', False)
+        super().__init__(None, kinds, **kwargs)
+        if ann_file is not None:
+            self._coco_api = read_truth(ann_file, self.backend_args, sort_categories)
         self.classwise = classwise
         self.proposal_nums = _limits(proposal_nums)
         self.iou_thrs = _thresholds(iou_thrs)

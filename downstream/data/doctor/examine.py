@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmcv.image import rescale_size
-
 from downstream.data.files import exif_advice
-from downstream.data.findings.boxes import box_findings, small_findings
+from downstream.data.findings.boxes import box_findings, small_findings, trained_factor
 from downstream.data.findings.classes import class_findings, object_counts
 from downstream.data.findings.finding import Finding
 from downstream.data.findings.masks import set_findings, value_finding
@@ -55,10 +53,10 @@ def _files(part: Part, facts: Mapping[Path, FileFacts]) -> Iterator[Finding]:
         entry = stated.get(path)
         if size and entry and size != (entry['width'], entry['height']):
             detail = (
-                f'is {size[0]} x {size[1]}, but {part.file} says {entry["width"]} x {entry["height"]}'
-                + exif_advice(size != own.size).rstrip('.')
+                f'is {size[0]} x {size[1]}, but {part.file} says {entry["width"]} x {entry["height"]}.'
+                + exif_advice(size != own.size)
             )
-            yield Finding('size', str(path), detail, image=path)
+            yield Finding('size', str(path), detail.rstrip('.'), image=path)
     for path, image in part.image_of.items():
         own = facts[path]
         for kind, detail in own.problems:
@@ -66,8 +64,11 @@ def _files(part: Part, facts: Mapping[Path, FileFacts]) -> Iterator[Finding]:
             yield Finding(kind, str(path), detail, image=image if own.size else None)
         size = facts[image].shown_size if part.turns else facts[image].size
         if own.size and size and own.size != size:
-            detail = f'is {own.size[0]} x {own.size[1]}, but {image} is {size[0]} x {size[1]}'
-            yield Finding('size-mask', str(path), detail, image=image)
+            detail = (
+                f'is {own.size[0]} x {own.size[1]}, but {image} is {size[0]} x {size[1]}.'
+                + exif_advice(size != facts[image].size)
+            )
+            yield Finding('size-mask', str(path), detail.rstrip('.'), image=image)
     without = set(part.images) - set(part.image_of.values()) if part.content is None else ()
     for image in sorted(without):
         yield Finding('mask-missing', str(image), 'has no mask', image=image)
@@ -102,7 +103,7 @@ def _masks(part: Part, facts: Mapping[Path, FileFacts]) -> list[Finding]:
     if pixels:
         found += set_findings(part.file, pixels, part.classes, part.values, part.trained)
     for path, own in pixels.items():
-        _, factor = rescale_size(facts[path].size, part.scale, return_scale=True)
+        factor = trained_factor(facts[path].size, part.scale)
         small = {
             part.classes[part.values[value]]: count
             for value, count in own.items()

@@ -23,6 +23,8 @@ _PICTURE_PX = 320
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
+table.list { table-layout: fixed; } table.list td:first-child { width: 38%; }
+table.list td:nth-child(2) { width: 14%; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th, td { text-align: left; vertical-align: top; padding: 3px 10px 3px 0;
   border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
@@ -81,7 +83,7 @@ def write_page(title: str, parts: Sequence[Part], findings: Sequence[Finding], p
 def _overview(parts: Sequence[Part]) -> str:
     rows = ''.join(
         f'<tr><td>{escape(part.name)}<td>{escape(part.file)}<td>{len(part.images)}<td>{part.holds}'
-        f'<td>{len(part.classes)}<td>{part.scale[0]} x {part.scale[1]}'
+        f'<td>{len(part.classes)}<td>{" x ".join(map(str, part.scale or ["own size"]))}'
         for part in parts
     )
     return (
@@ -121,7 +123,7 @@ def _section(kind: str, part: str, group: Sequence[Finding]) -> str:
     return (
         f'<h2 id="{kind}-{escape(part)}"><span class="tag {severity}">{severity}</span>{escape(part)} '
         f'{len(group)} {KINDS[kind].several}</h2><p>{escape(KINDS[kind].fix)}</p>'
-        f'<div class="pictures">{"".join(figures)}</div><table>{rows}</table>{more}'
+        f'<div class="pictures">{"".join(figures)}</div><table class="list">{rows}</table>{more}'
     )
 
 

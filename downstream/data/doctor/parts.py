@@ -17,7 +17,7 @@ from downstream.data.findings.finding import Finding
 from downstream.data.findings.masks import index_values
 from downstream.data.findings.records import LISTS, sound_records
 from downstream.data.formats.found import Found, Instances, Masks
-from downstream.data.mask_checks import image_of_mask, init_defaults
+from downstream.data.mask_checks import image_of_mask, mask_options
 
 # Where a data set is examined without a config: the sizes of the suite's default recipes.
 DEFAULT_SCALES = {'detection': (1333, 800), 'segmentation': (2048, 512)}
@@ -40,7 +40,8 @@ class Part:
         values: Value of a mask's pixel -> class index; a colour is the number 0xRRGGBB.
         coloured: Whether masks are colour-coded.
         unlabelled: Values of masks that may occur beside those of ``values``; None: any.
-        scale: Long and short side that images are fitted into when they are trained.
+        scale: Long and short side that images are fitted into when they are trained; None: they are
+            trained at their own size.
         stride: Of the finest feature map.
         turns: Whether images are loaded as their EXIF orientation shows them.
         findings: What was found when the part was read.
@@ -56,7 +57,7 @@ class Part:
     values: Mapping[int, int] = field(default_factory=dict)
     coloured: bool = False
     unlabelled: frozenset[int] | None = None
-    scale: tuple[int, int] = DEFAULT_SCALES['detection']
+    scale: tuple[int, int] | None = None
     stride: int = FINEST_STRIDE
     turns: bool = True
     findings: list[Finding] = field(default_factory=list)
@@ -148,16 +149,22 @@ def raw_coco_parts(folder: Path) -> list[Part]:
 
 def parts_of_config(cfg: Config) -> list[Part]:
     """The data sets that the loaders of a complete config read, each once."""
-    parts, done = [], []
+    parts: list[Part] = []
+    done: list[dict] = []
     for name in ('train', 'val', 'test'):
         dataset = innermost(cfg.get(f'{name}_dataloader'))
         place = dataset and {
             key: dataset.get(key) for key in ('data_root', 'ann_file', 'data_prefix')
         }
-        if dataset is None or place in done:
+        where = f'{name}_dataloader.dataset'
+        if place and place in done:
+            if name != 'train' and place == done[0] and parts[0].trained:
+                detail = 'reads the data of train_dataloader'
+                parts[0].findings.append(Finding('leak', where, detail))
+            continue
+        if dataset is None:
             continue
         done.append(place)
-        where = f'{name}_dataloader.dataset'
         try:
             if dataset.type in _COCO_TYPES:
                 part = _coco_part(name, where, dataset)
@@ -169,10 +176,7 @@ def parts_of_config(cfg: Config) -> list[Part]:
         except (DataError, ConfigError) as error:
             part = failed(name, error)
         steps = list(transforms(dataset.get('pipeline') or ()))
-        part.scale = (
-            _trained_scale(steps)
-            or DEFAULT_SCALES['segmentation' if part.image_of else 'detection']
-        )
+        part.scale = _trained_scale(steps)
         part.stride = _finest_stride(cfg.model)
         part.turns = not any(
             str(step.get('color_type')).endswith(('unchanged', 'ignore_orientation'))
@@ -202,22 +206,15 @@ def _coco_part(name: str, where: str, dataset: ConfigDict) -> Part:
 
 
 def _mask_part(name: str, where: str, dataset: ConfigDict) -> Part:
-    from mmseg.registry import DATASETS
-
-    cls = DATASETS.get(dataset.type)
-    if cls is None:
-        raise ConfigError(f'{where}.type={dataset.type!r} is not a registered data set.')
-    options = {**init_defaults(cls), **dataset}
-    classes = (dataset.get('metainfo') or {}).get('classes') or cls.METAINFO.get('classes') or ()
+    options, classes = mask_options(where, dataset)
     root = Path(dataset.get('data_root') or '')
     image_of = image_of_mask(where, root, dataset, options)
     folder = root / dataset.data_prefix['seg_map_path']
     reduced = bool(options['reduce_zero_label'])
-    part = Part(name, str(folder), root / dataset.data_prefix['img_path'], tuple(classes))
+    part = Part(name, str(folder), root / dataset.data_prefix['img_path'], classes)
     part.images, part.image_of = tuple(image_of.values()), image_of
     part.values = index_values(len(classes), reduced)
     part.unlabelled = frozenset({0, 255} if reduced else {255})
-    part.findings = class_list_findings(where, (dataset.get('metainfo') or {}).get('classes'))
     return part
 
 

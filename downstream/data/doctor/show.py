@@ -8,10 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmcv.image import rescale_size
 from PIL import Image
 
 from backbones.errors import ConfigError
+from downstream.data.findings.boxes import trained_factor
 from downstream.drawing import class_color, draw_box, draw_region, fitted, legend
 
 from .parts import Part
@@ -80,7 +80,7 @@ def _drawer(part: Part, only: str | None) -> tuple[Callable[[Path], np.ndarray],
 def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part) -> np.ndarray:
     image = load(path)
     height, width = image.shape[:2]
-    size, factor = rescale_size((width, height), part.scale, return_scale=True)
+    factor = trained_factor((width, height), part.scale)
     places = {name: index for index, name in enumerate(part.classes)}
     colors = [class_color(places.get(name_of[one['category_id']], 0)) for one in annotations]
     for annotation, color in zip(annotations, colors):
@@ -96,7 +96,7 @@ def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part
         draw_box(picture, [value * ratio for value in box], color, label)
     used = {name_of[one['category_id']] for one in annotations}
     named = {places[name]: name for name in part.classes if name in used}
-    return _captioned(picture, path, (width, height), size, named)
+    return _captioned(picture, path, (width, height), factor, named)
 
 
 def _segmented(path: Path, mask_path: Path, part: Part) -> np.ndarray:
@@ -104,13 +104,13 @@ def _segmented(path: Path, mask_path: Path, part: Part) -> np.ndarray:
     classes = np.full(mask.shape, -1)
     for value, index in part.values.items():
         classes[mask == value] = index
-    size = rescale_size(image.shape[1::-1], part.scale)
+    factor = trained_factor(image.shape[1::-1], part.scale)
     named = {int(i): part.classes[i] for i in np.unique(classes[classes >= 0])}
     if classes.shape == image.shape[:2]:
         for index in named:
             draw_region(image, classes == index, class_color(index))
     picture, _ = fitted(image, _LONGEST_PX, enlarge=max(image.shape) < _LONGEST_PX // 2)
-    return _captioned(picture, path, image.shape[1::-1], size, named)
+    return _captioned(picture, path, image.shape[1::-1], factor, named)
 
 
 def _mask(path: Path, coloured: bool) -> np.ndarray:
@@ -122,11 +122,11 @@ def _mask(path: Path, coloured: bool) -> np.ndarray:
 
 
 def _captioned(
-    picture: np.ndarray, path: Path, size: Sequence[int], trained: Sequence[int], named: dict
+    picture: np.ndarray, path: Path, size: Sequence[int], factor: float, named: dict
 ) -> np.ndarray:
     """A picture above its name, its sizes and its classes."""
     width = picture.shape[1]
-    text = f'{path.name}  {size[0]}x{size[1]}, trained at {trained[0]}x{trained[1]}'
+    text = f'{path.name}  {size[0]}x{size[1]}, trained at {size[0] * factor:.0f}x{size[1] * factor:.0f}'
     caption = np.full((_CAPTION_PX, width, 3), 255, np.uint8)
     cv2.putText(caption, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     return np.vstack([picture, caption, legend(named, width)] if named else [picture, caption])

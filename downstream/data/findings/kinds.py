@@ -122,7 +122,7 @@ KINDS: dict[str, Kind] = {
     ),
     # Classes
     'class-unknown': _error('classes are not in the annotations'),
-    'class-text': _warning('lists of classes are one text', 'Add a comma: classes=(...,).'),
+    'class-text': _warning('lists of classes are one text', 'Add a comma: (...,).'),
     'class-repeated': _error('lists of classes name one twice', 'Remove one.'),
     'class-empty': _warning('parts lack classes', 'Nothing can be learnt or judged of them there.'),
     'class-rare': _warning('parts have few objects of a class'),
@@ -131,7 +131,7 @@ KINDS: dict[str, Kind] = {
     'mask-alone': _warning('masks have no image'),
     'mask-channels': _error('masks have several channels', f'A mask has one. {_CONVERT}'),
     'mask-bits': _error('masks have more than 8 bits', f'Class indices fit into 8. {_CONVERT}'),
-    'mask-lossy': _error('masks are JPEG files, which change class indices', 'Save them as PNG.'),
+    'mask-lossy': _error('masks are JPEG files', 'That changes class indices: save masks as PNG.'),
     'mask-value': _error('masks have values that are no class'),
     'mask-binary': _error(
         'sets of masks have only 0 and 255', f'A 0/255 mask must become 0/1. {_CONVERT}'

@@ -140,7 +140,7 @@ def repair(file: str, content: Mapping[str, list[dict]]) -> list[Finding]:
 
     Args:
         file: The annotation file, for messages.
-        content: COCO's lists; each annotation has an image of the file.
+        content: COCO's lists ``images`` and ``annotations``.
 
     Returns:
         What was repaired. An annotation whose id is missing or belongs to another one gets the next
@@ -156,7 +156,7 @@ def repair(file: str, content: Mapping[str, list[dict]]) -> list[Finding]:
         if number is None or number in ids:
             highest += 1
             if number is None:
-                name = f'an annotation of image {annotation["image_id"]!r}'
+                name = f'an annotation of image {annotation.get("image_id")!r}'
                 found.append(Finding('id-missing', file, 'has no id', name))
             else:
                 detail = 'is there twice; every annotation needs an id of its own'
@@ -166,7 +166,7 @@ def repair(file: str, content: Mapping[str, list[dict]]) -> list[Finding]:
         record = f'annotation {annotation["id"]!r}'
         if annotation.get('area') is None:
             sizes = sizes or {image['id']: image for image in content['images']}
-            annotation['area'] = _area(annotation, sizes[annotation['image_id']])
+            annotation['area'] = _area(annotation, sizes.get(annotation.get('image_id')))
             found.append(Finding('area-missing', file, 'has no area', record))
         if annotation.get('iscrowd') is None:
             annotation['iscrowd'] = 0
@@ -174,10 +174,10 @@ def repair(file: str, content: Mapping[str, list[dict]]) -> list[Finding]:
     return found
 
 
-def _area(annotation: Mapping, image: Mapping) -> float:
+def _area(annotation: Mapping, image: Mapping | None) -> float:
     """Area of an object in pixels: of its mask as COCO computes it, else of its box."""
     segmentation = annotation.get('segmentation')
-    if segmentation:
+    if segmentation and image:
         try:
             return float(rle.area(_encoded(segmentation, image['height'], image['width'])))
         except Exception:  # the form of the mask is checked for its own sake

@@ -1,0 +1,66 @@
+"""Annotations without ids, areas or iscrowd train and are evaluated as the complete ones."""
+
+import json
+
+import numpy as np
+import pytest
+from mmdet.datasets import CocoDataset
+from pycocotools.coco import COCO
+
+from downstream.detection import CocoInstanceMetric
+from downstream.quiet import without_coco_output
+
+
+@pytest.fixture
+def incomplete(shapes, tmp_path):
+    """The annotations of the small data set without what can be computed; and the complete ones."""
+    complete = shapes / 'annotations' / 'instances_training.json'
+    content = json.loads(complete.read_text())
+    for annotation in content['annotations']:
+        annotation['id'] = 1
+        del annotation['area']
+        if not annotation['iscrowd']:
+            del annotation['iscrowd']
+    del content['annotations'][2]['id']
+    path = tmp_path / 'incomplete.json'
+    path.write_text(json.dumps(content))
+    return path, complete
+
+
+def test_the_targets_are_the_same(incomplete):
+    sets = []
+    for path in incomplete:
+        with without_coco_output():
+            dataset = CocoDataset(
+                ann_file=str(path),
+                data_prefix=dict(img=''),
+                metainfo=dict(classes=('circle', 'square', 'triangle')),
+                pipeline=[],
+            )
+        sets.append([dataset.get_data_info(i)['instances'] for i in range(len(dataset))])
+    assert sum(map(len, sets[1])) > 10
+    assert sets[0] == sets[1]
+
+
+def test_the_truth_of_the_evaluation_is_complete(incomplete):
+    path, complete = incomplete
+    truth = CocoInstanceMetric(ann_file=str(path))._coco_api
+    with without_coco_output():
+        reference = COCO(str(complete))
+    found = truth.dataset['annotations']
+    expected = reference.dataset['annotations']
+    assert len({one['id'] for one in found}) == len(found) == len(truth.anns)
+    assert [one['iscrowd'] for one in found] == [one['iscrowd'] for one in expected]
+    # COCO's area of an object is the number of pixels of its mask.
+    pixels = [int(reference.annToMask(one).sum()) for one in expected]
+    np.testing.assert_array_equal([one['area'] for one in found], pixels)
+
+
+def test_categories_are_sorted_on_demand(shapes, tmp_path):
+    content = json.loads((shapes / 'annotations' / 'instances_training.json').read_text())
+    content['categories'].reverse()
+    (tmp_path / 'a.json').write_text(json.dumps(content))
+    for sort in (False, True):
+        metric = CocoInstanceMetric(ann_file=str(tmp_path / 'a.json'), sort_categories=sort)
+        ids = metric._coco_api.get_cat_ids()
+        assert ids == sorted(ids, reverse=not sort)
