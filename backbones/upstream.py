@@ -30,6 +30,7 @@ PRIVATE_NAMES: dict[str, str] = {
     'torch._C._len_torch_dispatch_stack': _FUSED,
     'torch._C._len_torch_function_stack': _FUSED,
     'torch.autograd.forward_ad._current_level': _FUSED,
+    'torch.distributed.Reducer.prepare_for_backward': 'exact resume on several processes',
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
     'torch.nn.Module._backward_hooks': _FUSED,
     'torch.nn.Module._backward_pre_hooks': _FUSED,

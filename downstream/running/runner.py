@@ -7,7 +7,7 @@ import os
 import os.path as osp
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
 from downstream.running.checkpoint import files, sharding, writer
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.hooks.unreadable import UnreadableImagesHook
+from downstream.running.resume.gradient_order import GradientOrder
 from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
 from downstream.running.resume.start import Start, agree_on_start
@@ -95,6 +96,8 @@ class SuiteRunner(Runner):
         self._request = (resume, load_from)
         # The seed is replaced in this very dict, when the processes have met (setup_env).
         self._randomness = {'seed': None, **(randomness or {})}
+        self._former_order: Sequence[str] = ()  # of the run to resume
+        self._gradient_order: GradientOrder | None = None
         # The start of a test is in the hands of its caller, which has another advice.
         training = kwargs.get('train_cfg') is not None
         with files.raise_on_full_disk(work_dir) if training else nullcontext():
@@ -218,6 +221,7 @@ class SuiteRunner(Runner):
         return {
             **meta,
             'batches_done': meta['iter'] - loop.epoch_begin if in_epoch else 0,
+            'gradient_order': self._gradient_order.names if self._gradient_order else [],
             'processes': self.world_size,
             'cfg': self.cfg.pretty_text,
             'seed': self.seed,
@@ -248,6 +252,7 @@ class SuiteRunner(Runner):
         super().resume(filename, *args, **kwargs)
         meta, loop = read(filename, mmap=True).get('meta', {}), self.train_loop
         processes = meta.get('processes', self.world_size)
+        self._former_order = meta.get('gradient_order', ())
         if isinstance(loop, ExactEpochLoop):
             loop.batches_done = meta.get('batches_done', 0) * processes // self.world_size
         if processes != self.world_size:
@@ -311,6 +316,8 @@ class SuiteRunner(Runner):
             )
         self._resume, self._load_from = self._start.resume, self._start.checkpoint
         super().load_or_resume()
+        if self._train_loop is not None:
+            self._gradient_order = GradientOrder(self.model, self._former_order)
         if self._train_loop is not None and torch.backends.cuda.matmul.allow_tf32:
             self.logger.info('Matrix products in float32 use TF32 on CUDA (env_cfg.tf32).')
 

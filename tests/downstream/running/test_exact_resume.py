@@ -5,19 +5,24 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.model import BaseModel
+from mmengine.registry import HOOKS, MODELS
 
 from downstream.running.checkpoint import files
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.hooks.preemption import PreemptedError
 from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
 from downstream.running.train import train
+from tests import processes
 from tests.conftest import ROOT, write_tiny_config
+
+from .test_checkpoints import tiny_run
 
 # Four steps: two epochs of two in detection. Drop path and augmentation draw random numbers.
 LONGER = {
@@ -161,6 +166,52 @@ def test_two_processes_resume_exactly(task, shapes, tmp_path):
     assert launch(tmp_path / 'parts', '--resume') == 0
     states = [files.verified(tmp_path / n / last)['state_dict'] for n in ('whole', 'parts')]
     require_equal(*states)
+
+
+@MODELS.register_module()
+class TwistedRegressor(BaseModel):
+    """Its layers are not used in the order in which they are defined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(40, 40) for _ in range(5))
+        self.first = torch.nn.Linear(8, 40)
+
+    def forward(self, inputs, mode='loss'):
+        maps = self.first(torch.stack(inputs))
+        for index in (3, 0, 4, 1, 2):
+            maps = self.layers[index](maps).sin()
+        return {'loss': maps.square().mean()}
+
+
+def stop_and_resume(folder: Path, **changes) -> None:
+    """A run as a whole, and in two parts, each with a DistributedDataParallel of its own."""
+    for name, epochs, request in (('whole', 3, False), ('parts', 2, False), ('parts', 3, 'auto')):
+        tiny_run(
+            folder / name,
+            request=request,
+            epochs=epochs,
+            model=dict(type='TwistedRegressor'),
+            custom_hooks=[],
+            **changes,
+        )
+
+
+def require_equal_parts(count: int, folder: Path, **changes) -> None:
+    arguments = [{'folder': folder, **changes}] * count
+    for process in processes.start(stop_and_resume, folder, arguments):
+        process.join(90)
+        assert process.exitcode == 0, (folder / 'out0').read_text()[-3000:]
+    whole, parts = (saving.newest_whole(folder / name)[1] for name in ('whole', 'parts'))
+    assert whole['meta']['iter'] == parts['meta']['iter']
+    require_equal(parts['state_dict'], whole['state_dict'])
+    for index, values in whole['optimizer']['state'].items():
+        require_equal(parts['optimizer']['state'][index], values)
+
+
+def test_three_processes_resume_exactly(tmp_path):
+    """The order of gradients in buckets decides in which order they are added up."""
+    require_equal_parts(3, tmp_path)
 
 
 @HOOKS.register_module()
