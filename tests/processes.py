@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,24 @@ def start(run: Callable, folder: Path, arguments: list[dict]) -> list[multiproce
         child.start()
         running.append(child)
     return running
+
+
+def finish(running: list[multiprocessing.Process], folder: Path, seconds: float = 90) -> None:
+    """Wait for processes that must end without an error, and end those that do not end."""
+    deadline = time.monotonic() + seconds
+    for process in running:
+        process.join(max(0, deadline - time.monotonic()))
+    hung = [rank for rank, process in enumerate(running) if process.exitcode is None]
+    for rank in hung:
+        running[rank].kill()
+        running[rank].join()
+    codes = [process.exitcode for process in running]
+    shown = '\n'.join(
+        (folder / f'out{r}').read_text()[-3000:] for r, code in enumerate(codes) if code
+    )
+    assert not any(codes), (
+        f'exit codes {codes}; after {seconds} s ranks {hung} had not ended\n{shown}'
+    )
 
 
 def _run(run: Callable, out: Path, environment: dict[str, str], arguments: dict) -> None:

@@ -33,6 +33,7 @@ from downstream.distributed.wrapping import unwrapped
 from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
 from downstream.running.checkpoint import files, sharding, writer
 from downstream.running.checkpoint.read import matching_tensors, read
+from downstream.running.hooks.sharded import ShardedModelHook
 from downstream.running.hooks.unreadable import UnreadableImagesHook
 from downstream.running.resume.gradient_order import GradientOrder
 from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
@@ -329,31 +330,42 @@ class SuiteRunner(Runner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        if self._shards:
+        if self._sharding:
             # Later: weights are loaded into whole tensors.
             model = model if torch.cuda.is_available() else revert_sync_batchnorm(model)
             return model.to(get_device())
-        if self.distributed and not torch.cuda.is_available():
-            model = revert_sync_batchnorm(model)
-            if model_wrapper_cfg is None:
-                model_wrapper_cfg = {
-                    'type': 'MMDistributedDataParallel',
-                    'device_ids': None,
-                    'broadcast_buffers': False,
-                    'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
-                }
+        if self.distributed:
+            model_wrapper_cfg = self._complete_wrapper(model_wrapper_cfg or {})
+            if not torch.cuda.is_available():
+                model = revert_sync_batchnorm(model)
         return super().wrap_model(model_wrapper_cfg, model)
 
-    @property
-    def _shards(self) -> bool:
-        return self.distributed and self.cfg.get('sharded', False)
+    def _complete_wrapper(self, cfg: dict) -> dict:
+        """mmengine's defaults of DistributedDataParallel, and gradients that are views of its buckets."""
+        if cfg.get('type', 'MMDistributedDataParallel') != 'MMDistributedDataParallel':
+            return cfg
+        return {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': self.cfg.get('find_unused_parameters', False),
+            # Otherwise the buckets hold a second copy of all gradients.
+            'gradient_as_bucket_view': True,
+            **({} if torch.cuda.is_available() else {'device_ids': None}),
+            **cfg,
+        }
+
+    @cached_property
+    def _sharding(self) -> sharding.ShardingOptions | None:
+        options = sharding.ShardingOptions.from_config(self.cfg.get('sharded'))
+        return options if self.distributed else None
 
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
-        if self._shards and not sharding.is_sharded(self.model):
+        if self._sharding and not sharding.is_sharded(self.model):
             if any(isinstance(hook, EMAHook) for hook in self.hooks):
                 raise ConfigError('sharded=True and EMAHook do not go together; leave one out.')
             self._init_model_weights()
-            sharding.shard(self.model)
+            sharding.shard(self.model, self._sharding)
+            self.register_hook(ShardedModelHook(self._sharding.sync_every_pass))
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:

@@ -26,7 +26,7 @@ _STATE_BYTES = 16
 # CUDA) allocates in a step: the square roots of the second moments. Activations are freed by then.
 _STEP_BYTES = 4
 # Bytes per trained parameter of DistributedDataParallel's buckets, which hold a copy of the gradients
-# unless gradient_as_bucket_view is set.
+# where gradient_as_bucket_view is off.
 _BUCKET_BYTES = 4
 # Four figures were fitted to the memory that mmdetection's and mmsegmentation's model zoos log, so that
 # every one of their ConvNeXt rows comes out within a third (test_plan.py). What mixed precision
@@ -129,7 +129,7 @@ class MemoryEstimate:
 
     Args:
         cfg: Of a row.
-        gpus: How many; with several, DistributedDataParallel adds its buckets.
+        gpus: How many; with several, DistributedDataParallel may add its buckets.
     """
 
     def __init__(self, cfg: Config, gpus: int = GPUS) -> None:
@@ -138,7 +138,7 @@ class MemoryEstimate:
         frozen = sum(p.numel() for p in model.parameters()) - trained
         self.fixed = trained * _STATE_BYTES + frozen * 4
         wrapper = cfg.get('model_wrapper_cfg') or {}
-        if gpus > 1 and not wrapper.get('gradient_as_bucket_view'):
+        if gpus > 1 and not wrapper.get('gradient_as_bucket_view', True):
             self.fixed += trained * _BUCKET_BYTES
         self.step = trained * _STEP_BYTES
         self.mixed = cfg.optim_wrapper.type == 'AmpOptimWrapper'

@@ -9,7 +9,8 @@ processes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 
 import torch
 import torch.distributed as dist
@@ -21,25 +22,128 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from backbones.errors import ConfigError
 
-def shard(model: nn.Module) -> None:
+_DTYPES = {None: None, 'bfloat16': torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class ShardingOptions:
+    """What a config may say as ``sharded=dict(...)``; ``sharded=True`` is the default of all.
+
+    Attributes:
+        param_dtype: None or ``'bfloat16'``: the dtype in which the parameters of the backbone's blocks
+            are gathered, and in which blocks compute. It halves what processes exchange. Blocks take and
+            return float32; gradients are reduced in float32; the rest of the model is as without it.
+            Validations of the training run compute the blocks in bfloat16 as well.
+        sync_every_pass: Whether gradients that are accumulated are reduced after each pass. Without it
+            they are reduced in the last pass only, and every process keeps the gradients of the whole
+            model until then.
+    """
+
+    param_dtype: str | None = None
+    sync_every_pass: bool = True
+
+    def __post_init__(self) -> None:
+        if self.param_dtype not in _DTYPES:
+            raise ConfigError(
+                f"sharded.param_dtype={self.param_dtype!r} must be 'bfloat16' or None."
+            )
+
+    @classmethod
+    def from_config(cls, value: bool | Mapping | None) -> ShardingOptions | None:
+        """The options of ``sharded`` in a config; None where the model is not to be sharded.
+
+        Raises:
+            ConfigError: ``value`` is neither True, False, None nor a dict of known options.
+        """
+        if isinstance(value, Mapping):
+            known = [field.name for field in fields(cls)]
+            unknown = sorted(set(value) - set(known))
+            if unknown:
+                raise ConfigError(
+                    f'sharded has no option {", ".join(unknown)}; it has {", ".join(known)}.'
+                )
+            return cls(**value)
+        if value not in (True, False, None):
+            raise ConfigError(f'sharded={value!r} must be True, False or a dict of options.')
+        return cls() if value else None
+
+
+def shard(model: nn.Module, options: ShardingOptions | None = None) -> None:
     """Shard the parameters of ``model`` over all processes; its weights become the first process's.
 
     The units are the blocks of ``model.backbone``, where it has a method ``blocks()``
     (:meth:`backbones.base.Backbone.blocks`), and all the rest of the model as one more unit. The
     parameters of a unit are whole only while the unit runs.
+
+    Args:
+        model: A detector or a segmenter, on the device that it is trained on.
+        options: None: the default of each.
+
+    Raises:
+        ConfigError: ``param_dtype`` is set, and the backbone has no blocks, or blocks with running
+            statistics, which must stay in float32. Or PyTorch is too old.
     """
+    if not hasattr(FSDPModule, 'set_reshard_after_forward'):
+        raise ConfigError(
+            f'sharded=True needs a newer PyTorch than {torch.__version__}, whose FSDPModule has no '
+            'set_reshard_after_forward; constraints.txt names the tested version.'
+        )
+    policy = _policy(model, options or ShardingOptions())
     for tensor in (*model.parameters(), *model.buffers()):
         dist.broadcast(tensor.detach(), 0)
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     for block in backbone_blocks(model):
         if any(True for _ in block.parameters()):
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
+
+
+def _policy(model: nn.Module, options: ShardingOptions) -> MixedPrecisionPolicy:
+    """The dtypes of the backbone's blocks."""
+    dtype = _DTYPES[options.param_dtype]
+    if dtype is None:
+        return MixedPrecisionPolicy()
+    name = f'sharded.param_dtype={options.param_dtype!r}'
+    blocks = backbone_blocks(model)
+    if not blocks:
+        raise ConfigError(
+            f'{name} needs a backbone with a method blocks(); {type(model).__name__} has none.'
+        )
+    if any(b.is_floating_point() for block in blocks for b in block.buffers()):
+        raise ConfigError(
+            f'{name} is not for a backbone whose blocks have buffers, such as the running statistics '
+            'of BatchNorm; leave it out.'
+        )
+    return MixedPrecisionPolicy(dtype, torch.float32, output_dtype=torch.float32)
+
+
+def gather_parameters(model: nn.Module) -> None:
+    """Make the parameters of a sharded model whole on every process, until :func:`reshard`.
+
+    Every process must call this. Afterwards forward passes without gradients need no communication, so
+    that processes may run different numbers of them.
+    """
+    for unit in _units(model):
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+
+
+def reshard(model: nn.Module) -> None:
+    """Undo :func:`gather_parameters`."""
+    for unit in _units(model):
+        # As fully_shard does: the outermost unit is needed again at once, in the backward pass.
+        unit.set_reshard_after_forward(unit is not model, recurse=False)
+        unit.reshard()
+
+
+def _units(model: nn.Module) -> Iterator[FSDPModule]:
+    return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def backbone_blocks(model: nn.Module) -> Iterable[nn.Module]:

@@ -93,6 +93,7 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
             max_epochs=epochs,
             sharded=changes.pop('sharded', False),
             find_unused_parameters=changes.pop('find_unused_parameters', False),
+            model_wrapper_cfg=changes.pop('model_wrapper_cfg', None),
         ),
         launcher='pytorch' if 'WORLD_SIZE' in os.environ else 'none',
         experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',

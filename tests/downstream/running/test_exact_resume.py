@@ -18,6 +18,7 @@ from downstream.running.checkpoint import files
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.hooks.preemption import PreemptedError
 from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
+from downstream.running.runner import SuiteRunner
 from downstream.running.train import train
 from tests import processes
 from tests.conftest import ROOT, write_tiny_config
@@ -184,34 +185,52 @@ class TwistedRegressor(BaseModel):
         return {'loss': maps.square().mean()}
 
 
-def stop_and_resume(folder: Path, **changes) -> None:
+TWISTED = dict(type='TwistedRegressor')
+
+
+def stop_and_resume(folder: Path, **changes) -> SuiteRunner:
     """A run as a whole, and in two parts, each with a DistributedDataParallel of its own."""
     for name, epochs, request in (('whole', 3, False), ('parts', 2, False), ('parts', 3, 'auto')):
-        tiny_run(
+        runner = tiny_run(
             folder / name,
             request=request,
             epochs=epochs,
-            model=dict(type='TwistedRegressor'),
+            model=TWISTED,
             custom_hooks=[],
             **changes,
         )
+    return runner
 
 
 def require_equal_parts(count: int, folder: Path, **changes) -> None:
     arguments = [{'folder': folder, **changes}] * count
-    for process in processes.start(stop_and_resume, folder, arguments):
-        process.join(90)
-        assert process.exitcode == 0, (folder / 'out0').read_text()[-3000:]
-    whole, parts = (saving.newest_whole(folder / name)[1] for name in ('whole', 'parts'))
+    processes.finish(processes.start(stop_and_resume, folder, arguments), folder)
+    require_same_training(folder / 'parts', folder / 'whole')
+
+
+def require_same_training(found: Path, expected: Path) -> None:
+    """Weights and optimizer of the newest checkpoints are equal, bit for bit."""
+    parts, whole = (saving.newest_whole(folder)[1] for folder in (found, expected))
     assert whole['meta']['iter'] == parts['meta']['iter']
     require_equal(parts['state_dict'], whole['state_dict'])
     for index, values in whole['optimizer']['state'].items():
         require_equal(parts['optimizer']['state'][index], values)
 
 
+def resume_and_copy(folder: Path) -> None:
+    """Besides, a run whose gradients are copied into the buckets instead of being views of them."""
+    assert stop_and_resume(folder).model.gradient_as_bucket_view
+    copies = dict(gradient_as_bucket_view=False)
+    changes = dict(epochs=3, model=TWISTED, custom_hooks=[], model_wrapper_cfg=copies)
+    assert not tiny_run(folder / 'copies', **changes).model.gradient_as_bucket_view
+
+
 def test_three_processes_resume_exactly(tmp_path):
     """The order of gradients in buckets decides in which order they are added up."""
-    require_equal_parts(3, tmp_path)
+    running = processes.start(resume_and_copy, tmp_path, [{'folder': tmp_path}] * 3)
+    processes.finish(running, tmp_path)
+    for name in ('parts', 'copies'):
+        require_same_training(tmp_path / name, tmp_path / 'whole')
 
 
 @HOOKS.register_module()

@@ -1,20 +1,25 @@
 """Sharded models: every backbone's blocks are units, and only one process builds a whole model."""
 
+import copy
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.dist import get_rank
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from backbones import TimmBackbone
+from backbones import ConfigError, TimmBackbone
 from downstream.running.checkpoint import files, sharding
+from downstream.running.hooks.sharded import ShardedModelHook
 from tests import processes
 
 from .test_checkpoints import tiny_run
@@ -53,7 +58,11 @@ def backbone_of(kind: str) -> nn.Module:
 
 @MODELS.register_module()
 class TinyMapRegressor(BaseModel):
-    """Any backbone with a head on its last map."""
+    """Any backbone with a head on its last map.
+
+    Each process predicts with another number of passes of the backbone, as sliding windows over images
+    of several sizes take.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -64,7 +73,9 @@ class TinyMapRegressor(BaseModel):
     def forward(self, inputs, mode='loss'):
         numbers = torch.stack(list(inputs))
         images = numbers[:, :3, None, None] * torch.linspace(-1, 1, 64).view(1, 1, 1, -1)
-        maps = self.backbone(images.expand(-1, -1, 64, -1).contiguous())
+        images = images.expand(-1, -1, 64, -1).contiguous()
+        for _ in range(1 + get_rank() if mode == 'predict' else 1):
+            maps = self.backbone(images)
         value = self.head(maps[-1]).mean((1, 2, 3))
         if mode == 'predict':
             return [BaseDataElement()]
@@ -94,10 +105,9 @@ def sharded_run(kind: str, work_dir: Path, units: int, **changes) -> None:
     assert len(found) == units, len(found)
 
 
-def run_two(folder: Path, **arguments) -> None:
-    for process in processes.start(sharded_run, folder, [arguments] * 2):
-        process.join(120)
-        assert process.exitcode == 0, (folder / 'out0').read_text()[-3000:]
+def whole_and_sharded(kind: str, folder: Path, units: int) -> None:
+    sharded_run(kind, folder / 'whole', 0)
+    sharded_run(kind, folder / 'sharded', units, sharded=True)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +119,8 @@ def run_two(folder: Path, **arguments) -> None:
     ],
 )
 def test_a_sharded_model_is_trained_as_a_whole_one(kind, units, tmp_path):
-    run_two(tmp_path, kind=kind, work_dir=tmp_path / 'whole', units=0)
-    run_two(tmp_path, kind=kind, work_dir=tmp_path / 'sharded', units=units, sharded=True)
+    arguments = [{'kind': kind, 'folder': tmp_path, 'units': units}] * 2
+    processes.finish(processes.start(whole_and_sharded, tmp_path, arguments), tmp_path)
     for name in ('epoch_2.pth', 'best_mIoU_epoch_2.pth'):
         expected, found = (files.verified(tmp_path / d / name) for d in ('whole', 'sharded'))
         assert found['state_dict'].keys() == expected['state_dict'].keys()
@@ -146,18 +156,14 @@ def resident(name: str) -> float:
 def test_the_first_process_alone_holds_a_whole_model(tmp_path):
     layers, size = 32, 1024  # 4 MiB each
     arguments = [{'layers': layers, 'size': size, 'out': tmp_path}] * 2
-    for process in processes.start(saving_process, tmp_path, arguments):
-        process.join(60)
-        assert process.exitcode == 0, (tmp_path / 'out0').read_text()[-3000:]
+    processes.finish(processes.start(saving_process, tmp_path, arguments), tmp_path)
     first, second = (float((tmp_path / f'peak{rank}').read_text()) for rank in range(2))
     assert first > 0.9 * 128
     assert second < 0.5 * 128
 
 
 def test_the_optimizer_is_gathered_in_its_usual_form(tmp_path):
-    for process in processes.start(gathering_process, tmp_path, [{}] * 2):
-        process.join(60)
-        assert process.exitcode == 0, (tmp_path / 'out0').read_text()[-3000:]
+    processes.finish(processes.start(gathering_process, tmp_path, [{}] * 2), tmp_path)
 
 
 class HalfUsed(nn.Module):
@@ -174,8 +180,6 @@ class HalfUsed(nn.Module):
 
 def gathering_process() -> None:
     """Whole averages under numbers on the first process, in both directions; nothing elsewhere."""
-    from mmengine.optim import OptimWrapper
-
     dist.init_process_group('gloo')
     torch.manual_seed(0)
     model = HalfUsed()
@@ -196,3 +200,109 @@ def gathering_process() -> None:
         assert whole[name].data_ptr() != buffers[name].data_ptr()
     dist.barrier()
     os._exit(0)
+
+
+class NotingLinear(nn.Linear):
+    """Notes the dtypes of its weight and of its input."""
+
+    dtypes: tuple = ()
+
+    def forward(self, x):
+        self.dtypes = self.weight.dtype, x.dtype
+        return super().forward(x)
+
+
+class BlockNet(BaseModel):
+    """A backbone of two blocks, and a head."""
+
+    class Backbone(nn.Sequential):
+        def blocks(self):
+            return tuple(self)
+
+    def __init__(self, normed: bool = False) -> None:
+        super().__init__()
+        layers = [NotingLinear(8, 8), NotingLinear(8, 8)]
+        if normed:
+            layers.append(nn.BatchNorm1d(8))
+        self.backbone, self.head = self.Backbone(*layers), NotingLinear(8, 1)
+
+    def forward(self, x, mode='loss'):
+        return self.head(self.backbone(x).sin())
+
+
+def test_options_of_sharding(tmp_path):
+    processes.finish(processes.start(optional_process, tmp_path, [{}] * 2), tmp_path)
+
+
+def optional_process() -> None:
+    dist.init_process_group('gloo')
+    require_late_sync()
+    require_bfloat16()
+    dist.barrier()
+    os._exit(0)
+
+
+def passes_of(model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Two batches of this process."""
+    torch.manual_seed(dist.get_rank())
+    return torch.randn(2, 3, 8, dtype=next(model.parameters()).dtype).unbind()
+
+
+def require_late_sync() -> None:
+    """Gradients that are reduced once are those that are reduced after each pass, up to rounding."""
+    found = []
+    for every in (True, False):
+        torch.manual_seed(0)
+        model = BlockNet().double()
+        sharding.shard(model)
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1), accumulative_counts=2)
+        wrapper.initialize_count_status(model, 0, 2)
+        runner = SimpleNamespace(model=model, optim_wrapper=wrapper)
+        hook = ShardedModelHook(sync_every_pass=every)
+        for index, batch in enumerate(passes_of(model)):
+            hook.before_train_iter(runner, index)
+            loss = wrapper.scale_loss(model(batch).square().mean())
+            wrapper.backward(loss)
+            reduced = [p.grad is not None for p in model.parameters()]
+            assert all(reduced) if every or index else not any(reduced)
+        found.append([p.grad.full_tensor() for p in model.parameters()])
+    for late, early in zip(*found):
+        torch.testing.assert_close(late, early, rtol=1e-13, atol=1e-15)
+
+
+def require_bfloat16() -> None:
+    """Blocks compute with weights and inputs rounded to bfloat16, everything else in float32."""
+    torch.manual_seed(0)
+    model = BlockNet()
+    reference = copy.deepcopy(model)
+    sharding.shard(model, sharding.ShardingOptions(param_dtype='bfloat16'))
+    batch, _ = passes_of(model)
+    found = model(batch)
+    assert [block.dtypes for block in model.backbone] == [(torch.bfloat16,) * 2] * 2
+    assert model.head.dtypes == (torch.float32,) * 2
+    expected = batch
+    for block in reference.backbone.bfloat16():
+        expected = block(expected.bfloat16()).float()
+    torch.testing.assert_close(found, reference.head(expected.sin()))
+    found.sum().backward()
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    # the checkpoint has what the optimizer updates
+    assert {value.dtype for value in sharding.gather_model(model).values()} <= {torch.float32}
+
+
+def test_what_sharding_refuses():
+    options = sharding.ShardingOptions
+    assert options.from_config(False) is options.from_config(None) is None
+    assert options.from_config(True) == options() == options(None, True)
+    assert not options.from_config({'sync_every_pass': False}).sync_every_pass
+    with pytest.raises(ConfigError, match='no option dtype; it has param_dtype, sync_every_pass'):
+        options.from_config({'dtype': 'bfloat16'})
+    with pytest.raises(ConfigError, match="sharded='yes' must be True, False or a dict"):
+        options.from_config('yes')
+    with pytest.raises(ConfigError, match="param_dtype='float16' must be 'bfloat16' or None"):
+        options('float16')
+    rounded = options('bfloat16')
+    with pytest.raises(ConfigError, match='needs a backbone with a method blocks'):
+        sharding.shard(nn.Linear(1, 1), rounded)
+    with pytest.raises(ConfigError, match='whose blocks have buffers'):
+        sharding.shard(BlockNet(normed=True), rounded)
