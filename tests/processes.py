@@ -19,7 +19,8 @@ def start(run: Callable, folder: Path, arguments: list[dict]) -> list[multiproce
 
     The processes have the variables of torchrun where there are several.
     """
-    FORKS.set_forkserver_preload([run.__module__])
+    # A runner's visualizer needs matplotlib, which is imported late.
+    FORKS.set_forkserver_preload([run.__module__, 'matplotlib.pyplot'])
     folder.mkdir(exist_ok=True)
     environment = {}
     if len(arguments) > 1:

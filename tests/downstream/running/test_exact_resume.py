@@ -210,7 +210,7 @@ def require_equal_parts(count: int, folder: Path, **changes) -> None:
 
 def require_same_training(found: Path, expected: Path) -> None:
     """Weights and optimizer of the newest checkpoints are equal, bit for bit."""
-    parts, whole = (saving.newest_whole(folder)[1] for folder in (found, expected))
+    parts, whole = (files.newest_whole(folder)[1] for folder in (found, expected))
     assert whole['meta']['iter'] == parts['meta']['iter']
     require_equal(parts['state_dict'], whole['state_dict'])
     for index, values in whole['optimizer']['state'].items():
