@@ -109,15 +109,15 @@ def image_facts(path: Path) -> FileFacts:
     try:
         with Image.open(path) as image:
             problems = list(_odd(path, image))
-            image.load()
-            shown = ImageOps.exif_transpose(image)
-            if shown.size != image.size and sorted(shown.size) == sorted(image.size):
+            grey = image.convert('L')  # which decodes all of the file
+            shown = ImageOps.exif_transpose(grey)
+            if shown.size != image.size:
                 detail = f'is turned to {shown.width} x {shown.height} by its EXIF tag'
                 problems.append(('turned', detail))
-            darkest, brightest = shown.convert('L').getextrema()
+            darkest, brightest = grey.getextrema()
             if darkest == brightest:
                 problems.append(('blank', 'has one colour'))
-            return FileFacts(tuple(problems), image.size, shown.size, fingerprint(shown))
+            return FileFacts(tuple(problems), image.size, shown.size, fingerprint(grey))
     except Exception as error:  # decoders raise many kinds
         return _unreadable(path, error)
 

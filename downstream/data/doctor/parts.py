@@ -115,7 +115,7 @@ def _with_content(part: Part, content: dict) -> Part:
 
 def _masks(name: str, part: Masks, classes: tuple[str, ...]) -> Part:
     coloured = any(isinstance(value, tuple) for value in part.values)
-    values = {_number(value): index for value, index in part.values.items()}
+    values = {_number(value): index for value, index in part.values.items() if index < len(classes)}
     image_of = {part.root / mask: part.root / image for image, mask in part.pairs if mask}
     folder = next(iter(image_of)).parent if image_of else part.root
     images = tuple(part.root / image for image, _ in part.pairs)

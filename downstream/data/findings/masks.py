@@ -103,7 +103,12 @@ def set_findings(
     counts = {name: labelled[index] for index, name in enumerate(classes)}
     found += class_findings(where, classes, counts, 'pixel')
     last = max(values, default=0)
-    if 0 not in values and len(values) > 1 and pixels[0] and not pixels[last]:
+    if (
+        0 not in values
+        and len(values) > 1
+        and not pixels[last]
+        and all(map(pixels.get, range(last)))
+    ):
         detail = (
             f'has the value 0, which is unlabelled, and never {last}: if its masks count their classes '
             'from 0, set reduce_zero_label=False'

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
-from numbers import Real
+from operator import mul
 from pathlib import Path
-
-import numpy as np
 
 from .finding import Box, Finding
 
 _MARGIN_PX, _MARGIN = 3.0, 0.02
 _MIN_IOU = 0.5
 _MIN_SIDE = 8.0
+_FLAT = 1e-6
 
 
 def segment_findings(
@@ -56,25 +54,33 @@ def _reasons(segmentation: object, box: Box, image: Mapping) -> Iterator[tuple[s
     if problem:
         yield 'segment-form', problem
     elif isinstance(segmentation, list):
-        points = [np.reshape(polygon, (-1, 2)).astype(float) for polygon in segmentation]
-        flat = [len(p) for p in points if len(p) < 3 or _polygon_area(p) == 0]
+        # Lists of numbers rather than arrays: most polygons are too short for these to be faster.
+        flat = [len(p) // 2 for p in segmentation if len(p) < 6 or _polygon_area(p) < _FLAT]
         if flat:
             yield 'segment-flat', f'has a polygon of {flat[0]} points without area'
-        every = np.concatenate(points)
-        size = np.array([image['width'], image['height']], float)
-        margin = np.maximum(_MARGIN_PX, _MARGIN * size)
-        if (every < -margin).any() or (every > size + margin).any():
-            low, high = every.min(0), every.max(0)
+        left, right = _extent([polygon[0::2] for polygon in segmentation])
+        top, bottom = _extent([polygon[1::2] for polygon in segmentation])
+        width, height = image['width'], image['height']
+        if not (_within(left, right, width) and _within(top, bottom, height)):
             yield (
                 'segment-outside',
-                f'has polygons from ({low[0]:g}, {low[1]:g}) to ({high[0]:g}, {high[1]:g}) in an image '
-                f'of {size[0]:g} x {size[1]:g}',
+                f'has polygons from ({left:g}, {top:g}) to ({right:g}, {bottom:g}) in an image of '
+                f'{width} x {height}',
             )
-        around = (*every.min(0), *(every.max(0) - every.min(0)))
+        around = (left, top, right - left, bottom - top)
         # A polygon without area says nothing of its box, and a small one is a matter of rounding.
         if not flat and min(around[2:]) >= _MIN_SIDE and _iou(around, box) < _MIN_IOU:
-            shown = ', '.join(f'{v:g}' for v in around)
+            shown = ', '.join(f'{value:g}' for value in around)
             yield 'segment-box', f'has bbox {list(box)}, but its mask is in [{shown}]'
+
+
+def _extent(coordinates: Sequence[Sequence[float]]) -> tuple[float, float]:
+    return min(map(min, coordinates)), max(map(max, coordinates))
+
+
+def _within(low: float, high: float, size: float) -> bool:
+    margin = max(_MARGIN_PX, _MARGIN * size)
+    return low >= -margin and high <= size + margin
 
 
 def _form(segmentation: object, image: Mapping) -> str | None:
@@ -93,7 +99,7 @@ def _form(segmentation: object, image: Mapping) -> str | None:
         return (
             f'has a segmentation of type {type(segmentation).__name__}, not polygons or run lengths'
         )
-    if all(isinstance(value, Real) for value in segmentation):
+    if _are_numbers(segmentation):
         return 'has one list of numbers as segmentation; it must be a list of polygons'
     if not all(isinstance(polygon, list) for polygon in segmentation):
         return 'has something else than polygons in its segmentation'
@@ -101,18 +107,27 @@ def _form(segmentation: object, image: Mapping) -> str | None:
         return 'has a polygon with an odd number of coordinates'
     if any(not polygon for polygon in segmentation):
         return 'has an empty polygon'
-    if not all(isinstance(value, Real) for value in chain.from_iterable(segmentation)):
+    if not all(map(_are_numbers, segmentation)):
         return 'has a polygon with something else than numbers (pairs of points must be x, y, x, y, ...)'
     return None
 
 
-def _polygon_area(points: np.ndarray) -> float:
-    x, y = points.T
-    return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
+def _are_numbers(values: Sequence) -> bool:
+    return set(map(type, values)) <= {int, float}
+
+
+def _polygon_area(polygon: Sequence[float]) -> float:
+    """Area of a polygon ``[x, y, x, y, ...]`` by the shoelace formula."""
+    x, y = polygon[0::2], polygon[1::2]
+    return abs(sum(map(mul, x, y[1:] + y[:1])) - sum(map(mul, y, x[1:] + x[:1]))) / 2
 
 
 def _iou(one: Sequence[float], other: Sequence[float]) -> float:
-    low = np.maximum(one[:2], other[:2])
-    high = np.minimum(np.add(one[:2], one[2:]), np.add(other[:2], other[2:]))
-    shared = np.clip(high - low, 0, None).prod()
-    return float(shared / (one[2] * one[3] + other[2] * other[3] - shared + 1e-9))
+    """IoU of two boxes: x, y, width, height."""
+    shared = 1.0
+    for start, size in ((0, 2), (1, 3)):
+        low = max(one[start], other[start])
+        high = min(one[start] + one[size], other[start] + other[size])
+        shared *= max(0.0, high - low)
+    union = one[2] * one[3] + other[2] * other[3] - shared
+    return shared / union if union > 0 else 0.0
