@@ -5,15 +5,19 @@ What they find would otherwise surface as a CUDA assert, an mAP of 0 or a crash 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 
 from mmengine.config import ConfigDict
+from mmengine.logging import print_log
 
 from backbones.errors import ConfigError
 
 from .coco_checks import check_coco
 from .files import shortened
 from .mask_checks import check_masks
+
+COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
 
 
 def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) -> None:
@@ -29,18 +33,24 @@ def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) 
         ConfigError: The heads of the model have another number of classes than the data.
     """
     classes_of: dict[str, tuple[str, ...]] = {}
-    done = []
+    done: list[ConfigDict] = []
+    trained: list[dict] = []
     for loader in loaders:
-        dataset = innermost(cfg.get(f'{loader}_dataloader'))
-        if dataset is None or dataset in done:
-            continue
-        done.append(dataset)
-        where = f'{loader}_dataloader.dataset'
-        if dataset.type in ('CocoDataset', 'mmdet.CocoDataset'):
-            needs_truth = not _formats_only(cfg.get(f'{loader}_evaluator'))
-            classes_of[where] = check_coco(where, dataset, full, needs_truth)
-        elif cfg.get('default_scope') == 'mmseg':
-            classes_of[where] = check_masks(where, dataset, full)
+        for where, dataset in data_sets(cfg, loader):
+            if dataset in done:
+                continue
+            done.append(dataset)
+            if loader == 'train':
+                trained.append(place_of(dataset))
+            elif place_of(dataset) in trained:
+                print_log(
+                    f'{where} reads the data that are trained on.', 'current', logging.WARNING
+                )
+            if dataset.type in COCO_TYPES:
+                needs_truth = not _formats_only(cfg.get(f'{loader}_evaluator'))
+                classes_of[where] = check_coco(where, dataset, full, needs_truth)
+            elif cfg.get('default_scope') == 'mmseg':
+                classes_of[where] = check_masks(where, dataset, full)
     for where, classes in classes_of.items():
         first = next(iter(classes_of))
         if classes != classes_of[first]:
@@ -51,12 +61,31 @@ def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) 
         _check_heads(cfg.model, where, len(classes))
 
 
-def innermost(loader: ConfigDict | None) -> ConfigDict | None:
-    """The data set of a loader without those that repeat or join others around it."""
-    dataset = loader.dataset if loader else None
-    while dataset is not None and 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
+def data_sets(cfg: ConfigDict, loader: str) -> Iterator[tuple[str, ConfigDict]]:
+    """Keys and configs of the data sets that a loader reads, without what repeats or joins them.
+
+    Args:
+        cfg: A complete config.
+        loader: ``'train'``, ``'val'``, ``'test'``.
+    """
+    key = f'{loader}_dataloader'
+    if cfg.get(key):
+        yield from _innermost(f'{key}.dataset', cfg[key].dataset)
+
+
+def _innermost(where: str, dataset: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+    if 'dataset' in dataset:
+        yield from _innermost(f'{where}.dataset', dataset.dataset)
+    elif 'datasets' in dataset:
+        for i, one in enumerate(dataset.datasets):
+            yield from _innermost(f'{where}.datasets.{i}', one)
+    else:
+        yield where, dataset
+
+
+def place_of(dataset: ConfigDict) -> dict:
+    """Where the files of a data set are."""
+    return {key: dataset.get(key) for key in ('data_root', 'ann_file', 'data_prefix')}
 
 
 def _formats_only(evaluator: ConfigDict | Sequence[ConfigDict] | None) -> bool:

@@ -35,7 +35,10 @@ from .reading import is_cut_off, require_within
 FULL_JSON_BYTES = 64 * 2**20
 # Said otherwise, or no sign of a mistake: tools/data.py check lists them.
 _NOT_LOGGED = ('box-flat', 'box-outside', 'box-thin', 'segment-missing', 'class-rare')
-_ADVICE = 'COCO instance annotations are a JSON object with images, annotations, categories.'
+_ADVICE = (
+    'COCO instance annotations are a JSON object with images, annotations, categories; '
+    '`python tools/data.py convert` makes them of other formats.'
+)
 _REASONS = {
     'flat': 'thinner than 1 px, of negative size or without area',
     'outside': 'outside of their image',

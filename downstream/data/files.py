@@ -51,7 +51,17 @@ def require_files(listed_in: Path, paths: Sequence[Path]) -> None:
     if lost:
         raise DataError(
             f'{len(lost)} of {len(paths)} files of {listed_in} are missing, the first: {lost[0]}'
+            + _near_name(lost[0], there[lost[0].parent])
         )
+
+
+def _near_name(path: Path, there: Iterable[str]) -> str:
+    """What to say of a missing file whose name is there in another form."""
+    if '\\' in str(path):
+        return '. Its name has backslashes: write folders with /, which Windows takes as well.'
+    wanted = path.stem.casefold()
+    near = [name for name in there if name.casefold().startswith(f'{wanted}.')]
+    return f' (there is {min(near)})' if near else ''
 
 
 def some(paths: Sequence[Path], full: bool, what: str) -> Iterable[Path]:

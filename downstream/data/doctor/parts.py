@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from backbones.errors import ConfigError, DataError
-from downstream.data.checks import innermost
+from downstream.data.checks import COCO_TYPES, data_sets, place_of
 from downstream.data.coco_checks import classes_of, read_annotations, transforms
 from downstream.data.findings.classes import class_list_findings
 from downstream.data.findings.finding import Finding
@@ -22,7 +22,6 @@ from downstream.data.mask_checks import image_of_mask, mask_options
 # Where a data set is examined without a config: the sizes of the suite's default recipes.
 DEFAULT_SCALES = {'detection': (1333, 800), 'segmentation': (2048, 512)}
 FINEST_STRIDE = 4
-_COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
 
 
 @dataclass
@@ -150,40 +149,38 @@ def raw_coco_parts(folder: Path) -> list[Part]:
 def parts_of_config(cfg: Config) -> list[Part]:
     """The data sets that the loaders of a complete config read, each once."""
     parts: list[Part] = []
-    done: list[dict] = []
+    place_to_part: list[tuple[dict, Part]] = []
     for name in ('train', 'val', 'test'):
-        dataset = innermost(cfg.get(f'{name}_dataloader'))
-        place = dataset and {
-            key: dataset.get(key) for key in ('data_root', 'ann_file', 'data_prefix')
-        }
-        where = f'{name}_dataloader.dataset'
-        if place and place in done:
-            if name != 'train' and place == done[0] and parts[0].trained:
-                detail = 'reads the data of train_dataloader'
-                parts[0].findings.append(Finding('leak', where, detail))
-            continue
-        if dataset is None:
-            continue
-        done.append(place)
-        try:
-            if dataset.type in _COCO_TYPES:
-                part = _coco_part(name, where, dataset)
-            elif cfg.get('default_scope') == 'mmseg':
-                part = _mask_part(name, where, dataset)
-            else:
-                detail = f'is a {dataset.type}, of which training checks nothing either'
-                part = Part(name, where, Path(), findings=[Finding('unknown-type', where, detail)])
-        except (DataError, ConfigError) as error:
-            part = failed(name, error)
-        steps = list(transforms(dataset.get('pipeline') or ()))
-        part.scale = _trained_scale(steps)
-        part.stride = _finest_stride(cfg.model)
-        part.turns = not any(
-            str(step.get('color_type')).endswith(('unchanged', 'ignore_orientation'))
-            for step in steps
-        )
-        parts.append(part)
+        for where, dataset in data_sets(cfg, name):
+            place = place_of(dataset)
+            former = next((part for known, part in place_to_part if known == place), None)
+            if former is None:
+                parts.append(_part(cfg, name, where, dataset))
+                place_to_part.append((place, parts[-1]))
+            elif former.trained and name != 'train':
+                detail = 'reads the data that are trained on'
+                former.findings.append(Finding('leak', where, detail))
     return parts
+
+
+def _part(cfg: Config, name: str, where: str, dataset: ConfigDict) -> Part:
+    try:
+        if dataset.type in COCO_TYPES:
+            part = _coco_part(name, where, dataset)
+        elif cfg.get('default_scope') == 'mmseg':
+            part = _mask_part(name, where, dataset)
+        else:
+            detail = f'is a {dataset.type}, of which training checks nothing either'
+            part = Part(name, where, Path(), findings=[Finding('unknown-type', where, detail)])
+    except (DataError, ConfigError) as error:
+        part = failed(name, error)
+    steps = list(transforms(dataset.get('pipeline') or ()))
+    part.scale = _trained_scale(steps)
+    part.stride = _finest_stride(cfg.model)
+    part.turns = not any(
+        str(step.get('color_type')).endswith(('unchanged', 'ignore_orientation')) for step in steps
+    )
+    return part
 
 
 def _coco_part(name: str, where: str, dataset: ConfigDict) -> Part:

@@ -132,8 +132,8 @@ def nothing_to_learn(
     if len(labelled) > 1 or not occurring:
         return None
     if occurring == {0, IGNORED} and IGNORED not in values:
-        unlabelled = '255 is unlabelled' if 0 in values else '0 and 255 are unlabelled'
-        detail = f'has masks with the values 0 and 255 alone; value {unlabelled}'
+        unlabelled = 'value 255 is unlabelled' if 0 in values else 'both are unlabelled'
+        detail = f'has masks with the values 0 and 255 alone; {unlabelled}'
         return Finding('mask-binary', where, detail)
     shown = ', '.join(map(str, sorted(occurring)[:8]))
     detail = f'has masks of at most one class (values {shown})'

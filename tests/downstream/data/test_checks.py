@@ -57,6 +57,21 @@ def test_many_masks_are_sampled_unless_all_are_asked_for(shapes, tmp_path, monke
         check_datasets(cfg, ('train',), full=True)
 
 
+def test_a_sample_of_masks_condemns_no_set(shapes, tmp_path, monkeypatch):
+    """Masks of nothing to learn are refused when all of them are of that kind, and only then."""
+    data = shutil.copytree(shapes, tmp_path / 'shapes')
+    cfg = config('segmentation', data, tmp_path)
+    monkeypatch.setattr(files, 'FULL_FILES', 2)
+    monkeypatch.setattr(files, 'SAMPLE', 1)
+    masks = sorted((data / 'annotations' / 'training').glob('*.png'))
+    for path in masks[:3]:
+        Image.fromarray(np.full((256, 320), 255, np.uint8)).save(path)
+    check_datasets(cfg, ('train',))
+    Image.fromarray(np.zeros((256, 320), np.uint8)).save(masks[3])
+    with pytest.raises(DataError, match='0 and 255 alone; both are unlabelled'):
+        check_datasets(cfg, ('train',))
+
+
 def test_a_subset_of_the_categories_may_be_learnt(shapes, tmp_path):
     cfg = config('detection', shapes, tmp_path)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):

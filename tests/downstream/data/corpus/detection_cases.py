@@ -21,6 +21,17 @@ def an_image_is_missing(data: DetectionSet):
     data.image(1).unlink()
 
 
+@CASES.add('file-missing', REFUSES, r'train_1\.png (does not exist|\(there is train_1\.PNG\))')
+def the_suffix_of_an_image_has_other_letters(data):
+    data.image(1).rename(data.image(1).with_suffix('.PNG'))
+
+
+@CASES.add('file-missing', REFUSES, r'train\\train_0\.png')
+def names_have_backslashes(data):
+    for image in data.train['images']:
+        image['file_name'] = 'train\\' + image['file_name']
+
+
 @CASES.add('file-cut-off', REFUSES, r'train_1\.png .*cut off')
 def an_image_is_cut_off(data):
     noise = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
@@ -122,7 +133,7 @@ def a_validation_image_is_a_scaled_training_image(data):
     picture(0).resize((192, 144)).resize((WIDTH, HEIGHT)).save(data.image(2, 'val'), quality=40)
 
 
-@CASES.add('leak', SILENT, r'val_dataloader\.dataset reads the data of train_dataloader')
+@CASES.add('leak', SAYS, r'val_dataloader\.dataset reads the data that are trained on')
 def training_is_validated_on(data):
     original = data.config
 
@@ -149,6 +160,28 @@ def an_image_is_listed_twice(data):
 
 
 # --- records
+
+
+@CASES.add('image-unknown', REFUSES, r'train_dataloader|image 99')
+def the_second_of_two_joined_sets_is_broken(data):
+    original = data.config
+
+    def config():
+        cfg = original()
+        first = cfg.train_dataloader.dataset.to_dict()
+        broken = json.loads((data.root / 'train.json').read_text())
+        broken['annotations'][0]['image_id'] = 99
+        (data.root / 'second.json').write_text(json.dumps(broken))
+        cfg.train_dataloader.dataset = dict(
+            type='RepeatDataset',
+            times=2,
+            dataset=dict(
+                type='ConcatDataset', datasets=[first, {**first, 'ann_file': 'second.json'}]
+            ),
+        )
+        return cfg
+
+    data.config = config
 
 
 @CASES.add('image-id', REFUSES, r'image 1 is there twice')

@@ -21,7 +21,7 @@ def masks_are_0_and_255(data: SegmentationSet):
     data.change_masks(lambda mask: np.where(mask == 1, 255, 0).astype(np.uint8))
 
 
-@CASES.add('mask-binary', REFUSES, r'0 and 255 are unlabelled')
+@CASES.add('mask-binary', REFUSES, r'0 and 255 alone; both are unlabelled')
 def masks_are_0_and_255_where_0_is_unlabelled(data):
     data.reduce_zero_label = True
     data.change_masks(lambda mask: np.where(mask == 1, 255, 0).astype(np.uint8))

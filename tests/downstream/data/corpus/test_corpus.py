@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 
 from backbones.errors import UserError
-from downstream.data import coco_checks, mask_checks
+from downstream.data import checks, coco_checks, mask_checks
 from downstream.data.checks import check_datasets
 from downstream.data.doctor.examine import examine
 from downstream.data.doctor.parts import parts_of_config
@@ -42,7 +42,7 @@ def sound(tmp_path_factory) -> dict:
 def logged(monkeypatch) -> list[str]:
     """What the check before training logs."""
     messages: list[str] = []
-    for module in (coco_checks, mask_checks):
+    for module in (checks, coco_checks, mask_checks):
         monkeypatch.setattr(
             module, 'print_log', lambda message, *args, **kwargs: messages.append(message)
         )
