@@ -10,6 +10,8 @@ TEST = [
     'transformers>=5',
 ]
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
+# The bands of TIFFs (--channels, --bands); imagecodecs has their compressions, LZW among them.
+TIFF = ['tifffile>=2024.8.10', 'imagecodecs>=2024.6.1']
 LINT = ['mypy>=2', 'ruff>=0.12']
 # Maintained forks of OpenMMLab's packages. They install the same import packages (mmengine, mmcv,
 # mmdet, mmseg) as the originals and would overwrite them, so they are no dependency: docs/install.md.
@@ -62,6 +64,7 @@ setup(
         'test': TEST,
         'docs': DOCS,
         'bench': ['transformers', 'tqdm'],
-        'dev': [*OPENMMLAB, *TEST, *DOCS, *LINT],
+        'tiff': TIFF,
+        'dev': [*OPENMMLAB, *TEST, *DOCS, *LINT, *TIFF],
     },
 )

@@ -29,8 +29,17 @@ def accepted_arguments(cls: type) -> set[str]:
     return names - {'self'}
 
 
+def checked_channels(in_channels: int) -> int:
+    """``in_channels``, a positive integer; ConfigError if it is none."""
+    if not isinstance(in_channels, int) or in_channels < 1:
+        raise ConfigError(
+            f'in_channels={in_channels!r}: give the number of channels of the images.'
+        )
+    return in_channels
+
+
 class Backbone(BaseModule):
-    """A network whose ``forward`` turns ``(N, 3, H, W)`` into a tuple of feature maps.
+    """A network whose ``forward`` turns ``(N, C, H, W)`` into a tuple of feature maps.
 
     A subclass sets :attr:`out_channels` and :attr:`out_strides`, and overrides what differs from the
     defaults below. Detectors, segmenters, optimizers and sharding read these facts from the object, never
@@ -47,6 +56,8 @@ class Backbone(BaseModule):
         added_modules: Names of modules that pretrained files do not contain and that start from their
             initial values. None: OpenMMLab's convention, a norm ``norm<i>`` for every ``i`` of
             ``out_indices``.
+        input_channels: C, the channels of the images. A class that takes other images than RGB has an
+            argument ``in_channels`` for it.
         input_mean: Mean of the R, G and B values, from 0 to 255, that the weights were trained with.
             None: the config's.
         input_std: Standard deviation of the same.
@@ -71,6 +82,7 @@ class Backbone(BaseModule):
     size_divisor: int | None = None
     takes_any_size: bool | None = None
     added_modules: tuple[str, ...] | None = None
+    input_channels: int = 3
     input_mean: tuple[float, ...] | None = None
     input_std: tuple[float, ...] | None = None
     num_stages: int = 0

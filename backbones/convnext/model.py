@@ -14,7 +14,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import Backbone
+from backbones.base import Backbone, checked_channels
 from backbones.errors import ConfigError
 from backbones.layers import LayerNorm2d
 from backbones.optim.layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
@@ -43,10 +43,12 @@ class ConvNeXt(Backbone):
             dense-prediction recipes (ImageNet training has 1e-6), none in V2.
         frozen_stages: Number of stages, from the stem on, that do not train (-1 and 0: all train).
         with_cp: Recompute each block in the backward pass to save memory.
+        in_channels: Channels of the images; pretrained stems of RGB images are adapted
+            (:mod:`backbones.weights.stem`).
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
             a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
 
-    Input ``(N, 3, H, W)``; output a tuple of ``(N, out_channels[i], H // out_strides[i],
+    Input ``(N, in_channels, H, W)``; output a tuple of ``(N, out_channels[i], H // out_strides[i],
     W // out_strides[i])``.
 
     Raises:
@@ -69,10 +71,13 @@ class ConvNeXt(Backbone):
         layer_scale_init_value: float | None = None,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        in_channels: int = 3,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        self.input_mean, self.input_std = input_statistics(init_cfg)
+        self.input_channels = checked_channels(in_channels)
+        if self.input_channels == 3:
+            self.input_mean, self.input_std = input_statistics(init_cfg)
         fused_switch()  # an impossible value is an error here, and not in the first step
         if layer_scale_init_value is None:
             layer_scale_init_value = self.default_layer_scale
@@ -90,7 +95,8 @@ class ConvNeXt(Backbone):
 
         depths, dims = self.arch.depths, self.arch.dims
         stem = nn.Sequential(
-            nn.Conv2d(3, dims[0], kernel_size=4, stride=4), LayerNorm2d(dims[0], eps=NORM_EPS)
+            nn.Conv2d(self.input_channels, dims[0], kernel_size=4, stride=4),
+            LayerNorm2d(dims[0], eps=NORM_EPS),
         )
         self.downsample_layers = nn.ModuleList([stem])
         for width_in, width_out in pairwise(dims):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import Backbone, accepted_arguments
+from backbones.base import Backbone, accepted_arguments, checked_channels
 from backbones.convnext.weight_names import LAYOUTS
 from backbones.errors import ConfigError
 from backbones.layers import LayerNorm2d
@@ -73,10 +73,12 @@ class TimmBackbone(Backbone):
         with_cp: Recompute blocks in the backward pass to save memory, where the model can.
         size_divisor: What the model needs the sides of an image to be multiples of; inputs that are
             not are padded, and maps cropped. None: found by trial on the meta device.
+        in_channels: Channels of the images; pretrained stems of RGB images are adapted
+            (:mod:`backbones.weights.stem`).
         model_args: Further arguments of timm's model.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)``, e.g. ``timm:<model>.<tag>``.
 
-    Input ``(N, 3, H, W)``; output a tuple of ``(N, out_channels[i], H / out_strides[i],
+    Input ``(N, in_channels, H, W)``; output a tuple of ``(N, out_channels[i], H / out_strides[i],
     W / out_strides[i])``, rounded down or up as the model does it.
 
     Raises:
@@ -97,17 +99,23 @@ class TimmBackbone(Backbone):
         sync_bn: bool = False,
         with_cp: bool = False,
         size_divisor: int | None = None,
+        in_channels: int = 3,
         model_args: Mapping | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg, norm_eval)
         check_model_name(model)
         self.model_name = model
-        self.input_mean, self.input_std = input_statistics(init_cfg)
+        given = dict(model_args or {})
+        self.input_channels = checked_channels(given.pop('in_chans', in_channels))
+        if self.input_channels == 3:
+            self.input_mean, self.input_std = input_statistics(init_cfg)
         self.out_indices = tuple(out_indices)
         if not self.out_indices or not set(self.out_indices) <= {0, 1, 2, 3}:
             raise ConfigError(f'out_indices={out_indices!r}: give maps out of 0, 1, 2, 3.')
-        self._model_args = dense_model_args(model, drop_path_rate, dict(model_args or {}))
+        if self.input_channels != 3:
+            given['in_chans'] = self.input_channels
+        self._model_args = dense_model_args(model, drop_path_rate, given)
         self.model: TimmModel = create(model, self._model_args)
 
         # For each output its stride, and the feature map that it is made from.
@@ -260,7 +268,7 @@ class TimmBackbone(Backbone):
         for name, module in model.named_modules():
             module.register_forward_hook(lambda *_, name=name: calls.update([name]))
         side = odd_multiple(64, self.input_divisor)
-        run_on_meta(model, self._taken, side, side)
+        run_on_meta(model, self._taken, side, side, self.input_channels)
         return {name for name, count in calls.items() if count == 1}
 
     def _prune(self) -> None:

@@ -29,11 +29,23 @@ def as_timm_reads(
     """
     with torch.device('meta'):
         model = create(name, args)
+    # The file may be of RGB images, whose stem is adapted elsewhere, or of as many channels as the model.
+    rgb_args = {key: value for key, value in args.items() if key != 'in_chans'}
+    converted = _converted(name, rgb_args, type(model), {'state_dict': dict(state)})
+    if not converted and 'in_chans' in args:
+        size = (args['in_chans'], *model.pretrained_cfg['input_size'][1:])
+        overlay = {'state_dict': dict(state), 'input_size': size}
+        converted = _converted(name, args, type(model), overlay)
+    return converted, set(model.state_dict()) if converted else set()
+
+
+def _converted(name: str, args: Mapping, cls: type[nn.Module], overlay: dict) -> dict[str, Tensor]:
+    """What timm hands to ``load_state_dict``; empty if it cannot convert the file."""
     # a converter may look for what the file of another model does not have
     unreadable = suppress(ConfigError, KeyError, IndexError, AttributeError)
-    with _recorded_load(type(model)) as converted, unreadable:
-        create(name, args, pretrained=True, pretrained_cfg_overlay={'state_dict': dict(state)})
-    return converted, set(model.state_dict()) if converted else set()
+    with _recorded_load(cls) as converted, unreadable:
+        create(name, args, pretrained=True, pretrained_cfg_overlay=overlay)
+    return converted
 
 
 @contextmanager

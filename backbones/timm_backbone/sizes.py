@@ -31,7 +31,7 @@ def find_size_divisor(
     for divisor in (1, 4, 16, 32, 64, side):
         # odd multiples: what halves them would show
         height, width = (odd_multiple(160, divisor), odd_multiple(224, divisor))
-        why = _what_does_not_fit(model, indices, strides, height, width)
+        why = _what_does_not_fit(model, indices, strides, height, width, args.get('in_chans', 3))
         if not why and type(model).__name__ not in _ONE_SIZE:
             return divisor
     raise ConfigError(
@@ -47,10 +47,12 @@ def odd_multiple(size: int, divisor: int) -> int:
 
 
 @torch.no_grad()
-def run_on_meta(model: TimmModel, indices: Sequence[int], height: int, width: int) -> list[Tensor]:
-    """The feature maps of a timm model on the meta device for two images ``(3, height, width)``."""
+def run_on_meta(
+    model: TimmModel, indices: Sequence[int], height: int, width: int, channels: int = 3
+) -> list[Tensor]:
+    """The feature maps of a timm model on the meta device for two images ``(C, height, width)``."""
     return model.forward_intermediates(
-        torch.zeros(2, 3, height, width, device='meta'),
+        torch.zeros(2, channels, height, width, device='meta'),
         indices=list(indices),
         output_fmt='NCHW',
         intermediates_only=True,
@@ -58,11 +60,16 @@ def run_on_meta(model: TimmModel, indices: Sequence[int], height: int, width: in
 
 
 def _what_does_not_fit(
-    model: TimmModel, indices: Sequence[int], strides: Sequence[int], height: int, width: int
+    model: TimmModel,
+    indices: Sequence[int],
+    strides: Sequence[int],
+    height: int,
+    width: int,
+    channels: int,
 ) -> str:
     """Why images of this size do not give maps of these strides; empty if they do."""
     try:
-        maps = run_on_meta(model, indices, height, width)
+        maps = run_on_meta(model, indices, height, width, channels)
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         return f'it fails ({first_line(error)})'
     for m, stride in zip(maps, strides):

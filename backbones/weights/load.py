@@ -18,6 +18,7 @@ from backbones.errors import WeightsError
 from .download import local_file
 from .read import read
 from .sources import find, weights_table
+from .stem import adapted_stem, describe_adaptation, is_rgb_stem
 from .translation import Translation, by_own_names
 
 __all__ = ['Report', 'load_pretrained', 'load_state', 'weights_table']
@@ -44,6 +45,7 @@ class Report:
         licence: Licence of the weights.
         loaded: Tensors that were loaded.
         reshaped: Those loaded tensors that the file stores in another shape.
+        adapted: Those of an RGB stem that were adapted to other channels, each with how.
         initialized: Tensors of added modules (output norms, pyramids) that no pretrained file has; they
             start from their initial values.
         missing: Tensors of the model that the file lacks.
@@ -56,6 +58,7 @@ class Report:
     licence: str
     loaded: tuple[str, ...]
     reshaped: tuple[str, ...]
+    adapted: tuple[str, ...]
     initialized: tuple[str, ...]
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
@@ -80,6 +83,7 @@ class Report:
                 else ''
             ),
         ]
+        lines += [f'  stem adapted: {how}' for how in self.adapted]
         for kind in ('missing', 'unexpected', 'mismatched'):
             names = getattr(self, kind)
             if names:
@@ -161,6 +165,7 @@ def _compare(
 ) -> tuple[Report, dict[str, Tensor]]:
     matching: dict[str, Tensor] = {}
     reshaped: list[str] = []
+    adapted: list[str] = []
     initialized: list[str] = []
     missing: list[str] = []
     mismatched: list[str] = []
@@ -177,13 +182,16 @@ def _compare(
         elif _same_but_for_ones(value, expected):
             matching[name] = value.reshape(expected.shape)
             reshaped.append(name)
+        elif is_rgb_stem(value, expected, model):
+            matching[name] = adapted_stem(value, expected)
+            adapted.append(f'{name}, {describe_adaptation(value, expected)}')
         else:
             mismatched.append(f'{name} {tuple(value.shape)} for {tuple(expected.shape)}')
     # A whole detector's file also has tensors outside of its backbone: they are no part of this load.
     foreign = [key for key in translation.foreign if key.startswith(translation.prefix)]
     report = Report(
-        source, translation.layout, licence, tuple(matching), tuple(reshaped), tuple(initialized),
-        tuple(missing), (*tensors, *foreign), tuple(mismatched),
+        source, translation.layout, licence, tuple(matching), tuple(reshaped), tuple(adapted),
+        tuple(initialized), tuple(missing), (*tensors, *foreign), tuple(mismatched),
     )  # fmt: skip
     return report, matching
 

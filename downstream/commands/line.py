@@ -55,6 +55,19 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
         help='another backbone in the same model: convnext-tiny_in1k, swin-base_in22k, '
         'resnet-50_in1k, timm:MODEL[.TAG], my_module:MyClass',
     )
+    parser.add_argument(
+        '--channels',
+        type=int,
+        metavar='N',
+        help='images of N channels, 8-bit, 16-bit or float: the first N bands of every file',
+    )
+    parser.add_argument(
+        '--bands',
+        type=int,
+        nargs='+',
+        metavar='BAND',
+        help='these bands of every file, counted from 1, in this order, e.g. 3 2 1 7',
+    )
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options',
@@ -80,6 +93,8 @@ def run_options(args: argparse.Namespace) -> dict:
         'cfg_options': args.cfg_options,
         'launcher': args.launcher,
         'backbone': args.backbone,
+        'channels': args.channels,
+        'bands': tuple(args.bands) if args.bands else None,
     }
 
 

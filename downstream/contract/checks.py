@@ -154,9 +154,10 @@ class ContractChecks:
         return checks
 
     def image(self, size: Sequence[int], count: int = 1, seed: int = 0) -> Tensor:
-        """Normal noise, ``(count, 3, *size)``."""
+        """Normal noise, ``(count, C, *size)``."""
         generator = torch.Generator().manual_seed(seed)
-        return torch.randn(count, 3, *self.allowed(size), generator=generator).to(self.device)
+        sides = (count, self.facts.input_channels, *self.allowed(size))
+        return torch.randn(*sides, generator=generator).to(self.device)
 
     def allowed(self, size: Sequence[int]) -> tuple[int, ...]:
         """``size``, rounded up to multiples of the divisor of the backbone."""
@@ -406,12 +407,15 @@ class ContractChecks:
     def multiply_adds(self) -> Finding:
         counted = {}
         for size in ((224, 224), _COUNTED_SIZE):
-            counted[size] = gmacs(self.facts.built, self.allowed(size))
+            counted[size] = gmacs(
+                self.facts.built, (self.facts.input_channels, *self.allowed(size))
+            )
         words = ', '.join(f'{value:.2f} at {h}x{w}' for (h, w), value in counted.items())
         return Finding('GMACs', None, f'{words} (matrix products and convolutions)')
 
     def cost(self) -> Finding:
-        reference = ConvNeXt('tiny').to(self.device)
+        channels = self.facts.input_channels
+        reference = ConvNeXt('tiny', in_channels=channels).to(self.device)
         image = self.image(_TIMED_SIZE, 2)
         mine, theirs = (
             {mode: [] for mode in ('inference', 'training')} for _ in (self.model, reference)
@@ -438,11 +442,11 @@ class ContractChecks:
 
 @torch.no_grad()
 def gmacs(model: nn.Module, size: Sequence[int]) -> float:
-    """Billions of multiply-adds of matrix products and convolutions for one image ``(3, *size)``."""
+    """Billions of multiply-adds of matrix products and convolutions for one image ``size``, (C, H, W)."""
     device = next(model.parameters()).device
     model.eval()
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, *size, device=device))
+        model(torch.zeros(1, *size, device=device))
     return counter.get_total_flops() / 2e9
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 
 from backbones.errors import DataError
 
+from .band_checks import BandChecks
 from .files import (
     exif_advice,
     loaded_size,
@@ -29,6 +30,8 @@ from .findings.classes import class_findings, class_list_findings, object_counts
 from .findings.finding import Finding, lines
 from .findings.records import LISTS, sound_records
 from .findings.segments import segment_findings
+from .images.read import read_header
+from .pipelines import steps_of
 from .reading import is_cut_off, require_within
 
 # Of a larger file only the categories are read, unless everything is to be checked.
@@ -82,7 +85,7 @@ def check_coco(
     classes = classes_of(given)
     _require_classes(where, ann_file, classes, [category['name'] for category in categories])
     if content is not None:
-        steps = list(transforms(dataset.get('pipeline') or ()))
+        steps = list(steps_of(dataset.get('pipeline') or ()))
         learnt = {category['id'] for category in categories if category['name'] in classes}
         _count_left_out(ann_file, content, learnt)
         if any(step.get('with_mask') for step in steps):
@@ -244,23 +247,17 @@ def _check_images(
     for path in paths:
         require_within(path, [os.path.abspath(image_dir)])
     require_files(ann_file, list(paths))
+    bands = BandChecks(ann_file, steps)
     for path in some(list(paths), full, 'images'):
         if is_cut_off(path):
             raise DataError(f'{path} is cut off.')
-        (width, height), turned = loaded_size(path, steps)
+        header = read_header(path)
+        (width, height), turned = loaded_size(header, steps)
+        bands.add(path, header)
         stated = paths[path]
         if (width, height) != (stated['width'], stated['height']):
             raise DataError(
                 f'{path} is {width} x {height}, but {ann_file} says '
                 f'{stated["width"]} x {stated["height"]}.{exif_advice(turned)}'
             )
-
-
-def transforms(pipeline: Iterable) -> Iterable[Mapping]:
-    """The transforms of a pipeline, and those nested in them."""
-    for step in pipeline:
-        if isinstance(step, Mapping):
-            yield step
-            yield from transforms(step.get('transforms') or ())
-        elif isinstance(step, (list, tuple)):
-            yield from transforms(step)
+    bands.report()

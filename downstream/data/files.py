@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from backbones.errors import DataError
 
+from .images.read import ImageHeader
+
 # Of more files a sample is opened, so that a run on COCO or ADE20K starts in seconds.
 FULL_FILES = 500
 SAMPLE = 100
-_EXIF_ORIENTATION = 274
 
 
 def shortened(names: Iterable[str], limit: int = 8) -> str:
@@ -83,24 +84,20 @@ def open_image(path: Path) -> Image.Image:
         raise DataError(f'{path} cannot be read as an image: {error}') from error
 
 
-def loaded_size(path: Path, pipeline: Iterable[Mapping]) -> tuple[tuple[int, int], bool]:
+def loaded_size(header: ImageHeader, pipeline: Iterable[Mapping]) -> tuple[tuple[int, int], bool]:
     """Width and height of an image as ``pipeline`` loads it, and whether an EXIF tag turns it.
 
-    OpenCV and mmcv turn an image as its EXIF orientation says, unless ``color_type`` of
-    ``LoadImageFromFile`` is ``'unchanged'`` or ends in ``'ignore_orientation'``.
+    Loaders turn an image as its EXIF orientation says, except mmcv's ``LoadImageFromFile`` with a
+    ``color_type`` that is ``'unchanged'`` or ends in ``'ignore_orientation'``.
     """
-    image = open_image(path)
-    width, height = image.size
-    # 5 to 8 are the orientations that turn an image by 90 degrees.
-    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
     color_types = [
         step.get('color_type', 'color')
         for step in pipeline
         if str(step.get('type')).endswith('LoadImageFromFile')
     ]
     if any(kind == 'unchanged' or kind.endswith('ignore_orientation') for kind in color_types):
-        turned = False
-    return ((height, width) if turned else (width, height)), turned
+        return header.size, False
+    return header.shown_size, header.turned
 
 
 def exif_advice(turned: bool) -> str:

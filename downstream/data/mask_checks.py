@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 
 from backbones.errors import ConfigError, DataError
 
+from .band_checks import BandChecks
 from .files import (
     exif_advice,
     loaded_size,
@@ -35,6 +36,8 @@ from .findings.masks import (
     set_findings,
     value_finding,
 )
+from .images.read import read_header
+from .pipelines import steps_of
 from .reading import is_cut_off, require_within
 
 
@@ -60,10 +63,13 @@ def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
     folder = root / dataset.data_prefix['seg_map_path']
     require_files(folder, list(pairs))
     reduced = bool(options['reduce_zero_label'])
+    steps = list(steps_of(dataset.get('pipeline') or ()))
+    bands = BandChecks(where, steps)
     pixels = {}
     for mask_path in some(list(pairs), full, 'masks'):
-        mask = _checked_mask(mask_path, pairs[mask_path], dataset.get('pipeline') or ())
+        mask = _checked_mask(mask_path, pairs[mask_path], steps, bands)
         pixels[mask_path] = check_mask_values(mask_path, mask, len(classes), reduced)
+    bands.report()
     _check_targets(str(folder), list(pairs), pixels, classes, reduced, not dataset.get('test_mode'))
     return classes
 
@@ -92,7 +98,9 @@ def mask_options(where: str, dataset: ConfigDict) -> tuple[dict, tuple[str, ...]
     return {**_init_defaults(cls), **dataset}, tuple(classes)
 
 
-def _checked_mask(path: Path, image_path: Path, pipeline: Iterable) -> np.ndarray:
+def _checked_mask(
+    path: Path, image_path: Path, steps: Sequence[Mapping], bands: BandChecks
+) -> np.ndarray:
     """The mask in ``path``; DataError unless it and its image can be read and have one size."""
     mask = open_image(path)
     for file in (path, image_path):
@@ -100,7 +108,9 @@ def _checked_mask(path: Path, image_path: Path, pipeline: Iterable) -> np.ndarra
             raise DataError(f'{file} is cut off.')
     if mask.format == 'JPEG':
         raise DataError(f'{path} is a JPEG file, which changes class indices. Save masks as PNG.')
-    size, turned = loaded_size(image_path, pipeline)
+    header = read_header(image_path)
+    size, turned = loaded_size(header, steps)
+    bands.add(image_path, header)
     if mask.size != size:
         raise DataError(
             f'{path} is {mask.width} x {mask.height}, but {image_path} is {size[0]} x {size[1]}.'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from backbones.weights.timm_catalog import IMAGENET_MEAN, IMAGENET_STD
 
@@ -79,6 +79,16 @@ def _test_time_augmentation(resizes: list[dict], load: dict, pack: dict) -> list
     flips = [dict(flip) for flip in _FLIPS]
     transforms = [resizes, flips, [load], [pack]]
     return [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=transforms)]
+
+
+def steps_of(pipeline: Iterable) -> Iterator[Mapping]:
+    """The transforms of a pipeline, and those nested in them."""
+    for step in pipeline:
+        if isinstance(step, Mapping):
+            yield step
+            yield from steps_of(step.get('transforms') or ())
+        elif isinstance(step, (list, tuple)):
+            yield from steps_of(step)
 
 
 def boxes_only(pipeline: Iterable) -> list:

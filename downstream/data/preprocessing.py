@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 
@@ -11,19 +14,37 @@ class AsyncInputs:
     Copies are asynchronous where the data loader pins memory, and the channels are exchanged by a flip:
     mmengine's list of indices is copied from the host for every image.
 
+    Images may have any number of channels; mmengine's preprocessor has one or three.
+
     Args:
         args: Those of the preprocessor.
+        mean: Of each channel; None: images are not normalised.
+        std: Of each channel.
         bgr_to_rgb: Exchange the first and the third channel.
         rgb_to_bgr: The same.
         kwargs: Those of the preprocessor.
     """
 
-    def __init__(self, *args, bgr_to_rgb: bool = False, rgb_to_bgr: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        *args,
+        bgr_to_rgb: bool = False,
+        rgb_to_bgr: bool = False,
+        **kwargs,
+    ) -> None:
+        if mean is None or std is None or len(mean) in (1, 3):
+            super().__init__(mean, std, *args, **kwargs)
+        else:
+            super().__init__((0.0,), (1.0,), *args, **kwargs)
+            # buffers of mmengine's preprocessor, which asserts that they have one or three values
+            self.mean = torch.tensor(mean).view(-1, 1, 1)
+            self.std = torch.tensor(std).view(-1, 1, 1)
         self.exchanges_channels = bgr_to_rgb or rgb_to_bgr
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """``data``: ``inputs`` of images ``(3, H, W)`` and ``data_samples``, as the loader gives them."""
+        """``data``: ``inputs`` of images ``(C, H, W)`` and ``data_samples``, as the loader gives them."""
         data = self.cast_data(data)
         if self.exchanges_channels:
             inputs = data['inputs']

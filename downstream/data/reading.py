@@ -10,13 +10,21 @@ from PIL import Image
 
 from backbones.errors import DataError
 
+from .images.loading import LoadBands
+from .images.read import UnreadableError, oriented, read_header
+
+__all__ = [
+    'CheckedLoader',
+    'UnreadableError',
+    'check_reading',
+    'is_cut_off',
+    'loaders_of',
+    'require_within',
+]
+
 _PATHS = {'image': 'img_path', 'annotations': 'seg_map_path'}
 _JPEG, _PNG = b'\xff\xd8', b'\x89PNG'
 _TAIL = 32
-
-
-class UnreadableError(DataError):
-    """A file cannot be read, or is not within the folders of its data set."""
 
 
 class CheckedLoader:
@@ -29,7 +37,7 @@ class CheckedLoader:
 
     def __init__(self, transform: Callable, roots: Sequence[str]) -> None:
         self.transform, self.roots = transform, roots
-        self.loads_image = 'Image' in type(transform).__name__
+        self.loads_image = isinstance(transform, LoadBands) or 'Image' in type(transform).__name__
         self.key = _PATHS['image' if self.loads_image else 'annotations']
 
     def __call__(self, results: dict) -> dict | None:
@@ -44,12 +52,30 @@ class CheckedLoader:
             require_within(path, self.roots)
         try:
             loaded = self.transform(results)
+        except DataError:
+            raise  # which names the file
         except Exception as error:
             raise self._named(error, path, results) from error
         if isinstance(path, str) and is_cut_off(path):
             # OpenCV before 4.12 fills the rest with grey.
             raise UnreadableError(f'{path} cannot be read: it is cut off')
+        if self.loads_image and isinstance(path, str):
+            self._turn_webp(loaded, path)
         return loaded
+
+    def _turn_webp(self, loaded: dict | None, path: str) -> None:
+        """Apply the EXIF orientation of a WebP file, which OpenCV applies to all formats but this."""
+        decoder = getattr(self.transform, 'imdecode_backend', None)
+        if (
+            decoder != 'cv2'
+            or self.transform.color_type not in ('color', 'grayscale')
+            or not loaded
+        ):
+            return
+        if not os.path.isfile(path) or not is_webp(path):
+            return
+        loaded['img'] = oriented(loaded['img'], read_header(path).orientation)
+        loaded['img_shape'] = loaded['ori_shape'] = loaded['img'].shape[:2]
 
     def _named(self, error: Exception, path: str | None, results: dict) -> DataError:
         """What to raise in the place of an error of the transform."""
@@ -82,6 +108,13 @@ def check_reading(dataset: object) -> None:
                 CheckedLoader(step, roots) if type(step).__name__.startswith('Load') else step
                 for step in steps
             ]
+
+
+def loaders_of(dataset: object) -> Iterator[CheckedLoader]:
+    """The checked loaders of a data set, in the order of its pipeline."""
+    for part in _innermost(dataset):
+        for steps in _lists_of_transforms(getattr(part, 'pipeline', None)):
+            yield from (step for step in steps if isinstance(step, CheckedLoader))
 
 
 def _innermost(dataset: object) -> Iterator[object]:
@@ -127,6 +160,13 @@ def require_within(path: str | Path, roots: Sequence[str]) -> None:
             f'{path} is outside of {roots[0]}: a name in the annotations leads out of the data set. '
             "If this is intended, set data_root to a folder that contains both, e.g. data_root='/'."
         )
+
+
+def is_webp(path: str | Path) -> bool:
+    """Whether a file begins as a WebP image does."""
+    with open(path, 'rb') as file:
+        start = file.read(12)
+    return start[:4] == b'RIFF' and start[8:] == b'WEBP'
 
 
 def is_cut_off(path: str | Path) -> bool:

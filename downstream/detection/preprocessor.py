@@ -18,7 +18,7 @@ class AsyncDetDataPreprocessor(AsyncInputs, DetDataPreprocessor):
     """mmdet's ``DetDataPreprocessor`` that copies images asynchronously, and masks once per image."""
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """``data``: ``inputs`` of images ``(3, H, W)`` and ``data_samples``, as the loader gives them."""
+        """``data``: ``inputs`` of images ``(C, H, W)`` and ``data_samples``, as the loader gives them."""
         prepared = super().forward(data, training)
         for sample in (prepared.get('data_samples') or ()) if training else ():
             masks = sample.gt_instances.get('masks')

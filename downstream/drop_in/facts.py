@@ -34,6 +34,7 @@ class BackboneFacts:
         built: An instance with random weights, on the meta device where possible.
         channels: Number of channels of every map.
         strides: Stride of every map, in pixels of the input.
+        input_channels: Channels of the images.
         divisor: The sides of the input must be multiples of this.
         mean: Mean of the input, RGB, 0 to 255; None where the backbone does not state it.
         std: Standard deviation of the input.
@@ -44,6 +45,7 @@ class BackboneFacts:
     built: nn.Module
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    input_channels: int
     divisor: int
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -75,6 +77,7 @@ def inspect_backbone(
         WeightsError: There are no such weights.
     """
     config = backbone_config(name, **backbone_args)
+    settle_in_channels(name, config)
     built, maps = _build(name, config)
     accepted = accepted_arguments(type(built))
     if config.get('init_cfg') and 'init_cfg' not in accepted:
@@ -92,17 +95,47 @@ def inspect_backbone(
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
     resolved = getattr(built, 'resolved_arguments', dict)()
     config |= {key: value for key, value in resolved.items() if key not in config}
-    probe = _Probe(name, built, maps)
+    channels = input_channels(built, config)
+    probe = _Probe(name, built, maps, channels)
     return BackboneFacts(
         name,
         config,
         built,
         probe.channels,
         probe.strides,
+        channels,
         probe.divisor,
         getattr(built, 'input_mean', None),
         getattr(built, 'input_std', None),
     )
+
+
+def settle_in_channels(name: str, config: dict) -> None:
+    """Make sure that the class of a backbone is built for the ``in_channels`` of its config.
+
+    A class whose ``input_channels`` are just these needs no argument; it is removed from ``config``.
+
+    Raises:
+        ConfigError: The class takes other images only.
+    """
+    cls = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    if 'in_channels' not in config or not isinstance(cls, type):
+        return
+    if 'in_channels' not in accepted_arguments(cls):
+        wanted = config.pop('in_channels')
+        if getattr(cls, 'input_channels', 3) == wanted:
+            return
+        raise ConfigError(
+            f'backbone {name!r}: {cls.__name__} takes no argument in_channels, so it cannot be built for '
+            f'images of {wanted} channels; add this argument, and make the first layer '
+            'with it (docs/backbones.md).'
+        )
+
+
+def input_channels(built: nn.Module, config: Mapping) -> int:
+    """Channels of the images that a backbone takes: as it states, or as its config says."""
+    stated = getattr(built, 'input_channels', None)
+    return int(stated if stated is not None else config.get('in_channels', 3))
 
 
 def _build(name: str, config: dict) -> tuple[nn.Module, object]:
@@ -113,7 +146,7 @@ def _build(name: str, config: dict) -> tuple[nn.Module, object]:
     try:
         with torch.device('meta'):
             built = _build_with_statistics(config)
-        return built, _maps(built, _trial_size(built))
+        return built, _maps(built, _trial_size(built), input_channels(built, config))
     except UserError:
         raise
     except Exception:  # the meta device lacks an operator, or a mistake, which will show again
@@ -178,14 +211,14 @@ def _batch_norm_policy(
 
 
 @torch.no_grad()
-def _maps(built: nn.Module, size: tuple[int, int]) -> object:
-    """What ``built`` returns for an image ``(3, *size)`` in evaluation mode."""
+def _maps(built: nn.Module, size: tuple[int, int], channels: int) -> object:
+    """What ``built`` returns for an image ``(channels, *size)`` in evaluation mode."""
     training = built.training
     tensors = chain(built.parameters(), built.buffers())
     device = next((t.device for t in tensors), torch.device('cpu'))
     built.eval()  # not chained: train() of OpenMMLab's backbones returns nothing
     try:
-        return built(torch.zeros(1, 3, *size, device=device))
+        return built(torch.zeros(1, channels, *size, device=device))
     finally:
         built.train(training)
 
@@ -205,13 +238,15 @@ class _Probe:
         name: Of the backbone, for messages.
         built: The backbone.
         maps: What it returns for the first trial image; None: it has not run yet.
+        channels: Of the images.
 
     Raises:
         ConfigError: The maps are not what the contract asks for, or not what the class states.
     """
 
-    def __init__(self, name: str, built: nn.Module, maps: object) -> None:
+    def __init__(self, name: str, built: nn.Module, maps: object, channels: int) -> None:
         self.name, self.built, self.kind = name, built, type(built).__name__
+        self.input_channels = channels
         self.size = _trial_size(built)
         maps = self._checked(self._run() if maps is None else maps)
         self.channels = tuple(m.shape[1] for m in maps)
@@ -228,11 +263,12 @@ class _Probe:
 
     def _run(self) -> object:
         try:
-            return _maps(self.built, self.size)
+            return _maps(self.built, self.size, self.input_channels)
         except Exception as error:
             words = (
-                f'{self.kind} fails on images of {self.size[0]} x {self.size[1]}: '
-                f'{type(error).__name__}: {first_line(error)}'
+                f'{self.kind} fails on images of {self.size[0]} x {self.size[1]}'
+                + (f' and {self.input_channels} channels' if self.input_channels != 3 else '')
+                + f': {type(error).__name__}: {first_line(error)}'
             )
             if not getattr(self.built, 'size_divisor', None) and isinstance(
                 error, (RuntimeError, ValueError, AssertionError)
@@ -281,7 +317,7 @@ class _Probe:
 
     def _runs_at_odd_sizes(self) -> bool:
         try:
-            maps = _maps(self.built, _ODD)
+            maps = _maps(self.built, _ODD, self.input_channels)
             sizes = [tuple(m.shape[-2:]) for m in maps]
         except Exception:  # it does not take such sizes, whatever the error is
             return False

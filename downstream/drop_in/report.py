@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,7 +29,7 @@ def report(cfg: Config, facts: BackboneFacts, task: str) -> str:
         *_weights_lines(facts),
     ]
     preprocessor = cfg.model.data_preprocessor
-    lines.append(('input', f'mean {_short(preprocessor.mean)}, std {_short(preprocessor.std)}'))
+    lines.append(('input', _input_in_words(preprocessor, facts.input_channels)))
     divisor = preprocessor.get('pad_size_divisor') if task == 'detection' else facts.divisor
     lines.append(
         ('padding', f'to multiples of {divisor}' if divisor > 1 else 'none: takes any size')
@@ -38,6 +38,13 @@ def report(cfg: Config, facts: BackboneFacts, task: str) -> str:
     lines.append(('drop path', str(config.get('drop_path_rate', 'none'))))
     lines.append(('layer decay', _layer_decay_in_words(cfg, facts)))
     return '\n'.join(f'{what:>12}  {value}' for what, value in lines)
+
+
+def _input_in_words(preprocessor: Mapping, channels: int) -> str:
+    mean, std = preprocessor.get('mean'), preprocessor.get('std')
+    if mean is None or len(mean) not in (1, channels):
+        return f'{channels} channels; mean and std are measured from the data'
+    return f'mean {_short(mean)}, std {_short(std)}'
 
 
 def _short(values: Sequence[float]) -> str:

@@ -20,6 +20,7 @@ from downstream.distributed.processes import is_first_process, process_count, wa
 from downstream.paths import CONFIGS, find_config
 
 from .batch import keep_batch, recipe_batch
+from .channels import chosen_bands, set_tested_statistics, use_bands
 from .checkpoint.read import read
 from .precision import require_usable_gpu, set_precision
 
@@ -38,13 +39,18 @@ _SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
 
 @dataclass
 class RunOptions:
-    """What the command lines of training and testing share."""
+    """What the command lines of training and testing share.
+
+    ``channels`` and ``bands``: images that are not 8-bit RGB; see :mod:`.channels`.
+    """
 
     config: str
     work_dir: str | None = None
     cfg_options: dict = field(default_factory=dict)
     launcher: str = 'none'
     backbone: str | None = None
+    channels: int | None = None
+    bands: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -90,6 +96,7 @@ def read_config(options: RunOptions) -> Config:
         ) from error
     import_from_here()  # a type may stand there by its full path, `my_module.MyBackbone`
     stem = path.stem
+    _set_channels(cfg, options)
     if options.backbone:
         stem = _put_backbone(cfg, options, stem)
     cfg.merge_from_dict(options.cfg_options)
@@ -98,6 +105,7 @@ def read_config(options: RunOptions) -> Config:
             f'config {path}: default_scope={cfg.get("default_scope")!r}; it must be mmdet '
             '(detection) or mmseg (segmentation).'
         )
+    use_bands(cfg, keep_statistics='model.data_preprocessor.mean' in options.cfg_options)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
             # torch refuses workers that persist where there are none.
@@ -105,6 +113,17 @@ def read_config(options: RunOptions) -> Config:
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{stem}'
     return cfg
+
+
+def _set_channels(cfg: Config, options: RunOptions) -> None:
+    """Write the command line's ``channels`` and ``bands`` into ``cfg``; bands win over its channels."""
+    given = {
+        key: options.cfg_options[key] for key in ('channels', 'bands') if key in options.cfg_options
+    }
+    given |= {key: getattr(options, key) for key in ('channels', 'bands') if getattr(options, key)}
+    if 'bands' in given and 'channels' not in given:
+        cfg.pop('channels', None)
+    cfg.merge_from_dict(given)
 
 
 def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
@@ -116,6 +135,9 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     own = {k.removeprefix(start): v for k, v in options.cfg_options.items() if k.startswith(start)}
     arguments = Config()
     arguments.merge_from_dict(own)
+    bands = chosen_bands(cfg)
+    if bands and len(bands) != 3:
+        arguments.in_channels = len(bands)
     former = _name_of_backbone(cfg.model.get('backbone') or {})
     import_modules_from_strings(**(cfg.get('custom_imports') or {'imports': []}))
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
@@ -192,7 +214,8 @@ def testing_config(options: TestOptions) -> Config:
     """
     require_usable_gpu()
     cfg = read_config(options)
-    read(options.checkpoint, mmap=True)
+    content = read(options.checkpoint, mmap=True)
+    set_tested_statistics(cfg, content, options.checkpoint)
     cfg.load_from = options.checkpoint
     cfg.resume = False
     # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from mmengine import dist
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from torch import nn
 
 from backbones.errors import WeightsError
 from backbones.upstream import required
 from backbones.weights.load import load_pretrained
+from backbones.weights.stem import RGB, adapted_stem, describe_adaptation, is_rgb_stem
 from downstream.distributed.flags import maximum
 from downstream.distributed.gather import broadcast
 
@@ -42,7 +45,8 @@ def initialise(model: nn.Module) -> None:
     try:
         load_backbone_strict(getattr(model, 'backbone', None))
         if hasattr(model, 'init_weights'):
-            _WithoutDump(model).init_weights()
+            with _adapting_stem(getattr(model, 'backbone', None)):
+                _WithoutDump(model).init_weights()
     except Exception as error:  # whatever it is, the other processes wait for this one
         failure = error
     (failed,) = maximum(failure is not None)
@@ -53,6 +57,32 @@ def initialise(model: nn.Module) -> None:
         )
     for tensor in model.state_dict().values():
         dist.broadcast(tensor)
+
+
+@contextmanager
+def _adapting_stem(backbone: nn.Module | None) -> Iterator[None]:
+    """While the context lasts, the first convolution of ``backbone`` loads weights of RGB images.
+
+    It is for OpenMMLab's own backbones: mmengine only warns of a tensor of another shape.
+    """
+    convolutions = (m for m in backbone.modules() if isinstance(m, nn.Conv2d)) if backbone else ()
+    stem = next(iter(convolutions), None)
+    if stem is None or stem.in_channels == RGB:
+        yield
+        return
+
+    def adapt(module: nn.Module, state: dict, prefix: str, *_: object) -> None:
+        value = state.get(f'{prefix}weight')
+        if value is not None and is_rgb_stem(value, stem.weight, backbone):
+            state[f'{prefix}weight'] = adapted_stem(value, stem.weight)
+            how = describe_adaptation(value, stem.weight)
+            print_log(f'Stem adapted: {prefix}weight, {how}', 'current')
+
+    handle = stem.register_load_state_dict_pre_hook(adapt)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _forget_pretrained(model: nn.Module) -> None:

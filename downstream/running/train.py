@@ -10,6 +10,7 @@ from backbones.errors import ConfigError
 from downstream.data.checks import check_datasets
 from downstream.distributed.processes import is_first_process
 
+from .channels import set_trained_statistics
 from .config import TrainOptions, training_config
 from .runner import SuiteRunner
 
@@ -36,6 +37,7 @@ def train(options: TrainOptions, check_data: str = 'quick') -> SuiteRunner:
     cfg = training_config(options)
     if check_data != 'no' and is_first_process():
         check_datasets(cfg, ('train', 'val'), full=check_data == 'full')
+    set_trained_statistics(cfg)
     runner = build_runner(cfg)
     runner.train()
     return runner

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import mmcv
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.visualization import Visualizer
 from mmseg.structures import SegDataSample
+
+from downstream.data.shown import shown_image
 
 
 @HOOKS.register_module()
@@ -57,7 +58,7 @@ class SegmentationPicturesHook(Hook):
                 out_file = str(folder / path.with_suffix('.jpg').name)
             visualizer.add_datasample(
                 path.name,
-                mmcv.imread(str(path), channel_order='rgb'),
+                shown_image(runner.test_dataloader.dataset, str(path)),
                 sample,
                 show=self.show,
                 wait_time=self.wait_time,

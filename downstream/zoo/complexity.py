@@ -59,8 +59,9 @@ def gmacs(model: nn.Module, size: Sequence[int]) -> float:
         model: On the meta device.
         size: Height and width of the image.
     """
+    channels = getattr(model.backbone, 'input_channels', 3)
     with torch.no_grad(), _counted(model) as total:
-        run_parts(model, torch.zeros(1, 3, *size, device='meta'))
+        run_parts(model, torch.zeros(1, channels, *size, device='meta'))
     return sum(total) / 1e9
 
 

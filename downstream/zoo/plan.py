@@ -169,7 +169,8 @@ def activation_bytes(model: nn.Module, size: Sequence[int]) -> int:
 
     def run() -> None:
         # two images, because a BatchNorm cannot learn from one that was pooled to a point
-        images = torch.zeros(2, 3, *size, device='meta')
+        channels = getattr(model.backbone, 'input_channels', 3)
+        images = torch.zeros(2, channels, *size, device='meta')
         run_parts(model, images, rois=tuple(2 * count for count in _ROIS))
         if getattr(model, 'with_auxiliary_head', False):
             with torch.no_grad():

@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
+from backbones.errors import DataError
 from downstream.data.duplicates import fingerprint
 from downstream.data.findings.masks import counted
+from downstream.data.images.read import read_header
 
 _BATCH = 16
 _IN_PROCESS = 64
@@ -133,13 +135,17 @@ def _unreadable(path: Path, error: Exception) -> FileFacts:
         return FileFacts((('file-cut-off', f'is cut off ({text})'),))
     if isinstance(error, Image.DecompressionBombError):
         return FileFacts((('huge', 'has more pixels than Pillow opens'),))
-    array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # e.g. TIFF of 16 bits in three channels
-    if array is None:
+    try:  # e.g. a TIFF of many bands, or of 16 bits in three channels
+        header = read_header(path)
+    except DataError:
         reason = 'is no image' if isinstance(error, OSError) and 'identify' in text else text
         return FileFacts((('file-unreadable', f'cannot be read: {reason}'),))
-    size = (array.shape[1], array.shape[0])
-    deep = (('bits', f'has {array.itemsize * 8} bits a channel'),) if array.itemsize > 1 else ()
-    return FileFacts(deep, size, size)
+    problems = []
+    if header.dtype.itemsize > 1:
+        problems.append(('bits', f'has {header.dtype.itemsize * 8} bits a channel'))
+    if header.bands > 4:
+        problems.append(('channels', f'has {header.bands} bands'))
+    return FileFacts(tuple(problems), header.size, header.shown_size)
 
 
 def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:

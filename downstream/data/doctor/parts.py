@@ -11,13 +11,14 @@ from mmengine.config import Config, ConfigDict
 
 from backbones.errors import ConfigError, DataError
 from downstream.data.checks import COCO_TYPES, data_sets, place_of
-from downstream.data.coco_checks import classes_of, read_annotations, transforms
+from downstream.data.coco_checks import classes_of, read_annotations
 from downstream.data.findings.classes import class_list_findings
 from downstream.data.findings.finding import Finding
 from downstream.data.findings.masks import index_values
 from downstream.data.findings.records import LISTS, sound_records
 from downstream.data.formats.found import Found, Instances, Masks
 from downstream.data.mask_checks import image_of_mask, mask_options
+from downstream.data.pipelines import steps_of
 
 # Where a data set is examined without a config: the sizes of the suite's default recipes.
 DEFAULT_SCALES = {'detection': (1333, 800), 'segmentation': (2048, 512)}
@@ -174,7 +175,7 @@ def _part(cfg: Config, name: str, where: str, dataset: ConfigDict) -> Part:
             part = Part(name, where, Path(), findings=[Finding('unknown-type', where, detail)])
     except (DataError, ConfigError) as error:
         part = failed(name, error)
-    steps = list(transforms(dataset.get('pipeline') or ()))
+    steps = list(steps_of(dataset.get('pipeline') or ()))
     part.scale = _trained_scale(steps)
     part.stride = _finest_stride(cfg.model)
     part.turns = not any(

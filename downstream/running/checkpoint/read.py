@@ -17,6 +17,7 @@ from backbones.upstream import required
 from backbones.weights.download import local_file
 from backbones.weights.read import read_content
 from backbones.weights.sources import find
+from backbones.weights.stem import adapted_stem, describe_adaptation, is_rgb_stem
 from downstream.distributed.safe_pickle import safe_globals
 
 
@@ -85,7 +86,8 @@ def matching_tensors(
         state: Tensors of a whole model.
         model: The model to load them into.
         source: Their file, for messages.
-        fine_tuning: Whether heads may differ; most tensors must still match.
+        fine_tuning: Whether heads may differ; most tensors must still match. The stem of RGB images is
+            adapted to a model of other channels.
 
     Raises:
         WeightsError: Tensors are missing, superfluous or of another shape.
@@ -93,6 +95,8 @@ def matching_tensors(
     expected = model.state_dict()
     if set(state) != set(expected):
         state = _renamed(state, expected)
+    if fine_tuning:
+        state = _with_adapted_stem(state, expected, model, source)
     matched = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
     mismatches = [f'{key}: missing from the file' for key in expected if key not in state]
     mismatches += [f'{key}: not in the model' for key in state if key not in expected]
@@ -110,6 +114,21 @@ def matching_tensors(
             raise WeightsError(f'{source} does not fit the model of this config: {summary}')
         print_log(f'Fine-tuning from {source}: {summary}', 'current')
     return matched
+
+
+def _with_adapted_stem(
+    state: dict[str, Tensor], expected: dict[str, Tensor], model: nn.Module, source: str
+) -> dict[str, Tensor]:
+    """``state`` with the stem of RGB images adapted, where the model takes other channels."""
+    backbone = getattr(model, 'backbone', model)
+    state = dict(state)
+    for name, value in state.items():
+        wanted = expected.get(name)
+        if wanted is not None and is_rgb_stem(value, wanted, backbone):
+            state[name] = adapted_stem(value, wanted)
+            how = describe_adaptation(value, wanted)
+            print_log(f'Fine-tuning from {source}: stem adapted: {name}, {how}', 'current')
+    return state
 
 
 def _renamed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:

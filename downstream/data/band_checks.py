@@ -1,0 +1,88 @@
+"""Checks of the bands and the bit depth of images against what a pipeline loads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from backbones.errors import DataError
+
+from .images.loading import too_few_bands
+from .images.read import ImageHeader
+from .pipelines import steps_of
+
+_ADVICE = 'docs/data.md, "Images that are not 8-bit RGB"'
+
+
+class BandChecks:
+    """Counts what a pipeline loses of images, and refuses images that it cannot load.
+
+    Args:
+        where: The name of the data set, for messages.
+        pipeline: Its transforms.
+    """
+
+    def __init__(self, where: object, pipeline: Iterable) -> None:
+        self.where = where
+        loaders = [step for step in steps_of(pipeline) if 'Image' in str(step.get('type'))]
+        loaders += [step for step in steps_of(pipeline) if step.get('type') == 'LoadBands']
+        self.bands = next((step['bands'] for step in loaders if 'bands' in step), None)
+        self.rgb = not self.bands and any(_loads_rgb(step) for step in loaders)
+        self.seen: Counter[str] = Counter()
+
+    def add(self, path: Path, header: ImageHeader) -> None:
+        """Check one image.
+
+        Raises:
+            DataError: The image lacks bands, or its values are none that the pipeline can load.
+        """
+        if self.bands and max(self.bands) > header.bands:
+            raise DataError(too_few_bands(path, header.bands, self.bands))
+        self.seen[str(header.dtype)] += 1
+        if not self.rgb:
+            return
+        if header.bands > 4 or (header.bands > 2 and not header.is_color):
+            raise DataError(
+                f'{path} has {header.bands} bands, and the pipeline loads R, G and B: choose bands with '
+                f'--bands, e.g. --bands 1 2 3; {_ADVICE}.'
+            )
+        if header.dtype.kind == 'f' or header.dtype.itemsize > 2 or path.suffix == '.npy':
+            raise DataError(
+                f'{path} has values of {header.dtype}, and the pipeline loads 8 bits: --bands loads '
+                f'them as they are, e.g. --bands {" ".join(map(str, range(1, header.bands + 1)))}; '
+                f'{_ADVICE}.'
+            )
+        self.seen['alpha'] += header.bands in (2, 4)
+
+    def report(self) -> None:
+        """Log what the pipeline loses, a line each."""
+        alpha, images = self.seen.pop('alpha', 0), sum(self.seen.values())
+        deep = images - self.seen['uint8']
+        if self.rgb and deep:
+            print_log(
+                f'{self.where}: {deep} of the {images} images that were opened have 16 bits and are '
+                f'loaded with 8; --bands 1 2 3 keeps all of them ({_ADVICE}).',
+                'current',
+            )
+        if self.rgb and alpha:
+            print_log(
+                f'{self.where}: {alpha} of the {images} images that were opened have an alpha channel, '
+                f'which is left out; --channels 4 loads it ({_ADVICE}).',
+                'current',
+            )
+        if self.bands and len(+self.seen) > 1:
+            kinds = ', '.join(f'{count} of {kind}' for kind, count in self.seen.items() if count)
+            print_log(
+                f'{self.where}: the images that were opened differ in their values: {kinds}; all of '
+                'them are normalised with one mean and standard deviation.',
+                'current',
+            )
+
+
+def _loads_rgb(step: Mapping) -> bool:
+    """Whether a transform makes 8-bit BGR of an image file."""
+    is_loader = str(step.get('type')).endswith('LoadImageFromFile')
+    return is_loader and str(step.get('color_type', 'color')).startswith('color')

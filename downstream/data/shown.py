@@ -1,0 +1,30 @@
+"""What a picture of an image shows: the pixels that the network gets, in colours."""
+
+from __future__ import annotations
+
+import mmcv
+import numpy as np
+
+from .images.loading import LoadBands
+from .reading import loaders_of
+
+
+def shown_image(dataset: object, path: str) -> np.ndarray:
+    """The image in ``path`` as a data set loads it, ``(H, W, 3)`` of uint8, RGB.
+
+    Its size and its orientation are those of the annotations. Of images of other bands three are shown
+    (:class:`~downstream.data.loading.LoadBands`).
+
+    Args:
+        dataset: The data set whose sample is to be drawn; its pipeline loads images from files.
+        path: The file.
+    """
+    loader = next((loader for loader in loaders_of(dataset) if loader.loads_image), None)
+    if loader is None:  # images that come with the data set in another way
+        return mmcv.imread(path, channel_order='rgb')
+    image = loader({'img_path': path})['img']
+    if isinstance(loader.transform, LoadBands):
+        return loader.transform.picture(image)
+    if image.ndim == 2 or image.shape[2] == 1:
+        image = np.broadcast_to(image.reshape(*image.shape[:2], 1), (*image.shape[:2], 3))
+    return np.ascontiguousarray(image[..., 2::-1])
