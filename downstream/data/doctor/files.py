@@ -124,7 +124,7 @@ def image_facts(path: Path) -> FileFacts:
         return _unreadable(path, error)
 
 
-def _unreadable(path: Path, error: Exception) -> FileFacts:
+def _unreadable(path: Path, error: Exception, is_mask: bool = False) -> FileFacts:
     """What is known of a file that Pillow cannot read."""
     if not path.is_file():
         return FileFacts((('file-missing', 'does not exist'),))
@@ -136,8 +136,10 @@ def _unreadable(path: Path, error: Exception) -> FileFacts:
     if isinstance(error, Image.DecompressionBombError):
         return FileFacts((('huge', 'has more pixels than Pillow opens'),))
     try:  # e.g. a TIFF of many bands, or of 16 bits in three channels
-        header = read_header(path)
+        header = None if is_mask else read_header(path)  # mmseg reads masks with Pillow
     except DataError:
+        header = None
+    if header is None:
         reason = 'is no image' if isinstance(error, OSError) and 'identify' in text else text
         return FileFacts((('file-unreadable', f'cannot be read: {reason}'),))
     problems = []
@@ -187,7 +189,7 @@ def mask_facts(path: Path, coloured: bool = False) -> FileFacts:
             lossy = image.format == 'JPEG'
             mask = np.asarray(image.convert('RGB') if coloured else image)
     except Exception as error:
-        return _unreadable(path, error)
+        return _unreadable(path, error, is_mask=True)
     problems = [('mask-lossy', 'is a JPEG file')] if lossy else []
     size = (mask.shape[1], mask.shape[0])
     if coloured:
