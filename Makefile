@@ -28,10 +28,10 @@ demo-seg: $(INSTALLED)
 	@$(BIN)/python tools/demo.py segmentation
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-slow: $(INSTALLED)
-	@$(BIN)/python -m pytest -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks

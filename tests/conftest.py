@@ -1,6 +1,7 @@
 """What all tests share. The operators come before anything imports mmdet, mmseg or mmcv.ops."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -19,6 +20,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 import pytest
+import yapf.yapflib.yapf_api as yapf_api
 from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -34,30 +36,55 @@ EXAMPLES = {
     'detection': 'configs/det/cascade-mask-rcnn_convnext-atto_shapes.py',
     'segmentation': 'configs/seg/upernet_convnext-atto_shapes.py',
 }
-# The embedded example, cut down to two steps an epoch.
+# The embedded example, cut down to two steps an epoch on small pictures with few proposals.
 TINY_CONFIG = {
     'detection': """
 _base_ = '{base}'
 data_root = {root!r}
 train_cfg = dict(max_epochs=1, val_interval=1)
-train_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
-val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
+resize = dict(type='Resize', scale=(160, 128), keep_ratio=True)
+train_pipeline = [*_base_.train_pipeline[:2], resize, *_base_.train_pipeline[2:]]
+test_pipeline = [_base_.test_pipeline[0], resize, *_base_.test_pipeline[2:]]
+train_dataloader = dict(
+    num_workers=0, dataset=dict(data_root=data_root, pipeline=train_pipeline)
+)
+val_dataloader = dict(
+    num_workers=0, dataset=dict(data_root=data_root, pipeline=test_pipeline)
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
 test_evaluator = val_evaluator
-# An untrained detector must find something, or figures and masks go untested.
-model = dict(test_cfg=dict(rcnn=dict(score_thr=0.0, max_per_img=20)))
+model = dict(
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=100, max_per_img=50),
+        rcnn=[
+            dict(stage, sampler=dict(stage.sampler, num=16))
+            for stage in _base_.model.train_cfg.rcnn
+        ],
+    ),
+    test_cfg=dict(
+        rpn=dict(nms_pre=100, max_per_img=30),
+        # An untrained detector must find something, or figures and masks go untested.
+        rcnn=dict(score_thr=0.0, max_per_img=20),
+    ),
+)
 """,
     'segmentation': """
 _base_ = '{base}'
 data_root = {root!r}
 train_cfg = dict(max_iters=2, val_interval=2)
+crop_size = (128, 128)
+train_pipeline = [
+    dict(step, crop_size=crop_size) if step.type == 'RandomCrop' else step
+    for step in _base_.train_pipeline
+]
 train_dataloader = dict(
-    batch_size=2, num_workers=0, dataset=dict(data_root=data_root)
+    batch_size=2, num_workers=0, dataset=dict(data_root=data_root, pipeline=train_pipeline)
 )
 val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
 test_dataloader = val_dataloader
 default_hooks = dict(checkpoint=dict(interval=1))
+model = dict(data_preprocessor=dict(size=crop_size))
 """,
 }
 
@@ -68,6 +95,32 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line(
             'filterwarnings', f'ignore:{known.message}:UserWarning:{known.module}'
         )
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made lives until the end: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def formatted_once():
+    """A run formats its config some seven times; the same text is formatted once.
+
+    The result is that of yapf, whose arguments decide it.
+    """
+    format_code, formatted = yapf_api.FormatCode, {}
+
+    def remembering(text: str, **options) -> tuple[str, bool]:
+        key = text, repr(options)
+        if key not in formatted:
+            formatted.clear()
+            formatted[key] = format_code(text, **options)
+        return formatted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', remembering)
+        yield
 
 
 @dataclass

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
+import runpy
 import socket
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 
 from downstream.commands import line
 
+ROOT = Path(__file__).resolve().parents[1]
 FORKS = multiprocessing.get_context('forkserver')
 
 
@@ -54,6 +57,30 @@ def finish(running: list[multiprocessing.Process], folder: Path, seconds: float 
     assert not any(codes), (
         f'exit codes {codes}; after {seconds} s ranks {hung} had not ended\n{shown}'
     )
+
+
+def run_tool(name: str, *words, folder: Path, count: int = 1, cwd: Path = ROOT) -> tuple[int, str]:
+    """Run a script of tools/ in ``count`` processes, in the folder ``cwd``.
+
+    Returns:
+        The greatest exit code, and what the first process wrote to its standard output and error.
+    """
+    if count > 1:
+        words = (*words, '--launcher', 'pytorch')
+    arguments = {'name': name, 'words': [str(word) for word in words], 'cwd': cwd}
+    running = start(_run_tool, folder, [arguments] * count)
+    for process in running:
+        process.join(300)
+        process.kill()
+        process.join()
+    shown = (folder / 'out0').read_text()
+    return max(abs(process.exitcode) for process in running), shown
+
+
+def _run_tool(name: str, words: list[str], cwd: Path) -> None:
+    os.chdir(cwd)
+    sys.argv = [f'tools/{name}.py', *words]
+    runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
 
 
 def _run(run: Callable, out: Path, environment: dict[str, str], arguments: dict) -> None:

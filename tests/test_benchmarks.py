@@ -75,7 +75,7 @@ def test_new_tables_take_the_place_of_former_ones():
 def test_the_gpu_part_runs_as_far_as_a_cpu_goes(training):
     case = gpu.Case(True, (1, 64, 64), training)
     with mock.patch('torch.compile', side_effect=lambda model: model):
-        result = gpu.measure(case, rounds=2, device='cpu', arch='tiny', peak_size=64)
+        result = gpu.measure(case, rounds=2, device='cpu', arch='atto', peak_size=64)
     assert list(result.timings.seconds) == list(gpu.NAMES)
     assert result.error < 0.1
     assert result.of_peak > 0

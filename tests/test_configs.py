@@ -27,7 +27,19 @@ def build(cfg: Config) -> nn.Module:
         return MODELS.build(cfg.model)
 
 
-@pytest.mark.parametrize('path', LEAVES, ids=lambda p: p.stem)
+def one_of_each_kind() -> list:
+    """All recipes as parameters; slow where one before has the method, schedule, data and family."""
+    seen, parameters = set(), []
+    for path in LEAVES:
+        method, backbone, *_ = parts = path.stem.split('_')
+        kind = (method, backbone.partition('-')[0], *parts[3:])
+        marks = [pytest.mark.slow] if kind in seen else []
+        seen.add(kind)
+        parameters.append(pytest.param(path, marks=marks, id=path.stem))
+    return parameters
+
+
+@pytest.mark.parametrize('path', one_of_each_kind())
 def test_is_complete_and_states_no_channels_of_its_backbone(path, tmp_path):
     cfg = Config.fromfile(path)
     for key in (

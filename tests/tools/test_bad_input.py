@@ -1,16 +1,15 @@
 """What a user gets wrong ends in one clear message, exit code 2, and leaves nothing half-written."""
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from tests import processes
 from tests.conftest import ROOT, write_tiny_config
 
 
@@ -272,15 +271,9 @@ def test_an_image_that_breaks_while_training(shapes, tmp_path):
         path.write_bytes(b'no image')
     words = ['--work-dir', tmp_path / 'run', '--check-data', 'no']
     workers = ['--cfg-options', 'train_dataloader.num_workers=1']
-    result = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'train.py', config, *words, *workers],
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
-    message = result.stderr.strip().splitlines()[-1]
+    code, shown = processes.run_tool('train', config, *words, *workers, folder=tmp_path / 'out')
+    assert code == 2, shown
+    message = shown.strip().splitlines()[-1]
     assert message.startswith('error: ')
     assert str(data / 'images' / 'training' / 'shapes_training_000') in message
     assert '.jpg cannot be read: ' in message

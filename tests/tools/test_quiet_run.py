@@ -4,29 +4,29 @@ import subprocess
 import sys
 import warnings
 
-import pytest
-
 from downstream.quiet import KNOWN_WARNINGS, ignore_known_warnings, without_coco_output
-from tests.conftest import ROOT, write_tiny_config
+from tests.conftest import EXAMPLES, ROOT, write_tiny_config
 
-# Training, with its validation, and a test with pictures, in one process: starting takes longest.
+# For each task a training, with its validation, and a test with pictures, in one process: starting
+# takes longest.
 SCRIPT = """
 import glob, runpy, sys
-config, folder = sys.argv[1:]
-sys.argv = ['tools/train.py', config, '--work-dir', folder + '/train']
-runpy.run_path('tools/train.py', run_name='__main__')
-(checkpoint,) = glob.glob(folder + '/train/epoch_1.pth') + glob.glob(folder + '/train/iter_2.pth')
-sys.argv = ['tools/test.py', config, checkpoint, '--work-dir', folder + '/test', '--show-dir', folder]
-runpy.run_path('tools/test.py', run_name='__main__')
+folder, *configs = sys.argv[1:]
+for config in configs:
+    work_dir = f'{config}.run'
+    sys.argv = ['tools/train.py', config, '--work-dir', work_dir]
+    runpy.run_path('tools/train.py', run_name='__main__')
+    (checkpoint,) = glob.glob(f'{work_dir}/epoch_1.pth') + glob.glob(f'{work_dir}/iter_2.pth')
+    sys.argv = ['tools/test.py', config, checkpoint, '--work-dir', folder, '--show-dir', folder]
+    runpy.run_path('tools/test.py', run_name='__main__')
 """
 NOISE = ('warning', 'annotations into memory', 'creating index', 'could not import', 'deprecated')
 
 
-@pytest.mark.parametrize('task', ['detection', 'segmentation'])
-def test_a_run_prints_nothing_that_nobody_can_act_on(task, shapes, tmp_path):
-    config = write_tiny_config(task, shapes, tmp_path)
+def test_a_run_prints_nothing_that_nobody_can_act_on(shapes, tmp_path):
+    configs = [str(write_tiny_config(task, shapes, tmp_path)) for task in EXAMPLES]
     result = subprocess.run(
-        [sys.executable, '-c', SCRIPT, str(config), str(tmp_path)],
+        [sys.executable, '-c', SCRIPT, str(tmp_path), *configs],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -36,8 +36,9 @@ def test_a_run_prints_nothing_that_nobody_can_act_on(task, shapes, tmp_path):
     assert result.stderr == ''
     noise = [line for line in result.stdout.splitlines() if any(n in line.lower() for n in NOISE)]
     assert noise == []
-    assert '(val)' in result.stdout
-    assert 'Metrics: ' in result.stdout
+    assert result.stdout.count('Metrics: ') == len(EXAMPLES)
+    for metric in ('bbox_mAP', 'mIoU'):
+        assert any('(val)' in line and metric in line for line in result.stdout.splitlines())
 
 
 def test_only_the_known_warnings_are_left_out():

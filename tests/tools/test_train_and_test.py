@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from tests import processes
 from tests.conftest import ROOT, coco_by_hand, read_metrics, write_tiny_config
 
 TASKS = ('detection', 'segmentation')
@@ -27,12 +28,10 @@ def trained(tmp_path_factory, shapes):
         if task not in made:
             folder = tmp_path_factory.mktemp(task)
             config = write_tiny_config(task, shapes, folder)
-            words = [ROOT / 'tools' / 'train.py', config, '--work-dir', folder / 'run']
-            result = subprocess.run(
-                [sys.executable, *words], capture_output=True, text=True, check=False
-            )
-            assert result.returncode == 0, result.stderr
-            made[task] = config, folder / 'run', result.stdout
+            words = ('train', config, '--work-dir', folder / 'run')
+            code, shown = processes.run_tool(*words, folder=folder / 'out')
+            assert code == 0, shown
+            made[task] = config, folder / 'run', shown
         return made[task]
 
     return get
@@ -179,20 +178,10 @@ def test_bfloat16_trains_on_the_cpu(task, shapes, tool, tmp_path):
 
 def test_spawned_workers_load_data(shapes, tmp_path):
     config = write_tiny_config('detection', shapes, tmp_path)
-    words = ['--work-dir', tmp_path / 'run', '--cfg-options', 'train_dataloader.num_workers=1']
-    result = subprocess.run(
-        [
-            sys.executable,
-            ROOT / 'tools' / 'train.py',
-            config,
-            *words,
-            'env_cfg.mp_cfg.mp_start_method=spawn',
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
+    changes = ['train_dataloader.num_workers=1', 'env_cfg.mp_cfg.mp_start_method=spawn']
+    words = (config, '--work-dir', tmp_path / 'run', '--cfg-options', *changes)
+    code, shown = processes.run_tool('train', *words, folder=tmp_path / 'out')
+    assert code == 0, shown
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
 
 
@@ -213,25 +202,39 @@ def launch(script: str, *words, **environment) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize('task', TASKS)
-def test_two_processes_train_resume_and_measure_as_one(task, shapes, tool, tmp_path):
-    config = write_tiny_config(task, shapes, tmp_path)
+def test_two_processes_train_resume_and_measure_as_one(shapes, tool, tmp_path):
+    """Segmentation, by the shell scripts."""
+    config = write_tiny_config('segmentation', shapes, tmp_path)
     work_dir = tmp_path / 'run'
     options = ['--work-dir', work_dir]
     result = launch('dist_train.sh', config, 2, *options, PORT=str(free_port()))
     assert result.returncode == 0, result.stderr
-    name = 'epoch_1.pth' if task == 'detection' else 'iter_2.pth'
-    assert (work_dir / name).is_file()
+    assert (work_dir / 'iter_2.pth').is_file()
 
-    longer = 'train_cfg.max_epochs=2' if task == 'detection' else 'train_cfg.max_iters=4'
-    words = [*options, '--resume', '--cfg-options', longer]
-    result = launch('dist_train.sh', config, 2, *words)
+    code, shown = processes.run_tool(
+        'train', config, *options, '--resume', '--cfg-options', 'train_cfg.max_iters=4',
+        folder=tmp_path / 'out', count=2,
+    )  # fmt: skip
+    assert code == 0, shown
+    last = work_dir / 'iter_4.pth'
+    result = launch('dist_test.sh', config, last, 2, '--work-dir', tmp_path / 'two')
     assert result.returncode == 0, result.stderr
-    name = 'epoch_2.pth' if task == 'detection' else 'iter_4.pth'
+    assert tool('test', config, last, '--work-dir', tmp_path / 'one').code == 0
+    assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
 
-    result = launch('dist_test.sh', config, work_dir / name, 2, '--work-dir', tmp_path / 'two')
-    assert result.returncode == 0, result.stderr
-    assert tool('test', config, work_dir / name, '--work-dir', tmp_path / 'one').code == 0
+
+def test_two_processes_detect_as_one(shapes, tool, tmp_path):
+    config = write_tiny_config('detection', shapes, tmp_path)
+    work_dir, two = tmp_path / 'run', {'folder': tmp_path / 'out', 'count': 2}
+    for changes in ((), ('--resume', '--cfg-options', 'train_cfg.max_epochs=2')):
+        words = (config, '--work-dir', work_dir, *changes)
+        code, shown = processes.run_tool('train', *words, **two)
+        assert code == 0, shown
+    last = work_dir / 'epoch_2.pth'
+    words = (config, last, '--work-dir', tmp_path / 'two')
+    code, shown = processes.run_tool('test', *words, **two)
+    assert code == 0, shown
+    assert tool('test', config, last, '--work-dir', tmp_path / 'one').code == 0
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
 
 

@@ -21,9 +21,11 @@ from downstream.data.shapes import make_shapes
 from tests.close import require_close
 
 MODELS = {'V1': ConvNeXt, 'V2': ConvNeXtV2}
+# Atto's widths, and one or two blocks in a stage.
+SMALL = dict(depths=(1, 2, 2, 1), dims=(40, 80, 160, 320))
 
 
-def model_of(version: str, arch='atto', dtype=torch.float64, **options) -> nn.Module:
+def model_of(version: str, arch=SMALL, dtype=torch.float64, **options) -> nn.Module:
     """With weights none of which is 0 or 1."""
     torch.manual_seed(0)
     model = MODELS[version](arch, **options).to(dtype)
@@ -59,8 +61,20 @@ def used(monkeypatch) -> list:
 
 
 @pytest.mark.parametrize('version', MODELS)
+@pytest.mark.parametrize('arch', ['atto', 'femto', 'pico', 'nano', 'tiny', 'base'])
+def test_every_width_in_float64_and_float32(version, arch, used):
+    dims = MODELS[version].archs[arch].dims
+    require_same_results(version, dict(depths=(1, 1, 1, 1), dims=dims), used)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('version', MODELS)
 @pytest.mark.parametrize('arch', ['atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base'])
 def test_every_size_in_float64_and_float32(version, arch, used):
+    require_same_results(version, arch, used)
+
+
+def require_same_results(version: str, arch, used: list) -> None:
     x = torch.randn(1, 3, 32, 64, dtype=torch.float64)
     model = model_of(version, arch)
     with set_fused(False):
@@ -336,7 +350,7 @@ def test_with_and_without_compiler_and_onednn(version, compiled, onednn, monkeyp
 def losses_of_fifty_steps(root, plain: bool) -> list[float]:
     """A small segmenter on the embedded data, in float64."""
     torch.manual_seed(0)
-    backbone = ConvNeXtV2('atto', drop_path_rate=0.2).double()
+    backbone = ConvNeXtV2(SMALL, drop_path_rate=0.2).double()
     head = nn.Conv2d(40, 5, 1).double()
     optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=1e-3)
     images = sorted((root / 'images' / 'training').iterdir())

@@ -112,6 +112,13 @@ def test_whole_in_half(dtype):
     assert ours < 1.5 * theirs + torch.finfo(dtype).eps
 
 
+def with_short_spans(monkeypatch) -> None:
+    """In the interpreter, which takes as long for rows that do not exist."""
+    if DEVICE.type == 'cpu':
+        monkeypatch.setattr(kernels, '_SPAN', 32)
+        monkeypatch.setattr(kernels, '_TILE', kernels._TILE | {'SPAN': 32})
+
+
 @pytest.fixture
 def used(monkeypatch) -> list:
     """The real conditions but the device's, in the interpreter too; grows with every fused block."""
@@ -122,9 +129,7 @@ def used(monkeypatch) -> list:
             calls.append(block)
         return own(block, x)
 
-    if DEVICE.type == 'cpu':  # the interpreter takes as long for rows that do not exist
-        monkeypatch.setattr(kernels, '_SPAN', 32)
-        monkeypatch.setattr(kernels, '_TILE', kernels._TILE | {'SPAN': 32})
+    with_short_spans(monkeypatch)
     monkeypatch.setattr(fused_gpu, '_is_on_gpu', lambda x: x.device.type == DEVICE.type)
     monkeypatch.setattr(fused_gpu, 'run', noting)
     fused_gpu.failure.cache_clear()
@@ -265,6 +270,7 @@ def test_each_kernel(images, size, columns, dtype):
 
 
 def test_compared_with_modules_before_use(monkeypatch):
+    with_short_spans(monkeypatch)
     for dtype in (torch.float32, *HALVES):
         assert fused_gpu._try(DEVICE, dtype) is None
     state = torch.get_rng_state()
@@ -282,6 +288,7 @@ def test_compared_with_modules_before_use(monkeypatch):
     fused_gpu.failure.cache_clear()
     assert 'no ptxas' in fused_gpu.failure(DEVICE, torch.float32)
     monkeypatch.undo()
+    with_short_spans(monkeypatch)
     assert 'no ptxas' in fused_gpu.failure(DEVICE, torch.float32)  # not tried again
     monkeypatch.setattr(fused_gpu.importlib.util, 'find_spec', lambda name: None)
     fused_gpu.failure.cache_clear()
@@ -346,37 +353,47 @@ from backbones.kernels import triton_pointwise as kernels
 
 names = ('HAS_SCALE', 'HAS_SHIFT', 'HAS_BRANCH', 'HAS_COEFFICIENT', 'STORES_GELU')
 flags = dict.fromkeys(names, True) | kernels._TILE
-for capability in (80, 90):
-    for dtype in ('bf16', 'fp16', 'fp32'):
-        for columns in (96, 2816) if capability == 90 else (384,):
-            for name in ('layer_norm', 'layer_norm_backward', 'gelu', 'gelu_backward',
-                         'add_branch', 'add_branch_backward'):
-                kernel = getattr(kernels, f'_{name}_kernel')
-                constants = flags | (kernels._norm_tile(columns) if 'norm' in name else {})
-                types = dict.fromkeys(
-                    ['weight', 'bias', 'coefficient', 'branch_scale', 'branch_shift', 'sums'], '*fp32')
-                types |= dict(rows='i32', columns='i32', eps='fp32')
-                names = kernel.arg_names
-                signature = {n: 'constexpr' if n.isupper() else types.get(n, '*' + dtype) for n in names}
-                # as a call has it whose pointers and sizes are multiples of 16
-                even = {(i,): [['tt.divisibility', 16]] for i, n in enumerate(names)
-                        if signature[n][0] == '*' or n == 'columns'}
-                fixed = {n: constants[n] for n in names if n.isupper()}
-                source = ASTSource(kernel, signature, fixed, even)
-                options = {'num_warps': constants.get('num_warps', 4)}
-                made = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
-                wide = len(re.findall(r'ld[.]global[.][^ ]*v[248]', made.asm['ptx']))
-                print(capability, dtype, columns, name, len(made.asm['cubin']), wide)
+CASES = [words.split() for words in sys.argv[1:]]
+for capability, dtype, columns in [(int(c), d, int(n)) for c, d, n in CASES]:
+    for name in ('layer_norm', 'layer_norm_backward', 'gelu', 'gelu_backward',
+                 'add_branch', 'add_branch_backward'):
+        kernel = getattr(kernels, f'_{name}_kernel')
+        constants = flags | (kernels._norm_tile(columns) if 'norm' in name else {})
+        types = dict.fromkeys(
+            ['weight', 'bias', 'coefficient', 'branch_scale', 'branch_shift', 'sums'], '*fp32')
+        types |= dict(rows='i32', columns='i32', eps='fp32')
+        names = kernel.arg_names
+        signature = {n: 'constexpr' if n.isupper() else types.get(n, '*' + dtype) for n in names}
+        # as a call has it whose pointers and sizes are multiples of 16
+        even = {(i,): [['tt.divisibility', 16]] for i, n in enumerate(names)
+                if signature[n][0] == '*' or n == 'columns'}
+        fixed = {n: constants[n] for n in names if n.isupper()}
+        source = ASTSource(kernel, signature, fixed, even)
+        options = {'num_warps': constants.get('num_warps', 4)}
+        made = triton.compile(source, target=GPUTarget('cuda', capability, 32), options=options)
+        wide = len(re.findall(r'ld[.]global[.][^ ]*v[248]', made.asm['ptx']))
+        print(capability, dtype, columns, name, len(made.asm['cubin']), wide)
 """
 
 
-def test_they_compile_for_gpus(tmp_path):
+ALL_CASES = [f'80 {dtype} 384' for dtype in ('bf16', 'fp16', 'fp32')]
+ALL_CASES += [f'90 {d} {columns}' for d in ('bf16', 'fp16', 'fp32') for columns in (96, 2816)]
+
+
+@pytest.mark.parametrize(
+    'cases',
+    [
+        pytest.param(['80 fp32 384', '90 bf16 96', '90 fp16 2816'], id='some'),
+        pytest.param(ALL_CASES, id='all', marks=pytest.mark.slow),
+    ],
+)
+def test_they_compile_for_gpus(cases, tmp_path):
     """To machine code for an A100 and an H100, reading several values at a time; no GPU is needed."""
     if sys.platform != 'linux':
         pytest.skip('Triton compiles on Linux')
     environment = os.environ | {'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, '-c', _COMPILE],
+        [sys.executable, '-c', _COMPILE, *cases],
         env=environment,
         capture_output=True,
         text=True,
@@ -384,7 +401,7 @@ def test_they_compile_for_gpus(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = [line for line in done.stdout.splitlines() if re.match(r'(80|90) ', line)]
-    assert len(lines) == (1 + 2) * 3 * 6
+    assert len(lines) == 6 * len(cases)
     for line in lines:
         size, wide = map(int, line.split()[-2:])
         assert size > 1000

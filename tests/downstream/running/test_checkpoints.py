@@ -163,12 +163,17 @@ def kill_test(tmp_path, kills: int, count: int = 1) -> None:
         done += killed
 
 
-def test_kills_at_any_moment(tmp_path):
-    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 20)))
+SOME_AND_MORE = [1, pytest.param(4, marks=pytest.mark.slow)]
 
 
-def test_kills_of_one_of_two_processes(tmp_path):
-    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 6)), count=2)
+@pytest.mark.parametrize('times', SOME_AND_MORE)
+def test_kills_at_any_moment(times, tmp_path):
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 8 * times)))
+
+
+@pytest.mark.parametrize('times', SOME_AND_MORE)
+def test_kills_of_one_of_two_processes(times, tmp_path):
+    kill_test(tmp_path, int(os.environ.get('CONVNEXT_KILLS', 3 * times)), count=2)
 
 
 def test_old_checkpoints_go_after_the_new_one_is_there(tmp_path, monkeypatch):

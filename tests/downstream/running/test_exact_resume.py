@@ -35,7 +35,7 @@ custom_hooks = []
 """,
     'segmentation': """
 train_cfg.update(max_iters=4, val_interval=9)
-model = dict(backbone=dict(drop_path_rate=0.3))
+model['backbone'] = dict(drop_path_rate=0.3)
 default_hooks = dict(checkpoint=dict(interval=9))
 custom_hooks = []
 """,
