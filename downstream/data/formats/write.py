@@ -122,7 +122,8 @@ def _write_masks(part: Masks, classes: tuple[str, ...], name: str, folder: Path)
         arguments, names = ready
     else:
         masks = folder / 'masks'
-        _convert(part, classes, masks, name)
+        for image, pixels in index_masks(part, classes, name):
+            write_mask(pixels, masks / name / f'{image}.png')
         # Images of any suffix in one list; x.jpg and x.png have masks of their own.
         names = [image for image, _ in part.pairs]
         arguments = dict(
@@ -205,29 +206,34 @@ def _suffixes(image: str, mask: str) -> tuple[str, str]:
     return image[end:], mask[end:]
 
 
-def _convert(part: Masks, classes: tuple[str, ...], folder: Path, name: str) -> None:
-    """Write an index mask for every image."""
+def index_masks(
+    part: Masks, classes: tuple[str, ...], name: str
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every image of a part with its mask of class indices, ``(H, W)`` of uint8.
+
+    Raises:
+        DataError: A mask has a value that is no class, or another size than its image.
+    """
     objects: dict[int, list[dict]] = {}
     coco = part.instances.coco if part.instances else {'annotations': [], 'images': []}
     for annotation in coco['annotations']:
         objects.setdefault(annotation['image_id'], []).append(annotation)
     entries = {image['file_name']: image for image in coco['images']}
     class_of = class_of_categories(part.instances, classes) if part.instances else {}
-    bar = tqdm(part.pairs, desc=f'writing masks of {name}', disable=len(part.pairs) < SAMPLE)
+    bar = tqdm(part.pairs, desc=f'masks of {name}', disable=len(part.pairs) < SAMPLE)
     for image, mask in bar:
         if mask is None:
             entry = entries[image]
-            pixels = draw(entry, objects.get(entry['id'], ()), classes, class_of)
+            yield image, draw(entry, objects.get(entry['id'], ()), classes, class_of)
         else:
             pixels = to_indices(part.root / mask, part.values)
             _require_size(part.root / image, part.root / mask, pixels)
-        target = folder / name / f'{image}.png'
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(pixels, target)
+            yield image, pixels
 
 
 def write_mask(pixels: np.ndarray, path: Path) -> None:
-    """Write class indices ``(H, W)`` as an 8-bit PNG."""
+    """Write class indices ``(H, W)`` as an 8-bit PNG; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path, 'wb') as file:
         Image.fromarray(pixels).save(file, 'PNG', compress_level=1)
 

@@ -1,0 +1,5 @@
+"""A data set written in another format."""
+
+from .convert import FORMS, convert
+
+__all__ = ['FORMS', 'convert']
