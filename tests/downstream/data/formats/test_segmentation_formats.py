@@ -38,10 +38,10 @@ def make(truth, images, tmp_path):
 
     def make(save, image_dir='images', mask_dir='masks', mask_name='{}.png', stems=None):
         for stem in stems or truth:
-            for folder, name in ((image_dir, f'{stem}.jpg'), (mask_dir, mask_name.format(stem))):
+            for folder in (image_dir, mask_dir):
                 (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / image_dir / f'{stem}.jpg').symlink_to(images / f'{stem}.jpg')
-            save(truth[stem]).save(tmp_path / mask_dir / name)
+            save(truth[stem]).save(tmp_path / mask_dir / mask_name.format(stem))
         return tmp_path
 
     return make
