@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from backbones.errors import ConfigError, DataError
@@ -35,7 +37,7 @@ def find(source: Path, task: str | None = None) -> Found:
         DataError: Nothing or too much is recognised, or a file is wrong; the message names it.
         ConfigError: ``task`` is none.
     """
-    source = Path(source)
+    source = Path(os.path.abspath(source))
     if task not in _TASKS:
         raise ConfigError(f'task={task!r}: it is detection or segmentation.')
     if not source.exists():
@@ -54,10 +56,18 @@ def find(source: Path, task: str | None = None) -> Found:
         raise DataError(_nothing(source, task, candidates))
     if len(wanted) > 1:
         raise DataError(_several(source, wanted))
-    found = wanted[0].read()
+    found = _in_order(wanted[0].read())
     if task == 'segmentation' and found.task == 'detection':
         found = as_masks(found)
     return found.with_notes(*notes)
+
+
+def _in_order(found: Found) -> Found:
+    """Training, validation, test; a part that is alone is the whole set."""
+    if len(found.parts) == 1:
+        return replace(found, parts={'all': next(iter(found.parts.values()))})
+    order = [name for name in ('train', 'val', 'test', 'all') if name in found.parts]
+    return replace(found, parts={name: found.parts[name] for name in order})
 
 
 def _candidates(source: Path) -> list[Candidate]:

@@ -57,8 +57,8 @@ class Found:
             ``'binary masks'``, ``'colour masks'``, ``'Cityscapes'``.
         task: ``'detection'`` or ``'segmentation'``.
         classes: Their names; the place in this tuple is the index of a class.
-        parts: ``'train'``, ``'val'``, ``'test'``, as far as given; ``'all'`` alone if the set is
-            not split.
+        parts: ``'train'``, ``'val'``, ``'test'``, as far as given; ``'all'`` alone if the set has one
+            part.
         notes: Decisions and repairs that the user must hear of, a sentence each.
     """
 

@@ -23,7 +23,8 @@ def recognise(source: Path) -> list[Candidate]:
     """COCO files in a folder and its subfolders, or the file itself."""
     files = [source] if source.is_file() else files_below(source, ['.json'])
     files = [path for path in files if path.suffix.lower() == '.json' and _is_coco(path)]
-    return [Candidate('COCO', source, partial(read, files))] if files else []
+    named = files[0] if len(files) == 1 else source
+    return [Candidate('COCO', named, partial(read, files))] if files else []
 
 
 def _is_coco(path: Path) -> bool:

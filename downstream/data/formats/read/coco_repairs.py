@@ -164,7 +164,7 @@ def _repair_image_ids(path: Path, images: list[dict], repairs: Repairs) -> dict[
         new_ids = {key: key for key in seen}
     for image in images:
         number = new_ids[_number(image['id'])]
-        if (image['id'] is not number and image['id'] != number) or isinstance(image['id'], str):
+        if type(image['id']) is not int or image['id'] != number:
             image['id'] = number
             repairs.changed(path, 'ids of images that were no numbers')
     return new_ids

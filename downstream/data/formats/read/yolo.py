@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from backbones.errors import DataError
-from downstream.data.files import FULL_FILES, shortened
+from downstream.data.files import FULL_FILES
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import SUFFIXES, files_below, part_of_path, read_text
@@ -20,6 +20,7 @@ from .yolo_files import class_names, images_of_list, read_yaml
 
 # Rounding puts edges a little outside; what is further outside are pixels, not shares of the image.
 _TOLERANCE = 0.01
+_NO_LABELS = frozenset(('classes.txt', 'train.txt', 'val.txt', 'test.txt', 'labels.txt'))
 
 
 def recognise(source: Path) -> list[Candidate]:
@@ -104,6 +105,12 @@ def _found(
         if not images:
             raise DataError(f'{source}: no images for {name}.')
         parts[name] = _read_part(name, images, classes, notes)
+    read = {label_file(image) for images in lists.values() for image in images}
+    folders = {path.parent for path in read}
+    texts = {folder / name for folder in folders for name in _texts(folder)}
+    orphans = sorted(path for path in texts - read if path.name not in _NO_LABELS)
+    if orphans and source.suffix != '.txt':  # a list may name a part of the images
+        notes.append(f'{len(orphans)} label files have no image, the first: {orphans[0]}')
     return Found('YOLO', 'detection', classes, parts, tuple(notes))
 
 
@@ -127,15 +134,7 @@ def _read_part(
         raise DataError(f'none of the {len(images)} images of {name} has labels, e.g. {labels[0]}.')
     if unlabelled:
         notes.append(f'{name}: {unlabelled} of {len(images)} images have no label file: no objects')
-    read = {path.name for path in labels}
-    orphans = sorted(n for names in there.values() for n in names if n not in read)
-    orphans = [n for n in orphans if n not in _NO_LABELS]
-    if orphans and len(there) == 1 and len(images) != len(orphans):
-        notes.append(f'{name}: {len(orphans)} label files have no image: {shortened(orphans, 3)}')
     return builder.result()
-
-
-_NO_LABELS = frozenset(('classes.txt', 'train.txt', 'val.txt', 'test.txt', 'labels.txt'))
 
 
 def _texts(folder: Path) -> frozenset[str]:

@@ -48,8 +48,6 @@ def read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, list[Path]], list[
         del lists['test']
     if not lists:
         raise DataError(f'{path} names no images: train, val or test.')
-    if set(lists) == {'train'}:
-        lists = {'all': lists['train']}
     return classes, lists, notes
 
 

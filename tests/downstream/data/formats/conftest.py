@@ -30,6 +30,8 @@ def singles(coco) -> dict:
     coco['annotations'] = [
         one for one in coco['annotations'] if not one['iscrowd'] and len(one['segmentation']) == 1
     ]
+    for number, one in enumerate(coco['annotations'], 1):
+        one['id'] = number
     return coco
 
 

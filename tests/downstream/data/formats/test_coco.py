@@ -53,7 +53,7 @@ def test_given_parts(coco, images, tmp_path):
         link_images(coco, images, tmp_path / 'roboflow' / part)
         (tmp_path / 'roboflow' / part / '_annotations.coco.json').write_text(json.dumps(coco))
     found = find(tmp_path / 'roboflow')
-    assert list(found.parts) == ['test', 'train', 'val']
+    assert list(found.parts) == ['train', 'val', 'test']
     assert found.parts['val'].root == tmp_path / 'roboflow' / 'valid'
 
     for part in ('train2017', 'val2017'):
@@ -123,7 +123,7 @@ def test_what_is_repaired_in_an_annotation(singles, written, change, reason):
         return
     assert targets(part.coco, True) == targets(expected, True)
     assert part.coco['annotations'][-1]['area'] == pytest.approx(
-        expected['annotations'][-1]['area'], rel=0.2
+        expected['annotations'][-1]['area'], rel=0.35
     )
     ids = [one['id'] for one in part.coco['annotations']]
     assert len(set(ids)) == len(ids)
