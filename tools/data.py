@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Your data: python tools/data.py check | show."""
+"""Your data: python tools/data.py check | show | split | convert | classes."""
 
 import argparse
 from pathlib import Path
@@ -24,16 +24,40 @@ def parse_args() -> argparse.Namespace:
     command.add_argument('--out', type=Path, help='folder for the pictures')
     command.add_argument('--count', type=int, default=24, help='pictures of each part (24)')
     command.add_argument('--class', dest='only', metavar='NAME', help='a class to be seen in them')
+    _add_file_commands(commands)
     return parser.parse_args()
+
+
+def _add_file_commands(commands: argparse._SubParsersAction) -> None:
+    formats = 'coco, yolo, voc, labelme or masks (class indices)'
+    found = argparse.ArgumentParser(add_help=False)
+    found.add_argument('source', type=Path, help='a folder or file of a data set')
+    found.add_argument('--task', choices=['detection', 'segmentation'], help='if it could be both')
+
+    command = commands.add_parser('split', parents=[found], help='training and validation parts')
+    command.add_argument('--out', type=Path, help='folder for annotations and lists')
+    command.add_argument('--val-share', dest='share', type=float, default=0.2, help='default 0.2')
+    command.add_argument('--seed', type=int, default=0, help='of the choice')
+    command = commands.add_parser('convert', parents=[found], help='write in another format')
+    command.add_argument('target', type=Path, help='a new folder')
+    command.add_argument('--to', dest='form', required=True, metavar='FORMAT', help=formats)
+    command.add_argument('--copy', action='store_true', help='copy images instead of links')
+    commands.add_parser('classes', parents=[found], help='classes and how much there is of each')
 
 
 def main() -> None:
     args = vars(parse_args())
 
     def command() -> None:
-        from downstream.commands import data
+        from downstream.commands import data, formats
 
-        functions = {'check': data.check, 'show': data.show}
+        functions = {
+            'check': data.check,
+            'show': data.show,
+            'split': formats.split,
+            'convert': formats.convert,
+            'classes': formats.classes,
+        }
         functions[args.pop('command')](**args)
 
     run(command)

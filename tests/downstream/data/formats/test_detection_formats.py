@@ -319,7 +319,5 @@ def test_two_formats_in_one_folder_are_named(singles, images, tmp_path):
     with pytest.raises(DataError, match=r'COCO and YOLO. Name one with --data: .*set\.yaml'):
         find(tmp_path)
     shutil.rmtree(tmp_path / 'labels')
-    with pytest.raises(
-        DataError, match='no annotations were recognised; it has shapes_'
-    ):
+    with pytest.raises(DataError, match='no annotations were recognised; it has shapes_'):
         find(tmp_path / 'images', 'detection')
