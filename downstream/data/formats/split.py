@@ -223,7 +223,8 @@ def _choose_groups(
     """Groups for validation, ``(G,)`` of bool.
 
     Args:
-        amounts: How many images of each class a group has, ``(G, classes)``.
+        amounts: How many images of each class a group has, ``(G, classes)``; the last column counts
+            all of its images.
         order: Of the groups.
         share: Of each class.
         kept: ``amounts`` of the classes that may not leave the training part.
@@ -233,6 +234,8 @@ def _choose_groups(
     taken = np.zeros_like(wanted)
     chosen = np.zeros(len(amounts), bool)
     for kind in np.argsort(totals, kind='stable'):
+        # All images, the last column, count when every class has been served.
+        counted = slice(None) if kind == len(totals) - 1 else slice(-1)
         candidates = order[amounts[order, kind] > 0]
         while taken[kind] < wanted[kind]:
             candidates = candidates[~chosen[candidates]]
@@ -240,12 +243,13 @@ def _choose_groups(
             window = window[(kept[window] < left).all(axis=1)]
             if not len(window):
                 break
-            cost = (((taken + amounts[window] - wanted) / wanted) ** 2).sum(axis=1)
-            best = window[int(cost.argmin())]
-            if cost.min() >= (((taken - wanted) / wanted) ** 2).sum() and taken[kind]:
+            after = np.concatenate([taken[None], taken + amounts[window]])
+            current, *costs = ((after - wanted) ** 2 / wanted)[:, counted].sum(axis=1)
+            best = int(np.argmin(costs))
+            if costs[best] >= current and taken[kind]:
                 break
-            taken, left = taken + amounts[best], left - kept[best]
-            chosen[best] = True
+            taken, left = after[best + 1], left - kept[window[best]]
+            chosen[window[best]] = True
     return chosen
 
 

@@ -110,9 +110,12 @@ def write_labelme(coco: dict, root: Path, folder: Path, kind: str = 'polygon') -
 
 def pixels_of(annotation: dict, image: dict) -> np.ndarray:
     """The mask of an annotation, ``(H, W)`` of bool."""
-    segmentation, size = annotation['segmentation'], (image['height'], image['width'])
-    code = rle.frPyObjects(segmentation, *size)
-    return rle.decode(rle.merge(code) if isinstance(code, list) else code).astype(bool)
+    code, size = annotation['segmentation'], (image['height'], image['width'])
+    if isinstance(code, list):
+        code = rle.merge(rle.frPyObjects(code, *size))
+    elif isinstance(code['counts'], list):
+        code = rle.frPyObjects(code, *size)
+    return rle.decode(code).astype(bool)
 
 
 def targets(coco: dict, masks: bool = False) -> dict[str, list[tuple]]:
