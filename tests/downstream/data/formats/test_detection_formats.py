@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from PIL import Image
 
 from backbones.errors import DataError
 from downstream.data.formats.find import find
@@ -321,3 +322,18 @@ def test_two_formats_in_one_folder_are_named(singles, images, tmp_path):
     shutil.rmtree(tmp_path / 'labels')
     with pytest.raises(DataError, match='no annotations were recognised; it has shapes_'):
         find(tmp_path / 'images', 'detection')
+
+
+def test_boxes_are_relative_to_the_image_as_it_is_shown(tmp_path):
+    """An EXIF tag turns an image by 90 degrees when it is loaded, here and in YOLO."""
+    image = Image.new('RGB', (40, 30))
+    exif = image.getexif()
+    exif[274] = 6
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'labels').mkdir()
+    image.save(tmp_path / 'images' / 'a.jpg', exif=exif)
+    (tmp_path / 'labels' / 'a.txt').write_text('0 .5 .5 .2 .4\n')
+    (tmp_path / 'classes.txt').write_text('x\n')
+    coco = find(tmp_path).parts['all'].coco
+    assert (coco['images'][0]['width'], coco['images'][0]['height']) == (30, 40)
+    assert coco['annotations'][0]['bbox'] == pytest.approx([12, 12, 6, 16])
