@@ -132,12 +132,28 @@ def _json_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _labelmap_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
-    """CVAT's ``name:r,g,b:parts:actions``; plain lines are read as in other text files."""
+    """CVAT's ``name:r,g,b:parts:actions``; plain lines are read as in other text files.
+
+    Without colours (``name:::``) they are VOC's, in the order of the lines.
+    """
     lines = [line for line in read_text(path).splitlines() if line.strip() and line[0] != '#']
-    matches = [re.fullmatch(r'(.+?):(\d+),(\d+),(\d+):.*', line.strip()) for line in lines]
+    matches = [
+        re.fullmatch(r'(.+?):(?:(\d+),(\d+),(\d+))?:[^:]*:.*', line.strip()) for line in lines
+    ]
     if not all(matches):
         return _text_rows(path)
-    return [(m[1], (int(m[2]), int(m[3]), int(m[4]))) for m in matches]
+    if not any(match[2] for match in matches):
+        return [(match[1], _voc_color(place)) for place, match in enumerate(matches)]
+    return [(m[1], (int(m[2]), int(m[3]), int(m[4]))) if m[2] else (m[1], ()) for m in matches]
+
+
+def _voc_color(place: int) -> Color:
+    """Colour of class ``place`` in Pascal VOC: its bits, from the lowest, are the highest of R, G, B."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= (place >> (3 * bit + channel) & 1) << (7 - bit)
+    return tuple(channels)
 
 
 def _text_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +42,7 @@ def recognise(source: Path) -> list[Candidate]:
 
 def _names_a_set(path: Path) -> bool:
     text = read_text(path)
-    return 'names' in text and ('train' in text or 'val' in text)
+    return 'names:' in text and re.search(r'^(?:train|val)\s*:', text, re.MULTILINE) is not None
 
 
 def _is_label(path: Path) -> bool:

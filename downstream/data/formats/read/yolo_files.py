@@ -25,6 +25,24 @@ def read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, list[Path]], list[
     Raises:
         DataError: It lacks names or images, or names folders that are not there.
     """
+    content = _yaml_content(path)
+    classes = _names(path, content)
+    lists: dict[str, list[Path]] = {}
+    for key, part in _PARTS.items():
+        stated = content.get(key)
+        if not stated:
+            continue
+        places = stated if isinstance(stated, list) else [stated]
+        root = str(content.get('path') or '')
+        lists[part] = [image for place in places for image in _images(path, root, str(place))]
+    if 'test' in lists and not lists['test']:
+        del lists['test']
+    if not lists:
+        raise DataError(f'{path} names no images: train, val or test.')
+    return classes, lists, []
+
+
+def _yaml_content(path: Path) -> dict:
     try:
         content = yaml.safe_load(read_text(path))
     except yaml.YAMLError as error:
@@ -33,22 +51,7 @@ def read_yaml(path: Path) -> tuple[tuple[str, ...], dict[str, list[Path]], list[
         raise DataError(f'{path} has no `names`; a YOLO set names its classes there.')
     if content.get('kpt_shape'):
         raise DataError(f'{path} is of key points (kpt_shape); boxes or polygons are needed.')
-    classes = _names(path, content)
-    lists, notes = {}, []
-    for key, part in _PARTS.items():
-        stated = content.get(key)
-        if not stated:
-            continue
-        places = stated if isinstance(stated, list) else [stated]
-        images: list[Path] = []
-        for place in places:
-            images += _images(path, str(content.get('path') or ''), str(place))
-        lists[part] = images
-    if 'test' in lists and not lists['test']:
-        del lists['test']
-    if not lists:
-        raise DataError(f'{path} names no images: train, val or test.')
-    return classes, lists, notes
+    return content
 
 
 def _names(path: Path, content: dict) -> tuple[str, ...]:
@@ -115,19 +118,27 @@ def images_of_list(path: Path, base: Path) -> list[Path]:
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """Class names of a set without ``data.yaml``: a name a line, the first is class 0.
+    """Class names of a set whose ``data.yaml`` names no images, or that has none.
+
+    They are in a YAML file, or in a text file: a name a line, the first is class 0.
 
     Raises:
-        DataError: There is no such file, or more than one.
+        DataError: There is no such file, or there are several that differ.
     """
-    found = [folder / name for name in _CLASS_FILES if (folder / name).is_file()]
-    found += [p for p in sorted(folder.glob('*.names')) if p not in found]
-    texts = {read_text(path).strip() for path in found}
-    if len(texts) != 1:
+    files = [folder / name for name in _CLASS_FILES if (folder / name).is_file()]
+    files += [path for path in sorted(folder.glob('*.names')) if path not in files]
+    found = {path: unique_names(path, _lines(path)) for path in files}
+    for path in sorted(folder.glob('*.y*ml')):
+        if 'names' in read_text(path):
+            found[path] = _names(path, _yaml_content(path))
+    if len(set(found.values())) != 1:
         problem = f'{len(found)} files of class names that differ' if found else 'no class names'
         raise DataError(
             f'{folder} has YOLO labels, but {problem}; write a name a line into {folder}/classes.txt, '
             'or name a data.yaml.'
         )
-    lines = [line.strip() for line in texts.pop().splitlines() if line.strip()]
-    return unique_names(found[0], lines)
+    return next(iter(found.values()))
+
+
+def _lines(path: Path) -> list[str]:
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]

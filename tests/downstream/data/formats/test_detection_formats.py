@@ -72,6 +72,11 @@ def test_yolo_in_the_ways_of_its_exports(singles, images, tmp_path):
     (plain / 'classes.txt').write_text('\n'.join(NAMES))
     assert targets(find(plain).parts['all'].coco) == expected
 
+    # supervision's data.yaml names classes alone.
+    (plain / 'classes.txt').rename(plain / 'data.yaml')
+    (plain / 'data.yaml').write_text(f'names: [{", ".join(NAMES)}]\nnc: 3\n')
+    assert targets(find(plain).parts['all'].coco) == expected
+
     darknet = tmp_path / 'darknet'
     link_images(singles, images, darknet / 'obj_train_data')
     write_yolo_labels(singles, darknet / 'obj_train_data', False)

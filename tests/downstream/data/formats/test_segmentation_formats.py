@@ -151,6 +151,18 @@ def test_colour_masks(make, truth, tmp_path, file, line):
     same(found, truth, tmp_path / 'out')
 
 
+def test_a_labelmap_without_colours_has_those_of_voc(make, truth, tmp_path):
+    """As datumaro writes it; the colours are those of VOC's devkit for classes 0 to 3."""
+    table = np.asarray(
+        [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (224, 224, 192)], np.uint8
+    )
+    source = make(lambda mask: Image.fromarray(table[np.where(mask == IGNORED, 4, mask)]))
+    (source / 'labelmap.txt').write_text('# label:color_rgb:parts:actions\nbackground:::\n')
+    with open(source / 'labelmap.txt', 'a') as file:
+        file.write('\n'.join(f'{name}:::' for name in CLASSES[1:]))
+    same(find(source), truth, tmp_path / 'out')
+
+
 def test_colours_in_a_palette(make, truth, tmp_path):
     def as_palette(mask):
         order = np.asarray([3, 1, 4, 0, 2])  # of each file its own, as in other tools
