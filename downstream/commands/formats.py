@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.data.files import FULL_FILES, SAMPLE
-from downstream.data.formats.convert import FORMS
 from downstream.data.formats.convert import convert as convert_set
+from downstream.data.formats.convert import task_of
 from downstream.data.formats.find import find
 from downstream.data.formats.found import IGNORED, Found, Masks, counts
 from downstream.data.formats.split import split as split_set
@@ -54,8 +54,7 @@ def convert(
         task: None: that of the format.
         copy: Copy the images; otherwise the folder has links to them.
     """
-    task = task or (FORMS[form][0] if form in FORMS else None)
-    found = find(source, task)
+    found = find(source, task or task_of(form))
     lost = convert_set(found, target, form, copy)
     _say(found)
     for note in lost:

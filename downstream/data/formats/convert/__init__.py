@@ -1,5 +1,5 @@
 """A data set written in another format."""
 
-from .convert import FORMS, convert
+from .convert import FORMS, convert, task_of
 
-__all__ = ['FORMS', 'convert']
+__all__ = ['FORMS', 'convert', 'task_of']

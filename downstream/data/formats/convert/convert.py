@@ -24,6 +24,13 @@ FORMS: dict[str, tuple[str, Callable[[Found, Path, bool], list[str]]]] = {
 }
 
 
+def task_of(form: str) -> str:
+    """The task that a format is for; ConfigError if it is not known."""
+    if form not in FORMS:
+        raise ConfigError(f'{form!r} is no format to write; known are {", ".join(FORMS)}.')
+    return FORMS[form][0]
+
+
 def convert(found: Found, folder: Path, form: str, copy: bool = False) -> list[str]:
     """Write a set in another format, completely or not at all.
 
@@ -40,9 +47,7 @@ def convert(found: Found, folder: Path, form: str, copy: bool = False) -> list[s
         ConfigError: The format is not known, or not for the task of the set.
         DataError: The folder has content, or a mask is wrong.
     """
-    if form not in FORMS:
-        raise ConfigError(f'{form!r} is no format to write; known are {", ".join(FORMS)}.')
-    task, write = FORMS[form]
+    task, write = task_of(form), FORMS[form][1]
     if found.task != task:
         raise ConfigError(f'{form} is for {task}, but the set is for {found.task}.')
     folder = Path(os.path.abspath(folder))

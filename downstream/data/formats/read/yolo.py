@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -87,15 +88,23 @@ def read_folder(source: Path) -> Found:
     return _found(source, class_names(source), lists, [])
 
 
-def label_file(image: Path) -> Path:
-    """Where the labels of an image are: the last ``images`` of its path is ``labels``, or beside it."""
-    parts = list(image.parts[:-1])
+def label_files(images: Sequence[Path]) -> list[Path]:
+    """Where the labels of images are.
+
+    The last ``images`` of their path is ``labels``, if there is such a folder; else beside them.
+    """
+    folders = {folder: _label_folder(folder) for folder in {image.parent for image in images}}
+    return [folders[image.parent] / f'{image.stem}.txt' for image in images]
+
+
+def _label_folder(folder: Path) -> Path:
+    parts = list(folder.parts)
     if 'images' in parts:
         place = len(parts) - 1 - parts[::-1].index('images')
-        folder = Path(*parts[:place], 'labels', *parts[place + 1 :])
-        if folder.is_dir():
-            return folder / f'{image.stem}.txt'
-    return image.with_suffix('.txt')
+        labels = Path(*parts[:place], 'labels', *parts[place + 1 :])
+        if labels.is_dir():
+            return labels
+    return folder
 
 
 def _found(
@@ -106,7 +115,7 @@ def _found(
         if not images:
             raise DataError(f'{source}: no images for {name}.')
         parts[name] = _read_part(name, images, classes, notes)
-    read = {label_file(image) for images in lists.values() for image in images}
+    read = {path for images in lists.values() for path in label_files(images)}
     folders = {path.parent for path in read}
     texts = {folder / name for folder in folders for name in _texts(folder)}
     orphans = sorted(path for path in texts - read if path.name not in _NO_LABELS)
@@ -118,7 +127,7 @@ def _found(
 def _read_part(
     name: str, images: list[Path], classes: tuple[str, ...], notes: list[str]
 ) -> Instances:
-    labels = [label_file(image) for image in images]
+    labels = label_files(images)
     twice = next((b for a, b in pairwise(sorted(labels)) if a == b), None)
     if twice:
         raise DataError(f'two images of {name} have the labels {twice}; rename one.')

@@ -37,12 +37,13 @@ def make(truth, images, tmp_path):
     """Write a set of images and masks; ``save`` makes an image of a mask."""
 
     def make(save, image_dir='images', mask_dir='masks', mask_name='{}.png', stems=None):
+        source = tmp_path / 'set'
         for stem in stems or truth:
             for folder in (image_dir, mask_dir):
-                (tmp_path / folder).mkdir(parents=True, exist_ok=True)
-            (tmp_path / image_dir / f'{stem}.jpg').symlink_to(images / f'{stem}.jpg')
-            save(truth[stem]).save(tmp_path / mask_dir / mask_name.format(stem))
-        return tmp_path
+                (source / folder).mkdir(parents=True, exist_ok=True)
+            (source / image_dir / f'{stem}.jpg').symlink_to(images / f'{stem}.jpg')
+            save(truth[stem]).save(source / mask_dir / mask_name.format(stem))
+        return source
 
     return make
 
@@ -366,7 +367,7 @@ def test_a_mask_of_another_size_is_found_when_masks_are_written(make, truth, tmp
 @pytest.mark.parametrize('bits', [16, 32])
 def test_masks_of_more_than_8_bits(truth, tmp_path, bits):
     mask = next(iter(truth.values()))
-    path = tmp_path / 'mask.png'
+    path = tmp_path / {16: 'mask.png', 32: 'mask.tif'}[bits]
     Image.fromarray(mask.astype({16: np.uint16, 32: np.int32}[bits])).save(path)
     values = {k: k for k in range(4)}
     np.testing.assert_array_equal(to_indices(path, values), mask)

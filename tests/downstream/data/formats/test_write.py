@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
-from mmdet.datasets.transforms import LoadAnnotations
 
 from downstream.data.formats.find import find
 from downstream.data.formats.write import write, write_coco
@@ -15,11 +14,14 @@ from .writers import link_images, write_labelme, write_voc, write_yolo_labels
 
 def loaded(arguments: dict, classes: tuple[str, ...], masks: bool) -> dict[str, tuple]:
     """Image -> labels, boxes and masks as mmdet's pipeline gives them, in an order of their own."""
-    dataset = CocoDataset(**arguments, metainfo=dict(classes=classes), pipeline=[])
-    load = LoadAnnotations(with_bbox=True, with_mask=masks)
+    steps = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', with_bbox=True, with_mask=masks),
+    ]
+    dataset = CocoDataset(**arguments, metainfo=dict(classes=classes), pipeline=steps)
     result = {}
     for i in range(len(dataset)):
-        info = load(dataset.get_data_info(i))
+        info = dataset[i]
         boxes, labels = info['gt_bboxes'].tensor.numpy(), info['gt_bboxes_labels']
         order = np.lexsort((*boxes.T, labels))
         pixels = info['gt_masks'].masks if masks else np.zeros((len(boxes), 0))
