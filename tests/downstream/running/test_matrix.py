@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from downstream.data.shapes import make_shapes
+from downstream.running import config as run_config
 from downstream.running.checkpoint import files
-from downstream.running.config import TestOptions, TrainOptions
 from downstream.running.hooks.preemption import PreemptedError
 from downstream.running.test import evaluate
 from downstream.running.train import train
@@ -78,10 +78,14 @@ LINEAR_BASES = (
     'schedules/ade20k-40k.py',
     'runtime/segmentation.py',
 )
-# Windows of the larger images: 9, of the smaller ones: 2.
+# Windows of the larger images: 4, of the smaller ones: 2.
 SLIDE = """
-model['test_cfg'] = dict(mode='slide', crop_size=(128, 128), stride=(96, 96))
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, _delete_=True))
+model['test_cfg'] = dict(mode='slide', crop_size=(192, 192), stride=(128, 128))
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='SGD', lr=0.01, _delete_=True),
+    paramwise_cfg=dict(decay_rate=1.0),
+)
 randomness = dict(seed=7)
 """
 
@@ -112,10 +116,12 @@ def config_of(kind: str, root: Path, folder: Path) -> Path:
 def train_and_test(config: str, folder: Path, sharded: bool | dict) -> None:
     """Train with a validation by sliding windows, test the checkpoint; leave both figures."""
     common = dict(config=config, launcher='pytorch', cfg_options={'sharded': sharded})
-    runner = train(TrainOptions(work_dir=str(folder), **common), check_data='no')
+    runner = train(run_config.TrainOptions(work_dir=str(folder), **common), check_data='no')
     validated = runner.message_hub.get_scalar('val/mIoU').current()
     require_same_everywhere(runner.unwrapped_model)
-    options = TestOptions(work_dir=str(folder), checkpoint=str(folder / 'iter_2.pth'), **common)
+    options = run_config.TestOptions(
+        work_dir=str(folder), checkpoint=str(folder / 'iter_2.pth'), **common
+    )
     tested = evaluate(options, show_report=False)['metrics']['mIoU']
     if dist.get_rank() == 0:
         (folder / 'figures.json').write_text(json.dumps([float(validated), tested]))
@@ -143,12 +149,17 @@ def trained(config: Path, folder: Path, count: int, sharded: bool | dict) -> tup
 @COUNTS
 @pytest.mark.parametrize('kind', ['upernet', 'linear'])
 def test_sliding_windows_over_images_of_two_sizes(count, kind, two_sizes, tmp_path):
-    """Sharded or not: the same weights and figures, in the validation and in a test."""
+    """Sharded or not: the same weights and figures."""
     config = config_of(kind, two_sizes, tmp_path)
-    expected, figures = trained(config, tmp_path / 'whole', count, sharded=False)
-    assert figures[0] == figures[1]
-    found, figures = trained(config, tmp_path / 'sharded', count, sharded=True)
-    assert figures[0] == figures[1]
+    expected, of_whole = trained(config, tmp_path / 'whole', count, sharded=False)
+    found, of_sharded = trained(config, tmp_path / 'sharded', count, sharded=True)
+    if kind == 'linear':
+        # UperNet's running statistics are each process's own on a CPU; a test has those of the first.
+        assert of_whole[0] == of_whole[1]
+        assert of_sharded[0] == of_sharded[1]
+    assert of_sharded == pytest.approx(
+        of_whole, abs=0.05
+    )  # percent; a few pixels may be another class
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=1e-3, atol=1e-5, msg=key)
 

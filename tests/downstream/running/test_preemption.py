@@ -63,7 +63,15 @@ def run_signalled(nccl: bool = False, **arguments) -> None:
     tiny_run(default_hooks=hooks, epochs=20, **arguments)
 
 
-@pytest.mark.parametrize(('count', 'nccl'), [(2, True), (2, False), (3, False), (4, False)])
+@pytest.mark.parametrize(
+    ('count', 'nccl'),
+    [
+        (2, True),
+        (3, False),
+        pytest.param(2, False, marks=pytest.mark.slow),
+        pytest.param(4, False, marks=pytest.mark.slow),
+    ],
+)
 def test_no_process_leaves_before_the_checkpoint_is_written(count, nccl, tmp_path):
     """A launcher kills the others when the first one leaves."""
     hooks = [dict(type='FiniteLossHook'), dict(type='LateSignalHook')]
