@@ -13,10 +13,12 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import HOOKS, MODELS
+from torch.nn.parallel import DistributedDataParallel
 
 from downstream.running.checkpoint import files
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.hooks.preemption import PreemptedError
+from downstream.running.resume.gradient_order import GradientOrder
 from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
 from downstream.running.runner import SuiteRunner
 from downstream.running.train import train
@@ -223,6 +225,20 @@ def resume_and_copy(folder: Path) -> None:
     copies = dict(gradient_as_bucket_view=False)
     changes = dict(epochs=3, model=TWISTED, custom_hooks=[], model_wrapper_cfg=copies)
     assert not tiny_run(folder / 'copies', **changes).model.gradient_as_bucket_view
+    require_order_of_another_model()
+
+
+def require_order_of_another_model() -> None:
+    """A checkpoint may know parameters that are frozen or gone, and lack some that are trained now."""
+    layers = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(3)))
+    layers[1].requires_grad_(False)
+    model = DistributedDataParallel(layers)
+    order = GradientOrder(model, ['gone', '2.bias', '1.bias', '0.weight'])
+    assert order.names == ['2.bias', '0.weight', '0.bias', '2.weight']
+    assert all(p.grad is None for p in model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    assert GradientOrder(layers).names == []
 
 
 def test_three_processes_resume_exactly(tmp_path):

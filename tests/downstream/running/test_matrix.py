@@ -26,6 +26,7 @@ COUNTS = pytest.mark.parametrize('count', [2, 3, 4])
 TWO_PASSES = ADAMW | dict(accumulative_counts=2)
 RUNS = {
     'whole': {},
+    'unused sought': dict(find_unused_parameters=True),
     'sharded': dict(sharded=True),
     'accumulated': dict(optim_wrapper=TWO_PASSES),
     'sharded and accumulated': dict(sharded=True, optim_wrapper=TWO_PASSES),
