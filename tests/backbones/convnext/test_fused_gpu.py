@@ -209,8 +209,17 @@ def test_after_sharding(used):
 SHAPES = [(1, 3, 40), (2, 37, 130), (3, 700, 24)]
 
 
-@pytest.mark.parametrize(('images', 'size', 'columns'), SHAPES)
-@pytest.mark.parametrize('dtype', [torch.float32, *HALVES])
+@pytest.mark.parametrize(
+    ('images', 'size', 'columns', 'dtype'),
+    [
+        # the interpreter takes long for many rows
+        pytest.param(
+            *shape, dtype, marks=[pytest.mark.slow] if shape[1] > 100 and dtype in HALVES else []
+        )
+        for shape in SHAPES
+        for dtype in (torch.float32, *HALVES)
+    ],
+)
 def test_each_kernel(images, size, columns, dtype):
     torch.manual_seed(0)
     rows = images * size
