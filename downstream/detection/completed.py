@@ -1,6 +1,11 @@
-"""COCO annotations that lack ids, areas or iscrowd: completed whenever a file is read."""
+"""COCO annotations that lack ids, areas or iscrowd: completed whenever a file is read.
+
+Labels are numbered in the order of the config's classes, whatever the order of a file's categories.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
@@ -21,6 +26,22 @@ class CompletedCOCO(COCO):
         if {'images', 'annotations'} <= self.dataset.keys():
             repair('', self.dataset)
         super().createIndex()
+
+    def get_cat_ids(
+        self,
+        cat_names: Sequence[str] = (),
+        sup_names: Sequence[str] = (),
+        cat_ids: Sequence[int] = (),
+    ) -> list[int]:
+        """Ids of categories, in the order of ``cat_names`` if these are given.
+
+        pycocotools returns them in the order of the file: the labels of two files that list their
+        categories differently would not agree.
+        """
+        ids = super().get_cat_ids(list(cat_names), list(sup_names), list(cat_ids))
+        if not cat_names:
+            return ids
+        return sorted(ids, key=lambda number: list(cat_names).index(self.cats[number]['name']))
 
 
 # The class attribute that mmdet has for other readers of annotations.

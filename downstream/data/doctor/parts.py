@@ -94,7 +94,7 @@ def parts_of_found(found: Found, source: Path) -> list[Part]:
         parts.append(made)
     if parts:
         parts[0].findings += [
-            Finding('repair', str(source), note.rstrip('.'), 'reader:') for note in found.notes
+            Finding('reader', str(source), note.rstrip('.'), 'note:') for note in found.notes
         ]
     return parts
 

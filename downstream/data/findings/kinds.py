@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
     # The whole set
     'set': _error('reasons why the data set cannot be read'),
     'run': _error('reasons why a run would stop'),
-    'repair': _repaired('notes of the reader'),
+    'reader': _warning('notes of the reader'),
     'unknown-type': _warning('data sets are of a type that is not examined'),
     # Files
     'file-missing': _error('files are missing', 'Add what is missing, or remove the entry.'),

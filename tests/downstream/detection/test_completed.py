@@ -42,6 +42,30 @@ def test_the_targets_are_the_same(incomplete):
     assert sets[0] == sets[1]
 
 
+def test_labels_follow_the_classes_of_the_config(shapes, tmp_path):
+    """Training and validation files may list their categories in different orders."""
+    content = json.loads((shapes / 'annotations' / 'instances_training.json').read_text())
+    classes = ('circle', 'square', 'triangle')
+    labels = []
+    for reverse in (False, True):
+        content['categories'].sort(key=lambda category: category['id'], reverse=reverse)
+        path = tmp_path / f'{reverse}.json'
+        path.write_text(json.dumps(content))
+        with without_coco_output():
+            dataset = CocoDataset(
+                ann_file=str(path),
+                data_prefix=dict(img=''),
+                metainfo=dict(classes=classes),
+                pipeline=[],
+            )
+        infos = [dataset.get_data_info(i)['instances'] for i in range(len(dataset))]
+        labels.append([[one['bbox_label'] for one in instances] for instances in infos])
+        truth = CocoInstanceMetric(ann_file=str(path))._coco_api
+        assert [truth.cats[i]['name'] for i in truth.get_cat_ids(cat_names=classes)] == [*classes]
+    assert labels[0] == labels[1]
+    assert {label for one in labels[0] for label in one} == {0, 1, 2}
+
+
 def test_the_truth_of_the_evaluation_is_complete(incomplete):
     path, complete = incomplete
     truth = CocoInstanceMetric(ann_file=str(path))._coco_api
