@@ -9,7 +9,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from backbones.errors import DataError
-from downstream.data.files import FULL_FILES, loaded_size
+from downstream.data.files import FULL_FILES
+from downstream.data.images.read import read_header
 
 SUFFIXES = frozenset(
     [
@@ -73,7 +74,7 @@ def sizes(paths: Sequence[Path]) -> list[tuple[int, int]]:
         DataError: A file is missing or is no image.
     """
     bar = tqdm(paths, desc='reading sizes of images', disable=len(paths) < FULL_FILES)
-    return [loaded_size(path, ())[0] for path in bar]
+    return [read_header(path).shown_size for path in bar]
 
 
 def relative_names(paths: Sequence[Path]) -> tuple[Path, list[str]]:

@@ -15,7 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from backbones.errors import DataError
-from downstream.data.files import SAMPLE, exif_advice, loaded_size
+from downstream.data.files import SAMPLE, exif_advice
+from downstream.data.images.read import read_header
 
 from .found import IGNORED, Found, Instances, Masks
 from .mask_pixels import has_colors, to_indices
@@ -239,7 +240,8 @@ def write_mask(pixels: np.ndarray, path: Path) -> None:
 
 
 def _require_size(image: Path, mask: Path, pixels: np.ndarray) -> None:
-    size, turned = loaded_size(image, ())
+    header = read_header(image)
+    size, turned = header.shown_size, header.turned
     if pixels.shape[::-1] != size:
         raise DataError(
             f'{mask} is {pixels.shape[1]} x {pixels.shape[0]}, but {image} is {size[0]} x {size[1]}.'

@@ -239,7 +239,7 @@ def test_costs_are_those_of_the_paper():
     from backbones import ConvNeXt
 
     with torch.device('meta'):
-        assert gmacs(ConvNeXt('tiny'), (224, 224)) == pytest.approx(4.457, rel=2e-3)
+        assert gmacs(ConvNeXt('tiny'), (3, 224, 224)) == pytest.approx(4.457, rel=2e-3)
 
 
 def test_activations_are_counted_once():
