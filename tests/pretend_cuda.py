@@ -4,12 +4,14 @@ Inside :func:`pretended_cuda` tensors can be moved to ``cuda``. They say that th
 compute on the CPU, so that code which depends on data (nonzero, NMS, samplers) runs as well. Two things
 are as on a GPU: an operator of tensors on two devices raises, and every place where the host would wait
 for the device is counted, with the line of code. Not so: streams, memory, numerics, kernels of one's own.
+Autocast is the CPU's, whose list of operators is not CUDA's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +37,9 @@ _NOT_DETERMINISTIC = {
     'upsample_bilinear2d_backward', 'upsample_nearest2d_backward', 'reflection_pad2d_backward',
     'adaptive_max_pool2d_backward', 'max_pool3d_with_indices_backward',
 }  # fmt: skip
+# CPUs compute these in float16 and bfloat16, but some of them very slowly.
+_PRODUCTS = {'convolution', 'convolution_backward', 'mm', 'addmm', 'bmm', 'baddbmm'}
+_HALVES = (torch.float16, torch.bfloat16)
 _OWN = str(Path(__file__))
 _LIBRARY_OF_TENSORS = str(Path(torch.__file__).parent)
 
@@ -216,12 +221,20 @@ def _run(func: Any, args: Sequence, kwargs: dict) -> Any:
         _check_devices(func, name, args, tensors)
         _count(name, args, kwargs)
         if name in _NOT_DETERMINISTIC and torch.are_deterministic_algorithms_enabled():
-            raise RuntimeError(f'{name} does not have a deterministic implementation (on CUDA)')
+            message = f'{name} does not have a deterministic implementation (on CUDA)'
+            if not torch.is_deterministic_algorithms_warn_only_enabled():
+                raise RuntimeError(message)
+            warnings.warn(message, stacklevel=2)
     to_device = _is_result_on_device(func, name, args, kwargs, bool(on_device))
 
     inner = tree_map(_inner, (args, kwargs))
     inner[1].pop('pin_memory', None)
-    result = func(*inner[0], **inner[1])
+    half = next((t.dtype for t in tensors if t.dtype in _HALVES), None)
+    if half and name in _PRODUCTS:
+        exact = tree_map(lambda x: _in_dtype(x, torch.float32), inner)
+        result = tree_map(lambda x: _in_dtype(x, half), func(*exact[0], **exact[1]))
+    else:
+        result = func(*inner[0], **inner[1])
     if (written := _written(func._schema, args, kwargs)) is not None:
         return written
     if name == '_local_scalar_dense' or not to_device:
@@ -238,6 +251,10 @@ def _inner(value: Any) -> Any:
     if isinstance(value, CudaTensor):
         return value.inner
     return torch.device('cpu') if isinstance(value, torch.device) else value
+
+
+def _in_dtype(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, torch.Tensor) else value
 
 
 def _is_result_on_device(func: Any, name: str, args: Sequence, kwargs: dict, any_is: bool) -> bool:
@@ -375,6 +392,25 @@ def pinned(data: Any) -> Any:
     return tree_map(mark, data)
 
 
+class _Autocast(torch.autocast):
+    """``torch.autocast`` of the device, which C++ believes to be the CPU."""
+
+    def __init__(self, device_type: str, dtype: torch.dtype | None = None, **options) -> None:
+        if device_type == 'cuda':
+            device_type, dtype = 'cpu', dtype or torch.float16
+        super().__init__(device_type, dtype=dtype, **options)
+
+
+@contextlib.contextmanager
+def _pretended_autocast() -> Iterator[None]:
+    own = torch.autocast
+    torch.autocast = _Autocast
+    try:
+        yield
+    finally:
+        torch.autocast = own
+
+
 @contextlib.contextmanager
 def pretended_cuda() -> Iterator[Waits]:
     """Within it tensors and modules can be moved to ``cuda``; yields the count of waits."""
@@ -383,7 +419,8 @@ def pretended_cuda() -> Iterator[Waits]:
     _waits.append(Waits())
     try:
         # One thread, or the engine of autograd would run without the modes.
-        with _Functions(), _Operators(), torch.autograd.set_multithreading_enabled(False):
+        one_thread = torch.autograd.set_multithreading_enabled(False)
+        with _Functions(), _Operators(), one_thread, _pretended_autocast():
             yield _waits[-1]
     finally:
         _waits.pop()

@@ -1,5 +1,7 @@
 """Running a config: complete it, train it, test it. Importing it registers runner, hooks, wrapper."""
 
+from .averaging import ForeachExponentialMovingAverage
+from downstream.running.hooks.cudnn_benchmark import CudnnBenchmarkHook
 from downstream.running.hooks.finite import FiniteLossHook
 from downstream.running.hooks.hanging import HangHook
 from .precision import BFloat16OptimWrapper
@@ -11,7 +13,9 @@ from downstream.running.hooks.unreadable import UnreadableImagesHook
 
 __all__ = [
     'BFloat16OptimWrapper',
+    'CudnnBenchmarkHook',
     'FiniteLossHook',
+    'ForeachExponentialMovingAverage',
     'HangHook',
     'PreemptionHook',
     'ProgressHook',

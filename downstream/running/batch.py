@@ -84,7 +84,12 @@ def _stretch_ema(hook: dict, count: int) -> None:
     ``interval`` passes.
     """
     kind = hook.get('ema_type', 'ExponentialMovingAverage')
-    known = ('ExponentialMovingAverage', 'StochasticWeightAverage', 'MomentumAnnealingEMA')
+    known = (
+        'ExponentialMovingAverage',
+        'ForeachExponentialMovingAverage',
+        'StochasticWeightAverage',
+        'MomentumAnnealingEMA',
+    )
     if kind not in known or hook.get('begin_epoch'):
         raise ConfigError(
             f'--keep-batch: EMAHook with ema_type={kind!r}, begin_epoch={hook.get("begin_epoch", 0)} '

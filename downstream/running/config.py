@@ -22,6 +22,7 @@ from downstream.paths import CONFIGS, find_config
 from .batch import keep_batch, recipe_batch
 from .channels import chosen_bands, set_tested_statistics, use_bands
 from .checkpoint.read import read
+from .optimizer_kernels import fuse_on_cuda_alone
 from .precision import require_usable_gpu, set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.
@@ -176,6 +177,7 @@ def training_config(options: TrainOptions) -> Config:
     require_usable_gpu()
     cfg = read_config(options)
     set_precision(cfg, options.amp)
+    fuse_on_cuda_alone(cfg)
     resume = options.resume or ('auto' if was_restarted() else None)
     if resume:
         _resume(cfg, resume)

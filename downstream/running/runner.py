@@ -40,7 +40,9 @@ from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
 from downstream.running.resume.start import Start, agree_on_start
 
+from .gpu_memory import TRAINING, explain_full_gpu
 from .initialise import initialise
+from .optimizer_kernels import keep_implementation
 
 required('mmengine.runner.Runner._init_model_weights')  # which is overridden
 
@@ -146,7 +148,10 @@ class SuiteRunner(Runner):
 
     def train(self) -> nn.Module:
         try:
-            with files.raise_on_full_disk(self.work_dir):
+            with (
+                files.raise_on_full_disk(self.work_dir),
+                explain_full_gpu(TRAINING),
+            ):
                 model = super().train()
         except BaseException:
             # Finish what is being written. Of two errors the first one matters.
@@ -401,6 +406,8 @@ class SuiteRunner(Runner):
             )
             if sharding.is_sharded(model):
                 optimizer = sharding.shard_optimizer_state(optimizer, self.optim_wrapper.optimizer)
+            if isinstance(self.optim_wrapper, OptimWrapper):  # not a dict of several
+                keep_implementation(optimizer, self.optim_wrapper.optimizer)
             checkpoint['optimizer'] = optimizer
         self._has_loaded = True
         self.logger.info(f'Checkpoint {filename}: {len(state)} tensors loaded')

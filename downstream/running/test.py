@@ -17,6 +17,7 @@ from downstream.distributed.processes import is_first_process
 from downstream.running.checkpoint.files import raise_on_full_disk, write_text
 
 from .config import TestOptions, task_of, testing_config
+from .gpu_memory import TESTING, explain_full_gpu
 from .train import build_runner
 
 
@@ -43,7 +44,8 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
     runner = build_runner(cfg)
     if options.out and options.out.endswith(('.pkl', '.pickle')):
         runner.test_evaluator.metrics.append(_dump(task_of(cfg), options.out))
-    flat = runner.test()
+    with explain_full_gpu(TESTING):
+        flat = runner.test()
     report = {
         'task': task_of(cfg),
         'config': options.config,

@@ -140,7 +140,8 @@ class MemoryEstimate:
         wrapper = cfg.get('model_wrapper_cfg') or {}
         if gpus > 1 and not wrapper.get('gradient_as_bucket_view', True):
             self.fixed += trained * _BUCKET_BYTES
-        self.step = trained * _STEP_BYTES
+        fused = cfg.optim_wrapper.optimizer.get('fused', False)
+        self.step = 0 if fused else trained * _STEP_BYTES
         self.mixed = cfg.optim_wrapper.type == 'AmpOptimWrapper'
         self.per_image = activation_bytes(model, trained_size(cfg))
         if self.mixed:

@@ -11,6 +11,7 @@ default_hooks = dict(
     unreadable=dict(type='UnreadableImagesHook', skips=0),
     preemption=dict(type='PreemptionHook'),
     hanging=dict(type='HangHook', minutes=10),
+    cudnn_benchmark=dict(type='CudnnBenchmarkHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -7,5 +7,8 @@ default_hooks = dict(
     checkpoint=dict(by_epoch=False),
     visualization=dict(type='SegmentationPicturesHook'),
 )
+# Crops have one size, for which cuDNN looks for the fastest algorithms. CudnnBenchmarkHook: not for the
+# images of validations and tests. Heads of detectors see another number of RoIs in every step.
+env_cfg = dict(cudnn_benchmark=True)
 log_processor = dict(by_epoch=False)
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')])

@@ -146,7 +146,7 @@ class FiniteLossHook(Hook):
         gradients = [local(p.grad) for p in self._parameters if p.grad is not None]
         gradients = gradients if with_gradients else []
         device = self._parameters[0].device
-        norm = get_total_norm(gradients).float().to(device) if gradients else torch.zeros(())
+        norm = get_total_norm(gradients).float() if gradients else torch.zeros((), device=device)
         values = [*(one.total(device) for one in self._passes), norm.to(device)]
         *losses, norm_value = torch.stack(values).tolist()  # the host waits here for the device
         bad = [one for one, loss in zip(self._passes, losses) if not math.isfinite(loss)]

@@ -19,6 +19,7 @@ from backbones import ConvNeXt, ConvNeXtV2, set_fused
 from backbones.convnext import fused_gpu
 from backbones.convnext.block import Block
 from backbones.convnext.fused import FusedBlock
+from tests import processes
 
 pytest.importorskip('triton')
 
@@ -119,8 +120,7 @@ def with_short_spans(monkeypatch) -> None:
         monkeypatch.setattr(kernels, '_TILE', kernels._TILE | {'SPAN': 32})
 
 
-@pytest.fixture
-def used(monkeypatch) -> list:
+def watch(patch: pytest.MonkeyPatch) -> list:
     """The real conditions but the device's, in the interpreter too; grows with every fused block."""
     calls, own = [], fused_gpu.run
 
@@ -129,11 +129,17 @@ def used(monkeypatch) -> list:
             calls.append(block)
         return own(block, x)
 
-    with_short_spans(monkeypatch)
-    monkeypatch.setattr(fused_gpu, '_is_on_gpu', lambda x: x.device.type == DEVICE.type)
-    monkeypatch.setattr(fused_gpu, 'run', noting)
+    with_short_spans(patch)
+    patch.setattr(fused_gpu, '_is_on_gpu', lambda x: x.device.type == DEVICE.type)
+    patch.setattr(fused_gpu, 'run', noting)
     fused_gpu.failure.cache_clear()
     return calls
+
+
+@pytest.fixture
+def used(monkeypatch) -> list:
+    """See :func:`watch`."""
+    return watch(monkeypatch)
 
 
 def loss_of(outputs) -> torch.Tensor:
@@ -204,6 +210,64 @@ def test_after_sharding(used):
         assert len(used) == 4
         found = [p.grad.full_tensor() for p in sharded.parameters()]
         assert max(away(found, expected)) < 1e-4
+
+
+def as_ddp(model: nn.Module) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(model)
+
+
+def as_sharded(model: nn.Module) -> nn.Module:
+    for block in model.blocks():
+        fully_shard(block)
+    return fully_shard(model)
+
+
+def gradients_in_process(wrap, with_cp: bool, half: torch.dtype | None) -> None:
+    """One of two processes: the averaged gradients are those of the modules."""
+    dist.init_process_group('gloo')
+    gradients = []
+    with pytest.MonkeyPatch.context() as patch:
+        calls = watch(patch)
+        for switch in (False, 'gpu'):
+            torch.manual_seed(0)
+            model = ConvNeXtV2(ARCH, drop_path_rate=0.2, with_cp=with_cp).train()
+            wrapped = wrap(model)
+            torch.manual_seed(1 + dist.get_rank())
+            x = torch.randn(1, 3, 32, 64)
+            with (
+                set_fused(switch),
+                torch.autocast('cpu', dtype=half or torch.bfloat16, enabled=half is not None),
+            ):
+                loss_of(wrapped(x)).backward()
+            own = [p.grad for p in model.parameters()]
+            gradients.append([getattr(g, 'full_tensor', lambda g=g: g)() for g in own])
+    assert len(calls) == 4 * (1 + with_cp), len(calls)
+    expected, found = gradients
+    worst = max(away(found, expected))
+    assert worst < (0.2 if half else 1e-4), worst
+    sums = [torch.zeros(1, dtype=torch.float64) for _ in range(2)]
+    dist.all_gather(sums, sum(g.double().sum() for g in found).view(1))
+    assert sums[0] == sums[1]  # averaged, though each process has its own image
+    dist.destroy_process_group()
+
+
+every_way = [
+    pytest.param(wrap, with_cp, half, marks=() if quick else pytest.mark.slow)
+    for wrap in (as_ddp, as_sharded)
+    for with_cp in (False, True)
+    for half in (None, torch.bfloat16)
+    for quick in [(wrap is as_sharded) == with_cp == (half is not None)]
+]
+
+
+@pytest.mark.skipif(DEVICE.type == 'cuda', reason='NCCL wants a GPU for each process')
+@pytest.mark.parametrize(('wrap', 'with_cp', 'half'), every_way)
+def test_in_two_processes(wrap, with_cp, half, tmp_path):
+    """Real conditions, kernels interpreted: DDP and FSDP2, recomputed blocks, autocast."""
+    arguments = [{'wrap': wrap, 'with_cp': with_cp, 'half': half}] * 2
+    for rank, process in enumerate(processes.start(gradients_in_process, tmp_path, arguments)):
+        process.join(120)
+        assert process.exitcode == 0, (tmp_path / f'out{rank}').read_text()[-3000:]
 
 
 SHAPES = [(1, 3, 40), (2, 37, 130), (3, 700, 24)]

@@ -1,5 +1,7 @@
 """Plans keep the published batch, and memory is estimated within a third of what others log."""
 
+import copy
+
 import pytest
 
 from backbones import ConfigError
@@ -84,3 +86,6 @@ def test_buckets_and_temporaries_of_the_step_are_counted():
     trained = find_row('mask-rcnn_convnextv2-huge_fcmae_3x-lsj_coco').params
     assert several.fixed - one.fixed == 4 * trained
     assert several(0) * 2**30 == pytest.approx((16 + 4 + 4) * trained + 0.5 * 2**30, rel=0.12)
+    fused = copy.deepcopy(cfg)
+    fused.optim_wrapper.optimizer.fused = True  # without temporaries
+    assert MemoryEstimate(fused, 1).step == 0 < one.step

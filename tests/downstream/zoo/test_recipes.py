@@ -19,6 +19,8 @@ SMALLEST = {
     'resnet': ('resnet-18', {}),
     'resnext101': ('timm:resnext50_32x4d', {}),
 }
+# What makes the recipe's backbone large; its other options stay.
+OF_SIZE = ('type', 'arch', 'model', 'model_args', 'size_divisor', 'init_cfg')
 WIDTH = 32
 
 
@@ -53,7 +55,9 @@ def step_and_infer(row: Row) -> None:
     init_default_scope(cfg.default_scope)
     frozen = cfg.model.backbone.get('frozen_stages', -1)
     name, args = SMALLEST[row.family]
-    drop_in(cfg, name, **args)
+    own = {key: value for key, value in cfg.model.backbone.items() if key not in OF_SIZE}
+    drop_in(cfg, name, **own, **args)
+    assert own.items() <= cfg.model.backbone.items()
     narrow(cfg)
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
