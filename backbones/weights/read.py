@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.errors import WeightsError
 
@@ -117,7 +117,9 @@ def _unpickled(path: Path, trust: bool, mmap: bool) -> object:
             raise WeightsError(f'{path} is not a checkpoint: it cannot be unpickled.') from error
         raise WeightsError(
             f'{path} holds more than data ({found[1] or found[2]}), and loading it would run code of '
-            'its author. If you trust the file, say --trust-checkpoint (trust=True).'
+            'its author. Of your own model save the state dict: torch.save(model.state_dict(), FILE). '
+            'A file that you trust is converted by tools/weights.py convert FILE OUT '
+            '--trust-checkpoint.'
         ) from error
     except (
         RuntimeError,
@@ -137,6 +139,8 @@ _WRAPPERS = ('state_dict', 'model', 'model_state_dict', 'teacher', 'module')
 
 def _unwrapped(content: object) -> dict[str, Tensor] | None:
     """The state dict within ``content``, taken out of the usual wrappers."""
+    if isinstance(content, nn.Module):  # a whole model in a file that is trusted
+        content = content.state_dict()
     for _ in range(3):
         if not isinstance(content, Mapping):
             break

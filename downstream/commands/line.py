@@ -85,6 +85,65 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of a data set of one's own."""
+    group = parser.add_argument_group('your own data', 'docs/own_data.md')
+    group.add_argument(
+        '--data',
+        metavar='DIR',
+        help='a folder, a COCO file or a data.yaml; a config is written into the work dir',
+    )
+    kinds = group.add_mutually_exclusive_group()
+    for kind, meaning in (
+        ('boxes', 'train boxes alone'),
+        ('masks', 'train masks, on images whose objects all have one'),
+    ):
+        kinds.add_argument(
+            f'--{kind}', dest='objects', action='store_const', const=kind, help=meaning
+        )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the everyday settings of training. Each changes all of a config that depends on it."""
+    group = parser.add_argument_group('everyday settings', 'docs/settings.md')
+    group.add_argument('--epochs', type=int, metavar='N', help='how often every image is seen')
+    group.add_argument('--lr', type=float, metavar='RATE', help='learning rate for this batch')
+    group.add_argument(
+        '--batch-size',
+        type=_batch_size,
+        metavar='N',
+        help='images a step, of all processes; auto: as many as fit',
+    )
+    group.add_argument(
+        '--image-size',
+        type=int,
+        metavar='PIXELS',
+        help='short side of a detector, crop of a segmenter; all scales follow',
+    )
+    group.add_argument(
+        '--patience',
+        type=int,
+        metavar='N',
+        help='stop after N evaluations without a better figure',
+    )
+    group.add_argument(
+        '--from',
+        dest='start_from',
+        metavar='CHECKPOINT',
+        help='start from a trained model; classes of the same name keep what it learned of them',
+    )
+
+
+def _batch_size(word: str) -> int | str:
+    return word if word == 'auto' else int(word)
+
+
+def settings_options(args: argparse.Namespace) -> dict:
+    """The arguments of :func:`add_settings` as those of ``TrainOptions``."""
+    names = ('epochs', 'lr', 'batch_size', 'image_size', 'patience', 'start_from')
+    return {name: getattr(args, name) for name in names}
+
+
 def run_options(args: argparse.Namespace) -> dict:
     """The arguments of :func:`parse_run_arguments` as those of ``RunOptions``."""
     return {

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from backbones.errors import ConfigError
 
+from .agreement import check_class_weights, check_evaluator
 from .coco_checks import check_coco
 from .files import shortened
 from .mask_checks import check_masks
@@ -49,6 +50,8 @@ def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) 
             if dataset.type in COCO_TYPES:
                 needs_truth = not _formats_only(cfg.get(f'{loader}_evaluator'))
                 classes_of[where] = check_coco(where, dataset, full, needs_truth)
+                if needs_truth:
+                    check_evaluator(loader, dataset, cfg.get(f'{loader}_evaluator'))
             elif cfg.get('default_scope') == 'mmseg':
                 classes_of[where] = check_masks(where, dataset, full)
     for where, classes in classes_of.items():
@@ -59,6 +62,7 @@ def check_datasets(cfg: ConfigDict, loaders: Sequence[str], full: bool = False) 
                 f'{shortened(classes_of[first])}; give both the same metainfo.'
             )
         _check_heads(cfg.model, where, len(classes))
+        check_class_weights(cfg.model, where, len(classes))
 
 
 def data_sets(cfg: ConfigDict, loader: str) -> Iterator[tuple[str, ConfigDict]]:

@@ -114,3 +114,32 @@ def boxes_only(pipeline: Iterable) -> list:
 def imagenet_normalization() -> Mapping[str, list[float]]:
     """``mean`` and ``std`` of ImageNet's pixels, RGB from 0 to 255, for a data preprocessor."""
     return dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
+
+
+# What of a transform, a preprocessor or a config is a size in pixels.
+_SIZES = ('scale', 'scales', 'crop_size', 'size', 'stride', 'image_scale', 'image_size')
+
+
+def resized(part: object, factor: float) -> object:
+    """A pipeline, or another part of a config, with every size in pixels times ``factor``.
+
+    Args:
+        part: Transforms or a mapping, which stay as they are. Fractions of an image stay fractions.
+        factor: New size over old one.
+    """
+    if isinstance(part, Mapping):
+        return {
+            key: _times(value, factor) if key in _SIZES else resized(value, factor)
+            for key, value in part.items()
+        }
+    if isinstance(part, (list, tuple)):
+        return type(part)(resized(value, factor) for value in part)
+    return part
+
+
+def _times(value: object, factor: float) -> object:
+    if isinstance(value, (list, tuple)):
+        return type(value)(_times(side, factor) for side in value)
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return max(1, int(value * factor + 0.5))
+    return value

@@ -176,7 +176,7 @@ def without_masks(base: dict, model: dict | None = None) -> dict:
     heads = {**model.get('roi_head', {}), 'mask_roi_extractor': None, 'mask_head': None}
     model['roi_head'] = heads
     padding = model['data_preprocessor'] = {**model.get('data_preprocessor', {}), 'pad_mask': False}
-    augments = base.get('data_preprocessor', {}).get('batch_augments')
+    augments = {**base.get('data_preprocessor', {}), **padding}.get('batch_augments')
     if augments:
         padding['batch_augments'] = [
             {**augment, 'pad_mask': False} if 'pad_mask' in augment else dict(augment)

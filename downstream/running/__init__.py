@@ -5,6 +5,7 @@ from downstream.running.hooks.cudnn_benchmark import CudnnBenchmarkHook
 from downstream.running.hooks.finite import FiniteLossHook
 from downstream.running.hooks.hanging import HangHook
 from .precision import BFloat16OptimWrapper
+from downstream.running.hooks.patience import PatienceHook
 from downstream.running.hooks.preemption import PreemptionHook
 from downstream.running.hooks.progress import ProgressHook
 from .runner import SuiteRunner
@@ -17,6 +18,7 @@ __all__ = [
     'FiniteLossHook',
     'ForeachExponentialMovingAverage',
     'HangHook',
+    'PatienceHook',
     'PreemptionHook',
     'ProgressHook',
     'SafeCheckpointHook',

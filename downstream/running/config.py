@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,7 +21,9 @@ from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
 from downstream.paths import CONFIGS, find_config
 
+from . import overrides, settings
 from .batch import keep_batch, recipe_batch
+from .batch_probe import largest_batch
 from .channels import chosen_bands, set_tested_statistics, use_bands
 from .checkpoint.read import read
 from .optimizer_kernels import fuse_on_cuda_alone
@@ -56,13 +60,31 @@ class RunOptions:
 
 @dataclass
 class TrainOptions(RunOptions):
-    """``amp``: None, 'auto', 'fp16' or 'bf16'. ``resume``: None, 'auto' or a path. At most one of
-    ``auto_scale_lr`` and ``keep_batch``, for batches other than the recipe's."""
+    """What the command line of training says.
+
+    Attributes:
+        amp: None, 'auto', 'fp16' or 'bf16'.
+        resume: None, 'auto' or a path.
+        auto_scale_lr: Scale the learning rate to a batch that the config changes.
+        keep_batch: Accumulate gradients up to the recipe's batch.
+        start_from: A trained model, possibly of other classes.
+        epochs: How often every image is seen.
+        lr: Learning rate for the run's own batch.
+        batch_size: Images a step, of all processes together, or 'auto': as many as fit.
+        image_size: See :func:`.settings.image_size`.
+        patience: Evaluations without improvement after which the run stops.
+    """
 
     amp: str | None = None
     resume: str | None = None
     auto_scale_lr: bool = False
     keep_batch: bool = False
+    start_from: str | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    batch_size: int | str | None = None
+    image_size: int | None = None
+    patience: int | None = None
 
 
 @dataclass
@@ -100,7 +122,8 @@ def read_config(options: RunOptions) -> Config:
     _set_channels(cfg, options)
     if options.backbone:
         stem = _put_backbone(cfg, options, stem)
-    cfg.merge_from_dict(options.cfg_options)
+    overrides.merge(cfg, options.cfg_options)
+    overrides.check_values(cfg)
     if cfg.get('default_scope') not in _SCOPES:
         raise ConfigError(
             f'config {path}: default_scope={cfg.get("default_scope")!r}; it must be mmdet '
@@ -181,6 +204,8 @@ def training_config(options: TrainOptions) -> Config:
     resume = options.resume or ('auto' if was_restarted() else None)
     if resume:
         _resume(cfg, resume)
+    _start_from(cfg, options)
+    _apply_settings(cfg, options)
     if options.auto_scale_lr:
         recipe_batch(cfg, '--auto-scale-lr')
         cfg.auto_scale_lr.enable = True
@@ -191,6 +216,54 @@ def training_config(options: TrainOptions) -> Config:
             )
         keep_batch(cfg, process_count(options.launcher))
     return cfg
+
+
+def _start_from(cfg: Config, options: TrainOptions) -> None:
+    """Let ``cfg`` start from a trained model.
+
+    Raises:
+        WeightsError: There is no such checkpoint.
+        ConfigError: Another one is to be resumed.
+    """
+    if options.start_from is None:
+        return
+    if options.resume not in (None, 'auto'):
+        raise ConfigError(
+            '--resume CHECKPOINT continues a run, --from CHECKPOINT starts a new one; give one of them.'
+        )
+    read(options.start_from, mmap=True)
+    cfg.load_from = options.start_from
+    # The backbone's weights are in the checkpoint; those of its pre-training would be replaced.
+    cfg.model.backbone.init_cfg = None
+
+
+def _apply_settings(cfg: Config, options: TrainOptions) -> None:
+    """Change ``cfg`` as the everyday options say.
+
+    Raises:
+        ConfigError: A value is not possible, or two options contradict each other.
+    """
+    processes = process_count(options.launcher)
+    if options.batch_size is not None:
+        for name in ('auto_scale_lr', 'keep_batch'):
+            if getattr(options, name):
+                raise ConfigError(
+                    f'--batch-size sets the batch and adapts the learning rate to it; leave '
+                    f'--{name.replace("_", "-")} out.'
+                )
+    if options.image_size is not None:
+        settings.set_image_size(cfg, options.image_size)
+    if options.batch_size is not None:
+        total = options.batch_size
+        if total == 'auto':
+            total = largest_batch(cfg, processes)
+        settings.set_batch(cfg, total, processes, scale_lr=options.lr is None)
+    if options.epochs is not None:
+        settings.set_epochs(cfg, options.epochs, settings.training_images(cfg))
+    if options.lr is not None:
+        settings.set_rate(cfg, options.lr)
+    if options.patience is not None:
+        settings.set_patience(cfg, options.patience)
 
 
 def _resume(cfg: Config, source: str) -> None:
@@ -224,6 +297,11 @@ def testing_config(options: TestOptions) -> Config:
     cfg.model.backbone.init_cfg = None
     for key in _TRAINING_KEYS:
         cfg[key] = None
+    if options.show and sys.platform.startswith('linux'):
+        if not os.environ.get('DISPLAY') and not os.environ.get('WAYLAND_DISPLAY'):
+            raise ConfigError(
+                '--show needs a display, and there is none; --show-dir DIR writes pictures.'
+            )
     if options.show or options.show_dir:
         hook = cfg.default_hooks.get('visualization')
         if not hook:

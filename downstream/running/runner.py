@@ -22,7 +22,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -43,6 +43,7 @@ from downstream.running.resume.start import Start, agree_on_start
 from .gpu_memory import TRAINING, explain_full_gpu
 from .initialise import initialise
 from .optimizer_kernels import keep_implementation
+from .schedule_fit import misfits
 
 required('mmengine.runner.Runner._init_model_weights')  # which is overridden
 
@@ -373,14 +374,28 @@ class SuiteRunner(Runner):
             self.register_hook(ShardedModelHook(self._sharding.sync_every_pass))
         return super().build_optim_wrapper(optim_wrapper)
 
+    def build_param_scheduler(self, scheduler: dict | list) -> dict | list:
+        loop = self._train_loop
+        listed = [scheduler] if isinstance(scheduler, dict) else scheduler or ()
+        if isinstance(loop, BaseLoop) and all(isinstance(one, dict) for one in listed):
+            epochs = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else None
+            for sentence in misfits(listed, epochs, loop.max_iters):
+                self.logger.warning(sentence)
+        return super().build_param_scheduler(scheduler)
+
     def _init_model_weights(self) -> None:
         if not sharding.is_sharded(self.model):  # else it was done before
             initialise(self.unwrapped_model)
 
     def dump_config(self) -> None:
         """Into the work dir; that of a test, which may share it with a training, into its log's."""
+        source = self.cfg.filename and Path(self.cfg.filename).resolve()
         if self._train_loop is None:
             self.cfg.dump(osp.join(self.log_dir, 'config.py'))
+        elif source and source.parent == Path(self.work_dir).resolve():
+            # The config that a user wrote is there, and stays.
+            if is_main_process():
+                self.cfg.dump(osp.join(self.work_dir, f'{source.stem}.complete.py'))
         else:
             super().dump_config()
 
@@ -394,7 +409,13 @@ class SuiteRunner(Runner):
         model = getattr(self.unwrapped_model, 'module', self.unwrapped_model)
         fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
-        state = matching_tensors(checkpoint['state_dict'], model, filename, fine_tuning)
+        former, classes = None, None
+        if fine_tuning:
+            former = (checkpoint.get('meta', {}).get('dataset_meta') or {}).get('classes')
+            classes = getattr(self.train_dataloader.dataset, 'metainfo', {}).get('classes')
+        state = matching_tensors(
+            checkpoint['state_dict'], model, filename, fine_tuning, former, classes
+        )
         if sharding.is_sharded(model):
             sharding.load_model(model, state, strict=not fine_tuning)
         else:

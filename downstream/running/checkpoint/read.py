@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,8 @@ from backbones.weights.read import read_content
 from backbones.weights.sources import find
 from backbones.weights.stem import adapted_stem, describe_adaptation, is_rgb_stem
 from downstream.distributed.safe_pickle import safe_globals
+
+from .classes import with_rows_of_same_classes
 
 
 def read(location: str | Path, mmap: bool = False) -> dict:
@@ -75,7 +78,12 @@ def _are_tensors(state: dict) -> bool:
 
 
 def matching_tensors(
-    state: dict[str, Tensor], model: nn.Module, source: str, fine_tuning: bool = False
+    state: dict[str, Tensor],
+    model: nn.Module,
+    source: str,
+    fine_tuning: bool = False,
+    former_classes: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """The tensors of ``state`` that match ``model`` by name and shape, under the model's names.
 
@@ -88,6 +96,8 @@ def matching_tensors(
         source: Their file, for messages.
         fine_tuning: Whether heads may differ; most tensors must still match. The stem of RGB images is
             adapted to a model of other channels.
+        former_classes: Of the file, as far as it states them; for fine-tuning.
+        classes: Of the run; see :mod:`.classes`.
 
     Raises:
         WeightsError: Tensors are missing, superfluous or of another shape.
@@ -97,6 +107,7 @@ def matching_tensors(
         state = _renamed(state, expected)
     if fine_tuning:
         state = _with_adapted_stem(state, expected, model, source)
+        state = with_rows_of_same_classes(state, expected, former_classes, classes, source)
     matched = {k: v for k, v in state.items() if k in expected and v.shape == expected[k].shape}
     mismatches = [f'{key}: missing from the file' for key in expected if key not in state]
     mismatches += [f'{key}: not in the model' for key in state if key not in expected]

@@ -1,0 +1,1 @@
+"""A data set of one's own: from a folder to a config that trains."""

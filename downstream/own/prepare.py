@@ -1,0 +1,198 @@
+"""From a data set and a recipe to a config in the work dir, and what was decided on the way."""
+
+from __future__ import annotations
+
+import os
+import re
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from backbones.errors import ConfigError, DataError
+from downstream.data.formats.find import find
+from downstream.data.formats.found import Found, counts
+from downstream.data.formats.split import split
+from downstream.data.formats.write import write
+from downstream.distributed.processes import is_first_process, process_count
+from downstream.running import settings
+from downstream.running.config import TrainOptions
+
+from . import leaf
+from .objects import choose_objects
+from .recipe import TASKS, apply, read_schedule, recipe_file, task_of_recipe
+from .schedule import Schedule, schedule
+from .text import Plan, config_text
+
+# What of the command line is in the config that is written.
+_WRITTEN = ('epochs', 'lr', 'batch_size', 'image_size', 'patience')
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """What the command line says of one's own data.
+
+    Attributes:
+        source: Folder or file of the data set.
+        objects: ``'boxes'``, ``'masks'``, or None: masks if every object has one.
+    """
+
+    source: str
+    objects: str | None = None
+
+
+def prepare(options: TrainOptions, data: DataOptions) -> TrainOptions:
+    """Write a config that trains ``options.config`` on a data set of one's own, and say what is in it.
+
+    Every process of a run does this and writes the same files.
+
+    Args:
+        options: The command line of training; ``config`` may be ``'det'`` or ``'seg'``.
+        data: The data set.
+
+    Returns:
+        The options that train the config, in which everyday settings and the start are.
+
+    Raises:
+        UserError: The data, the recipe or an option is not possible.
+    """
+    plan = _plan(options, data)
+    config = plan.work_dir / f'{plan.work_dir.name}.py'
+    written = write(plan.found, plan.work_dir / 'data')
+    leaf.write(config, config_text(plan, written, config))
+    if is_first_process():
+        print('\n'.join(_summary(plan, config)), flush=True)
+    return replace(
+        options, config=str(config), work_dir=str(plan.work_dir), **dict.fromkeys(_WRITTEN)
+    )
+
+
+def _plan(options: TrainOptions, data: DataOptions) -> Plan:
+    source = Path(data.source)
+    found = _with_validation(
+        find(source, TASKS.get(options.config) or task_of_recipe(options.config)), source
+    )
+    boxes, found = choose_objects(found, data.objects)
+    recipe = recipe_file(options.config, boxes)
+    cfg = Config.fromfile(recipe)
+    if (
+        found.task == 'detection'
+        and not boxes
+        and not (cfg.model.get('roi_head') or {}).get('mask_head')
+    ):
+        if data.objects == 'masks':
+            raise ConfigError(f'--masks: {recipe.name} has no mask head; take another recipe.')
+        boxes, found = (
+            True,
+            found.with_notes('the recipe has no mask head: boxes alone are trained'),
+        )
+    if not cfg.model.get('roi_head') and not cfg.model.get('decode_head'):
+        raise ConfigError(
+            f'--data: {recipe.name} is neither a two-stage detector nor a segmenter with a decode head.'
+        )
+    processes = process_count(options.launcher)
+    chosen, fitted = _schedule(options, cfg, found, processes)
+    return Plan(
+        found=found,
+        source=source,
+        recipe=recipe,
+        base=cfg,
+        cfg=fitted,
+        boxes=boxes,
+        processes=processes,
+        schedule=chosen,
+        cores=os.cpu_count() or 1,
+        image_size=options.image_size,
+        patience=options.patience,
+        start_from=options.start_from,
+        work_dir=Path(options.work_dir or f'work_dirs/{_name(recipe, source, options.backbone)}'),
+    )
+
+
+def _with_validation(found: Found, source: Path) -> Found:
+    """The set with the parts ``train`` and ``val``.
+
+    Raises:
+        DataError: There is nothing to train.
+    """
+    if 'val' in found.parts and 'train' in found.parts:
+        return found
+    if 'train' in found.parts or 'all' in found.parts:
+        return split(found)
+    raise DataError(
+        f'{source} has no part to train on; it has {", ".join(found.parts)}. Name one train.'
+    )
+
+
+def _schedule(
+    options: TrainOptions, cfg: Config, found: Found, processes: int
+) -> tuple[Schedule, Config]:
+    """The schedule for a set, and the recipe with it."""
+    parts = counts(found)
+    images = parts['train'].images
+    if found.task == 'detection':  # CocoDataset leaves images without objects out (filter_empty_gt)
+        images -= parts['train'].empty
+    if not images:
+        raise DataError('no image for training has an object; nothing can be learned from them.')
+    fitted = deepcopy(cfg)
+    if options.image_size is not None:
+        settings.set_image_size(fitted, options.image_size)
+    batch = options.batch_size
+    if batch == 'auto':
+        from downstream.running.batch_probe import largest_batch
+
+        batch = min(largest_batch(fitted, processes), images)
+    chosen = schedule(
+        read_schedule(cfg),
+        images,
+        parts['val'].images,
+        processes,
+        fine_tuned=options.start_from is not None,
+        epochs=options.epochs,
+        batch=batch,
+        rate=options.lr,
+    )
+    apply(chosen, fitted, images, processes)
+    if options.patience is not None:
+        settings.set_patience(fitted, options.patience)
+    return chosen, fitted
+
+
+def _name(recipe: Path, source: Path, backbone: str | None) -> str:
+    """Of a run: method, backbone, weights and data set."""
+    parts = recipe.stem.split('_')
+    model = '_'.join(parts[:3] if len(parts) > 3 else parts)
+    if backbone:
+        model = f'{parts[0]}_{backbone}'
+    source = source.resolve()
+    data = source.name if source.is_dir() else source.stem
+    if data in ('data', 'dataset', '_annotations.coco') and source.parent.name:
+        data = source.parent.name
+    return re.sub(r'[^\w.-]+', '-', f'{model}_{data}')
+
+
+def _summary(plan: Plan, config: Path) -> list[str]:
+    """Every decision, a line each."""
+    found, chosen, parts = plan.found, plan.schedule, counts(plan.found)
+    sizes = ', '.join(f'{part.images} {name}' for name, part in parts.items())
+    lines = [
+        ('data', f'{plan.source}: {found.format}, {len(found.classes)} classes, images: {sizes}'),
+        ('recipe', plan.recipe.stem),
+        ('length', f'{chosen.epochs.value} epochs: {chosen.epochs.reason}; {chosen.steps:,} steps'),
+        ('batch', f'{chosen.batch.value}: {chosen.batch.reason}'),
+        ('rate', f'{chosen.rate.value:g}: {chosen.rate.reason}'),
+        ('warm-up', f'{chosen.warm_up.value} steps: {chosen.warm_up.reason}'),
+        (
+            'evaluation',
+            f'every {chosen.evaluate_every.value} epochs: {chosen.evaluate_every.reason}',
+        ),
+        *(('note', note) for note in found.notes),
+        ('config', f'{config}, to read, edit and train again'),
+    ]
+    if not torch.cuda.is_available():
+        lines.append(
+            ('device', 'the CPU; --epochs, --image-size and --backbone make a run shorter')
+        )
+    return [f'{name:>12}  {text}' for name, text in lines]

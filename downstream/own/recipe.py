@@ -1,0 +1,107 @@
+"""The recipe that a run on one's own data derives from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from backbones.errors import ConfigError
+from downstream.paths import find_config
+from downstream.running import settings
+from downstream.running.batch import recipe_batch
+
+from .schedule import RecipeSchedule, Schedule
+
+# What `det` and `seg` stand for; `det` also for the other one, where there are no masks.
+DEFAULTS = {
+    'det': 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py',
+    'seg': 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py',
+}
+BOXES_DEFAULT = 'configs/det/cascade-rcnn_convnext-tiny_in1k_3x_coco.py'
+TASKS = {'det': 'detection', 'seg': 'segmentation'}
+# Training images of the sets that recipes are for, by the start of data_root; else by the scope.
+_IMAGES = {'data/coco': 118_287, 'data/ade': 20_210, 'data/shapes': 64}
+_IMAGES_BY_SCOPE = {'mmdet': 118_287, 'mmseg': 20_210}
+# BatchNorm cannot learn from one image that was pooled to a point.
+_SMALLEST_BATCH = {'mmdet': 1, 'mmseg': 2}
+
+
+def recipe_file(name: str, boxes: bool = False) -> Path:
+    """The config of a recipe.
+
+    Args:
+        name: ``'det'``, ``'seg'``, a row of the zoo or a config file.
+        boxes: Whether ``'det'`` stands for a detector of boxes alone.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    path = find_config(BOXES_DEFAULT if boxes and name == 'det' else DEFAULTS.get(name, name))
+    if path is None:
+        raise ConfigError(
+            f'{name!r} is no recipe: give det, seg, a row of docs/model_zoo.md or a config file.'
+        )
+    return path.resolve()
+
+
+def task_of_recipe(name: str) -> str:
+    """``'detection'`` or ``'segmentation'``, whichever the recipe ``name`` is for.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    scope = Config.fromfile(recipe_file(name)).get('default_scope')
+    return 'segmentation' if scope == 'mmseg' else 'detection'
+
+
+def read_schedule(cfg: Config) -> RecipeSchedule:
+    """What the config of a recipe says of its schedule.
+
+    Raises:
+        ConfigError: It does not say for which batch its learning rate is.
+    """
+    batch = recipe_batch(cfg, '--data')
+    root = str(cfg.train_dataloader.dataset.get('data_root') or '')
+    images = next(
+        (count for start, count in _IMAGES.items() if root.startswith(start)),
+        _IMAGES_BY_SCOPE[cfg.default_scope],
+    )
+    loop = cfg.train_cfg
+    epochs = loop.get('max_epochs') or loop.max_iters * batch / images
+    warm_up = [
+        scheduler.end - 1 - scheduler.get('begin', 0)
+        for scheduler in cfg.param_scheduler
+        if 'start_factor' in scheduler and not scheduler.get('by_epoch', True)
+    ]
+    return RecipeSchedule(
+        images=images,
+        epochs=epochs,
+        batch=batch,
+        batch_per_process=cfg.train_dataloader.batch_size,
+        rate=cfg.optim_wrapper.optimizer.lr,
+        warm_up=max(warm_up, default=0),
+        smallest_batch=_SMALLEST_BATCH[cfg.default_scope],
+    )
+
+
+def apply(chosen: Schedule, cfg: Config, images: int, processes: int) -> None:
+    """Give ``cfg`` the schedule that was chosen for ``images`` training images."""
+    cfg.train_dataloader.batch_size = int(chosen.batch.value) // processes
+    cfg.auto_scale_lr.base_batch_size = int(chosen.batch.value)
+    settings.set_epochs(cfg, int(chosen.epochs.value), images)
+    settings.set_rate(cfg, chosen.rate.value)
+    unit = 1 if 'max_epochs' in cfg.train_cfg else chosen.steps_per_epoch
+    cfg.train_cfg.val_interval = cfg.default_hooks.checkpoint.interval = (
+        int(chosen.evaluate_every.value) * unit
+    )
+    cfg.default_hooks.logger.interval = cfg.log_processor.window_size = chosen.log_every
+
+
+def workers(processes: int, cores: int) -> tuple[int, str]:
+    """Processes that load data for each process that trains, and why so many."""
+    if torch.cuda.is_available():
+        return max(1, min(4, cores // processes)), f'{cores} cores for {processes} processes'
+    # They would take the cores that train.
+    return 1, 'training takes the cores: there is no GPU'

@@ -1,0 +1,236 @@
+"""The config of a run on one's own data, as text."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+from mmengine.config import Config
+
+from downstream.data.formats.found import Found, Instances
+from downstream.data.formats.write import Written
+from downstream.running import settings
+
+from .leaf import Name, assignment, path_of_base
+from .recipe import workers
+from .schedule import Schedule
+
+# Detections of an image that recipes keep and that COCO counts.
+_DETECTIONS = 100
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided for a run on one's own data.
+
+    Attributes:
+        found: The data set, split.
+        source: Where it is.
+        recipe: The config that is inherited.
+        base: That config, read.
+        cfg: The same with schedule, image size and patience of this run.
+        boxes: Whether boxes alone are trained.
+        processes: How many train.
+        schedule: Length, batch, rate and their reasons.
+        cores: Of the machine.
+        image_size: Given by the user.
+        patience: Given by the user.
+        start_from: A checkpoint, given by the user.
+        work_dir: Of the run.
+    """
+
+    found: Found
+    source: Path
+    recipe: Path
+    base: Config
+    cfg: Config
+    boxes: bool
+    processes: int
+    schedule: Schedule
+    cores: int
+    image_size: int | None
+    patience: int | None
+    start_from: str | None
+    work_dir: Path
+
+
+def config_text(plan: Plan, written: Written, config: Path) -> str:
+    """The config ``config``: the recipe, and what differs from it with its reason."""
+    parts = [_head(plan, config), _model(plan), _data(plan, written), _schedule(plan)]
+    return '\n'.join(part for part in parts if part)
+
+
+def _head(plan: Plan, config: Path) -> str:
+    names = ['num_classes', *(['without_masks'] if _drops_masks(plan) else [])]
+    imports = f'from downstream.drop_in import {", ".join(names)}\n'
+    helpers = [
+        *(['boxes_only'] if _drops_masks(plan) else []),
+        *(['resized'] if plan.image_size else []),
+    ]
+    if helpers:
+        imports = f'from downstream.data.pipelines import {", ".join(helpers)}\n{imports}'
+    if plan.image_size and settings.sized_parts(plan.base.model, 0.5):
+        imports += 'from downstream.running.settings import sized_parts\n'
+    train = f'python tools/train.py {config}'
+    return (
+        f'# {plan.recipe.stem} on {plan.source} ({plan.found.format}).\n'
+        f'# Edit it and train with it: {train}\n'
+        f'_base_ = {path_of_base(plan.recipe, config)!r}\n{imports}\n'
+        f'work_dir = {str(plan.work_dir)!r}\n'
+        f'{assignment("classes", tuple(plan.found.classes))}'
+    )
+
+
+def _drops_masks(plan: Plan) -> bool:
+    """Whether the recipe has masks that this run has not."""
+    return plan.boxes and bool(plan.base.model.roi_head.get('mask_head'))
+
+
+def _factor(plan: Plan) -> str:
+    return f'{plan.image_size} / {settings.image_size(plan.base)}'
+
+
+def _model(plan: Plan) -> str:
+    arguments = '_base_.model, len(classes)'
+    text = ''
+    if plan.image_size and settings.sized_parts(plan.base.model, 0.5):
+        arguments += f', sized_parts(_base_.model, {_factor(plan)})'
+    text += f'model = num_classes({arguments})\n'
+    if _drops_masks(plan):
+        text += 'model = without_masks(_base_.model, model)\n'
+    if plan.start_from:
+        text += assignment(
+            'load_from',
+            os.path.abspath(plan.start_from) if '://' not in plan.start_from else plan.start_from,
+            'Classes of the same name keep what this model learned of them (--from).',
+        )
+        text += "model['backbone'] = dict(init_cfg=None)  # its weights are in load_from\n"
+    most = _most_objects(plan)
+    if most > _DETECTIONS:
+        text += assignment(
+            "model['test_cfg']",
+            dict(rcnn=dict(max_per_img=_kept_detections(most))),
+            f'An image has up to {most} objects; the recipe keeps {_DETECTIONS} detections.',
+        )
+    return text
+
+
+def _most_objects(plan: Plan) -> int:
+    """The most objects that an image has, 0 in a segmentation set."""
+    count: dict = {}
+    for part in plan.found.parts.values():
+        for one in part.coco['annotations'] if isinstance(part, Instances) else ():
+            count[one['image_id']] = count.get(one['image_id'], 0) + 1
+    return max(count.values(), default=0)
+
+
+def _kept_detections(most: int) -> int:
+    return ceil(most / _DETECTIONS) * _DETECTIONS
+
+
+def _data(plan: Plan, written: Written) -> str:
+    train, val = (_dataset(plan, written.datasets[part]) for part in ('train', 'val'))
+    test = _dataset(plan, written.datasets.get('test', written.datasets['val']))
+    text = ''
+    for name, part, loader in (('train', 'train', 'train'), ('test', 'val', 'test')):
+        pipeline = _pipeline(plan, f'_base_.{loader}_dataloader.dataset.pipeline')
+        if pipeline:
+            text += f'{name}_pipeline = {pipeline}\n'
+            (train if part == 'train' else val)['pipeline'] = Name(f'{name}_pipeline')
+            if part == 'val':
+                test['pipeline'] = Name('test_pipeline')
+    if pipeline and plan.base.get('tta_pipeline'):
+        text += f'tta_pipeline = {_pipeline(plan, "_base_.tta_pipeline")}\n'
+    for key in ('crop_size', 'image_scale', 'image_size') if plan.image_size else ():
+        if plan.base.get(key):
+            text += assignment(key, plan.cfg[key])
+    count, why = workers(plan.processes, plan.cores)
+    text += assignment(
+        'train_dataloader',
+        dict(
+            batch_size=plan.cfg.train_dataloader.batch_size,
+            num_workers=count,
+            dataset=train,
+        ),
+        f'Batch: {plan.schedule.batch.value} images, {plan.schedule.batch.reason}. Workers: {why}.',
+    )
+    text += assignment('val_dataloader', dict(num_workers=count, dataset=val))
+    same = 'test' not in written.datasets
+    text += (
+        'test_dataloader = val_dataloader\n'
+        if same
+        else assignment('test_dataloader', dict(num_workers=count, dataset=test))
+    )
+    if plan.found.task == 'detection':
+        text += assignment('val_evaluator', _evaluator(plan, written.datasets['val']))
+        text += (
+            'test_evaluator = val_evaluator\n'
+            if same
+            else assignment('test_evaluator', _evaluator(plan, written.datasets['test']))
+        )
+    return text
+
+
+def _pipeline(plan: Plan, code: str) -> str:
+    """How a pipeline of the recipe is changed, '' if it is not."""
+    changed = code
+    if plan.image_size:
+        changed = f'resized({changed}, {_factor(plan)})'
+    if _drops_masks(plan):
+        changed = f'boxes_only({changed})'
+    return '' if changed == code else changed
+
+
+def _dataset(plan: Plan, arguments: dict) -> dict:
+    """What a data set's config differs in from the recipe's."""
+    base = plan.base.train_dataloader.dataset
+    # Keys of the recipe's that the classes do not replace, such as a palette, are for its own classes.
+    own = dict(_delete_=True) if base.get('metainfo') else {}
+    metainfo = dict(**own, classes=Name('classes'))
+    if plan.found.task == 'detection':
+        return dict(metainfo=metainfo, **arguments)
+    return dict(type='BaseSegDataset', metainfo=metainfo, **arguments)
+
+
+def _evaluator(plan: Plan, arguments: dict) -> dict:
+    """Of a part of a detection set; it reads the file that its loader reads."""
+    fields: dict = dict(ann_file=arguments['ann_file'])
+    if _drops_masks(plan):
+        fields['metric'] = 'bbox'
+    most = _most_objects(plan)
+    if most > _DETECTIONS:
+        fields['proposal_nums'] = (1, 10, _kept_detections(most))
+    return fields
+
+
+def _schedule(plan: Plan) -> str:
+    cfg, chosen = plan.cfg, plan.schedule
+    loop = {k: cfg.train_cfg[k] for k in ('max_epochs', 'max_iters') if k in cfg.train_cfg}
+    text = assignment(
+        'train_cfg',
+        dict(**loop, val_interval=cfg.train_cfg.val_interval),
+        f'Length: {chosen.epochs.value} epochs ({chosen.epochs.reason}), {chosen.steps:,} steps.',
+        f'Evaluation every {chosen.evaluate_every.value} epochs: {chosen.evaluate_every.reason}.',
+    )
+    text += assignment(
+        'optim_wrapper',
+        dict(optimizer=dict(lr=cfg.optim_wrapper.optimizer.lr)),
+        f'Learning rate: {chosen.rate.reason}.',
+    )
+    text += assignment('auto_scale_lr', dict(base_batch_size=cfg.auto_scale_lr.base_batch_size))
+    text += assignment(
+        'param_scheduler',
+        [s.to_dict() for s in cfg.param_scheduler],
+        f'Warm-up: {chosen.warm_up.value} steps, {chosen.warm_up.reason}. An `end` is one past the '
+        'last step.',
+    )
+    hooks = dict(
+        logger=dict(interval=cfg.default_hooks.logger.interval),
+        checkpoint=dict(interval=cfg.default_hooks.checkpoint.interval),
+    )
+    if plan.patience is not None:
+        hooks['patience'] = cfg.default_hooks.patience.to_dict()
+    text += assignment('default_hooks', hooks)
+    return text + assignment('log_processor', dict(window_size=cfg.log_processor.window_size))

@@ -1,0 +1,194 @@
+"""The largest batch that a device has memory for, found by training on it."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+
+from backbones.errors import ConfigError
+
+from .checkpoint.writer import free_memory
+
+# Share of the memory that a probe may fill: batches differ in their number of objects.
+_SHARE = 0.85
+_LARGEST = 64
+# Objects of an image of the probe: COCO's training images have 7.3 on average, 93 at most.
+_OBJECTS = 20
+
+
+def largest_batch(cfg: Config, processes: int) -> int:
+    """The most images that fit a training step on this machine's device.
+
+    On CUDA steps of 1, 2, 4, ... images run until memory ends. On a CPU steps of 1 and 2 images show
+    what an image takes, and the available memory of the host how many there is room for.
+
+    Args:
+        cfg: A config to train.
+        processes: Must be 1: processes would have to agree.
+
+    Raises:
+        ConfigError: There are several processes, or not even the smallest batch fits.
+    """
+    if processes > 1:
+        raise ConfigError(
+            '--batch-size auto is for one process: probe without a launcher, and give the number times '
+            'the processes.'
+        )
+    height, width = largest_size(cfg)
+    smallest = 2 if cfg.default_scope == 'mmseg' else 1
+    probe = _largest_on_cuda if get_device() == 'cuda' else _largest_on_cpu
+    found = probe(lambda batch: run_steps(cfg, batch, (height, width)), smallest)
+    if found < smallest:
+        raise ConfigError(
+            f'--batch-size auto: not even {smallest} images of {width} x {height} fit; take a smaller '
+            '--image-size, another backbone, or --cfg-options model.backbone.with_cp=True.'
+        )
+    print_log(
+        f'--batch-size auto: {found} images of {width} x {height} fit the {get_device()}.',
+        'current',
+    )
+    return found
+
+
+def largest_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of the largest padded image that training sees.
+
+    Raises:
+        ConfigError: The pipeline sets no size.
+    """
+    size = cfg.model.data_preprocessor.get('size')
+    for augment in cfg.model.data_preprocessor.get('batch_augments') or ():
+        size = augment.get('size', size)
+    if size:
+        return tuple(size)
+    scales = _scales(cfg.train_dataloader.dataset.pipeline)
+    if not scales:
+        raise ConfigError(
+            '--batch-size auto: the training pipeline of this config sets no size of images.'
+        )
+    short, long = max((min(scale), max(scale)) for scale in scales)
+    divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
+    return tuple(-(-side // divisor) * divisor for side in (short, long))
+
+
+def _scales(part: object) -> list[tuple[int, int]]:
+    """Every size that a pipeline resizes to."""
+    if isinstance(part, (list, tuple)):
+        return [scale for step in part for scale in _scales(step)]
+    if not isinstance(part, dict):
+        return []
+    given = part.get('scales') or ([part['scale']] if part.get('scale') else [])
+    factor = max(part.get('ratio_range') or (1,))
+    own = [
+        tuple(int(side * factor) for side in scale) for scale in given if not isinstance(scale, int)
+    ]
+    return own + _scales(part.get('transforms') or ())
+
+
+def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) -> None:
+    """Train a new model of ``cfg`` for some steps on ``batch`` random images of ``size``.
+
+    The second step has the optimizer's state besides.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model_cfg = deepcopy(cfg.model)
+        model_cfg.backbone.pop('init_cfg', None)
+        model = MODELS.build(model_cfg).to(get_device()).train()
+        if get_device() == 'cpu':
+            model = revert_sync_batchnorm(model)
+        optimizer = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
+        for _ in range(steps):
+            model.train_step(_random_batch(cfg, batch, size), optimizer)
+
+
+def _random_batch(cfg: Config, batch: int, size: tuple[int, int]) -> dict:
+    inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(batch)]
+    make = _segmented if cfg.default_scope == 'mmseg' else _detected
+    return {'inputs': inputs, 'data_samples': [make(cfg, size) for _ in range(batch)]}
+
+
+def _segmented(cfg: Config, size: tuple[int, int]) -> BaseDataElement:
+    from mmseg.structures import SegDataSample  # mmdet and mmseg take seconds to import
+
+    labels = torch.randint(0, cfg.model.decode_head.num_classes, (1, *size))
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
+    return SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels))
+
+
+def _detected(cfg: Config, size: tuple[int, int]) -> BaseDataElement:
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    height, width = size
+    heads = cfg.model.get('roi_head', {}).get('bbox_head') or cfg.model.get('bbox_head')
+    head = heads[0] if isinstance(heads, (list, tuple)) else heads
+    corner = torch.rand(_OBJECTS, 2) * 0.75
+    boxes = torch.cat([corner, corner + 0.05 + torch.rand(_OBJECTS, 2) * 0.2], 1)
+    boxes *= torch.tensor([width, height, width, height])
+    objects = InstanceData(bboxes=boxes, labels=torch.randint(0, head.num_classes, (_OBJECTS,)))
+    if cfg.model.get('roi_head', {}).get('mask_head'):
+        masks = torch.zeros(_OBJECTS, height, width, dtype=torch.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
+            mask[top:bottom, left:right] = 1
+        objects.masks = BitmapMasks(masks.numpy(), height, width)
+    meta = dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), img_id=0)
+    return DetDataSample(
+        metainfo=meta,
+        gt_instances=objects,
+        ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+    )
+
+
+def _largest_on_cuda(run: Callable[[int], None], batch: int) -> int:
+    found, total = 0, torch.cuda.get_device_properties(0).total_memory
+    while batch <= _LARGEST:
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            run(batch)
+        except torch.cuda.OutOfMemoryError:
+            break
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+        if torch.cuda.max_memory_reserved() > _SHARE * total:
+            break
+        found, batch = batch, batch * 2
+    return found
+
+
+def _largest_on_cpu(run: Callable[[int], None], smallest: int) -> int:
+    """In a process of its own, since the peak of a process never falls."""
+    peaks = [_peak_in_child(run, smallest), _peak_in_child(run, smallest + 1)]
+    per_image = max(peaks[1] - peaks[0], 1)
+    free = free_memory() or peaks[1]
+    return min(_LARGEST, int((_SHARE * free - peaks[0]) // per_image) + smallest)
+
+
+def _peak_in_child(run: Callable[[int], None], batch: int) -> int:
+    """Peak of the memory of a forked process that trains on ``batch`` images, in bytes."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            torch.set_num_threads(1)  # a pool of threads does not survive a fork
+            run(batch)
+            code = 0
+        finally:
+            os._exit(code)
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise ConfigError(
+            f'--batch-size auto: a step of {batch} images failed; see the error above, or give a number.'
+        )
+    return usage.ru_maxrss * 1024

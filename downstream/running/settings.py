@@ -1,0 +1,222 @@
+"""Everyday settings of a run: each changes everything in a config that depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil
+
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import DATASETS, DefaultScope
+
+from backbones.errors import ConfigError
+from downstream.data.pipelines import resized
+from downstream.quiet import without_coco_output
+
+from .batch import recipe_batch
+
+# A warm-up takes at most this share of a run.
+WARM_UP_SHARE = 0.1
+# The figure that early stopping watches, by the scope of a config.
+MONITORED = {'mmdet': 'coco/bbox_mAP', 'mmseg': 'mIoU'}
+# Parts of a config that hold sizes in pixels.
+_SIZED = (
+    'train_pipeline',
+    'test_pipeline',
+    'tta_pipeline',
+    'crop_size',
+    'image_scale',
+    'image_size',
+)
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def set_batch(cfg: Config, total: int, processes: int, scale_lr: bool = True) -> None:
+    """Train on ``total`` images a step.
+
+    The learning rate follows in proportion, from the batch that the recipe states
+    (``auto_scale_lr.base_batch_size``). A run that is counted in iterations sees as many images as
+    before, in more or fewer of them.
+
+    Args:
+        cfg: A config to train; changed in place.
+        total: Images a step, of all processes together.
+        processes: Their number.
+        scale_lr: Whether the learning rate follows.
+
+    Raises:
+        ConfigError: The processes cannot share the batch evenly, or the config states no batch.
+    """
+    if total < 1 or total % processes:
+        raise ConfigError(
+            f'--batch-size {total}: it must be a multiple of the {processes} processes.'
+        )
+    if cfg.default_scope == 'mmseg' and total == 1:
+        raise ConfigError(
+            '--batch-size 1: BatchNorm cannot learn from one image that was pooled to a point; give at '
+            'least 2.'
+        )
+    former = recipe_batch(cfg, '--batch-size')
+    cfg.train_dataloader.batch_size = total // processes
+    if scale_lr:
+        cfg.optim_wrapper.optimizer.lr *= total / former
+    cfg.auto_scale_lr.base_batch_size = total
+    if 'max_iters' in cfg.train_cfg:
+        _set_length(cfg, ceil(cfg.train_cfg.max_iters * former / total))
+
+
+def set_epochs(cfg: Config, epochs: int, images: int) -> None:
+    """Train for ``epochs``; milestones, the end of decays and intervals move in proportion.
+
+    Args:
+        cfg: A config to train, with its final batch; changed in place.
+        epochs: How often every image is seen.
+        images: How many images there are.
+
+    Raises:
+        ConfigError: ``epochs`` is below 1.
+    """
+    if epochs < 1:
+        raise ConfigError(f'--epochs {epochs}: give at least 1.')
+    steps = epochs * steps_per_epoch(cfg, images)
+    _set_length(cfg, epochs if 'max_epochs' in cfg.train_cfg else steps)
+    limit_warm_up(cfg, steps)
+
+
+def steps_per_epoch(cfg: Config, images: int) -> int:
+    """Steps that all images take, at the batch that the learning rate of ``cfg`` is meant for."""
+    return ceil(images / recipe_batch(cfg, '--epochs'))
+
+
+def _set_length(cfg: Config, length: int) -> None:
+    """Give a run ``length`` epochs or iterations, whichever its loop counts."""
+    by_epoch = 'max_epochs' in cfg.train_cfg
+    key = 'max_epochs' if by_epoch else 'max_iters'
+    former = cfg.train_cfg[key]
+    factor = length / former
+    cfg.train_cfg[key] = length
+    cfg.train_cfg.val_interval = _interval(cfg.train_cfg.get('val_interval', 1), factor, length)
+    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if checkpoint and checkpoint.get('by_epoch', True) == by_epoch:
+        checkpoint.interval = _interval(checkpoint.get('interval', 1), factor, length)
+    for scheduler in cfg.param_scheduler:
+        if scheduler.get('by_epoch', True) != by_epoch or 'start_factor' in scheduler:
+            continue
+        # A scheduler ends with the run, or a fixed number of steps after it.
+        if 'end' in scheduler:
+            scheduler.end = scheduler.end - former + length
+        for name in ('begin', 'T_max'):
+            if scheduler.get(name):
+                scheduler[name] = round(scheduler[name] * factor)
+        if 'milestones' in scheduler:
+            moved = (round(milestone * factor) for milestone in scheduler.milestones)
+            scheduler.milestones = sorted({m for m in moved if 0 < m < length})
+
+
+def _interval(former: int, factor: float, length: int) -> int:
+    return max(1, min(length, round(former * factor)))
+
+
+def limit_warm_up(cfg: Config, steps: int) -> None:
+    """Shorten a warm-up that takes more than a tenth of ``steps``, the length of the run."""
+    longest = max(1, int(steps * WARM_UP_SHARE))
+    for scheduler in cfg.param_scheduler:
+        if 'start_factor' in scheduler and not scheduler.get('by_epoch', True):
+            # `end` is one past the last step.
+            scheduler.end = min(scheduler.end, scheduler.get('begin', 0) + longest + 1)
+
+
+def set_rate(cfg: Config, rate: float) -> None:
+    """Train with the learning rate ``rate`` for the config's batch, whatever that is.
+
+    Raises:
+        ConfigError: It is not above 0.
+    """
+    if not rate > 0:
+        raise ConfigError(f'--lr {rate}: give a number above 0.')
+    cfg.optim_wrapper.optimizer.lr = rate
+
+
+def image_size(cfg: Config) -> int:
+    """What ``--image-size`` stands for: the short side of a detector's test images, the crop of a
+    segmenter.
+
+    Raises:
+        ConfigError: The config states none.
+    """
+    if cfg.default_scope == 'mmseg':
+        sizes = [
+            step.crop_size for step in cfg.train_dataloader.dataset.pipeline if 'crop_size' in step
+        ]
+    else:
+        pipeline = cfg.test_dataloader.dataset.pipeline
+        sizes = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
+    if not sizes:
+        raise ConfigError('--image-size: the pipelines of this config set no size of images.')
+    size = sizes[0]
+    return min(size) if isinstance(size, (list, tuple)) else size
+
+
+def set_image_size(cfg: Config, size: int) -> None:
+    """Train and test at ``size``: every scale and crop of the pipelines changes in proportion.
+
+    Args:
+        cfg: A complete config; changed in place.
+        size: As in :func:`image_size`, in pixels.
+
+    Raises:
+        ConfigError: Training does not set the size of its images, or ``size`` is too small.
+    """
+    if size < 32:
+        raise ConfigError(f'--image-size {size}: give at least 32 pixels.')
+    factor = size / image_size(cfg)
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    if factor != 1 and resized(pipeline, factor) == pipeline:
+        raise ConfigError(
+            '--image-size: the training pipeline of this config does not set the size of images; add a '
+            'Resize to it.'
+        )
+    sized = {key: cfg[key] for key in _SIZED if cfg.get(key) is not None}
+    for key, value in resized(sized, factor).items():
+        cfg[key] = value
+    for key in _LOADERS:
+        if cfg.get(key):
+            cfg[key].dataset.pipeline = resized(cfg[key].dataset.pipeline, factor)
+    for key, part in sized_parts(cfg.model, factor).items():
+        cfg.model[key] = ConfigDict(part)
+
+
+def sized_parts(model: Mapping, factor: float) -> dict[str, dict]:
+    """Preprocessor and test of a model with their sizes times ``factor``, where they have any."""
+    parts = {key: dict(model.get(key) or {}) for key in ('data_preprocessor', 'test_cfg')}
+    return {
+        key: changed for key, part in parts.items() if (changed := resized(part, factor)) != part
+    }
+
+
+def set_patience(cfg: Config, patience: int) -> None:
+    """Stop a run when ``patience`` evaluations in a row have not improved its first figure.
+
+    Raises:
+        ConfigError: ``patience`` is below 1.
+    """
+    if patience < 1:
+        raise ConfigError(f'--patience {patience}: give at least 1.')
+    cfg.default_hooks.patience = patience_hook(cfg.default_scope, patience)
+
+
+def patience_hook(scope: str, patience: int) -> dict:
+    """The config of the hook that stops a run early."""
+    return dict(type='PatienceHook', monitor=MONITORED[scope], patience=patience)
+
+
+def training_images(cfg: Config) -> int:
+    """How many images the training set of ``cfg`` has, after its filters.
+
+    Raises:
+        ConfigError: The data set cannot be built.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), without_coco_output():
+        try:
+            return len(DATASETS.build(cfg.train_dataloader.dataset))
+        except (OSError, AssertionError) as error:
+            raise ConfigError(f'the training images cannot be counted: {error}') from error

@@ -1,0 +1,81 @@
+"""`tools/train.py ROW --data DIR` from the folder to figures, as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pycocotools.coco import COCO
+
+from tests.conftest import EXAMPLES, ROOT, read_metrics
+
+DATA = ROOT.parent / 'shared' / 'data' / 'tiny_coco'
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'no real samples: {DATA} is not there')
+# The embedded example with images of 480 x 384, as tests/tools/test_real_data.py has it.
+RECIPE = """
+_base_ = '{base}'
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(480, 384), keep_ratio=True),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [dict(step) for step in _base_.test_pipeline]
+test_pipeline[1].update(scale=(480, 384))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+"""
+
+
+def recipe(folder: Path) -> Path:
+    path = folder / 'recipe.py'
+    path.write_text(RECIPE.format(base=ROOT / EXAMPLES['detection']))
+    return path
+
+
+def test_a_folder_trains_and_leaves_a_config_to_edit(tool, shapes, tmp_path):
+    work_dir = tmp_path / 'run'
+    words = (recipe(tmp_path), '--data', shapes, '--work-dir', work_dir)
+    result = tool('train', *words, '--epochs', 1, '--batch-size', 2, '--image-size', 96)
+    assert result.code == 0, result.err
+    assert 'COCO' in result.out
+    assert '1 epochs: given; 2 steps' in result.out
+    config = (work_dir / 'run.py').read_text()
+    assert 'resized(_base_.train_dataloader.dataset.pipeline, 96 / 384)' in config
+    assert (work_dir / 'epoch_1.pth').is_file()
+    complete = (work_dir / 'run.complete.py').read_text()  # beside the one to edit, which stays
+    assert 'param_scheduler' in complete
+    assert '_base_' not in complete
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@needs_data
+def test_four_real_images_are_learned_by_heart_through_data(tool, tmp_path, capfd):
+    source = COCO(str(DATA / 'annotations' / 'instances_train2017.json'))
+    chosen = [i for i in sorted(source.imgs) if len(source.getAnnIds(imgIds=i)) in range(3, 9)]
+    crowded = [i for i in sorted(source.imgs) if source.getAnnIds(imgIds=i, iscrowd=True)]
+    chosen = [crowded[0], *[i for i in chosen if i != crowded[0]]][:4]
+    subset = {
+        'images': source.loadImgs(chosen),
+        'annotations': source.loadAnns(source.getAnnIds(imgIds=chosen)),
+        'categories': source.dataset['categories'],
+    }
+    folder = tmp_path / 'four'
+    for part in ('train', 'val'):
+        (folder / part).mkdir(parents=True)
+        (folder / part / '_annotations.coco.json').write_text(json.dumps(subset))
+        for image in subset['images']:
+            (folder / part / image['file_name']).symlink_to(DATA / 'train2017' / image['file_name'])
+    work_dir = tmp_path / 'run'
+    settings = ('--epochs', 200, '--lr', 4e-4, '--batch-size', 2)
+    result = tool('train', recipe(tmp_path), '--data', folder, '--work-dir', work_dir, *settings)
+    assert result.code == 0, result.err
+    words = (work_dir / 'run.py', work_dir / 'epoch_200.pth', '--work-dir', tmp_path / 'test')
+    result = tool('test', *words)
+    assert result.code == 0, result.err
+    metrics = read_metrics(tmp_path / 'test')
+    with capfd.disabled():
+        for kind, row in metrics.items():
+            print('\nCOCO', kind, {name: row[name] for name in row if name != 'per_class'})
+    assert metrics['bbox']['AP50'] > 0.5
