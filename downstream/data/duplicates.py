@@ -87,6 +87,6 @@ def _join_near(alike, packed, tolerance, parents, root) -> None:
     """Join the images of ``alike``, which agree in a band, whose fingerprints are near."""
     for place, i in enumerate(alike[:-1]):
         others = alike[place + 1 :]
-        distance = np.bitwise_count(packed[others] ^ packed[i]).sum(1)
+        distance = np.unpackbits(packed[others] ^ packed[i], axis=1).sum(1)
         for j in others[distance <= tolerance]:
             parents[root(int(j))] = root(int(i))
