@@ -57,7 +57,7 @@ def step_and_infer(row: Row) -> None:
     name, args = SMALLEST[row.family]
     own = {key: value for key, value in cfg.model.backbone.items() if key not in OF_SIZE}
     drop_in(cfg, name, **own, **args)
-    assert own.items() <= cfg.model.backbone.items()
+    assert {key: cfg.model.backbone.get(key) for key in own} == own
     narrow(cfg)
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
