@@ -257,7 +257,10 @@ class SuiteRunner(Runner):
         """Go on from a checkpoint, also in the middle of an epoch."""
         self._resume = True  # hooks and load_checkpoint depend on it
         super().resume(filename, *args, **kwargs)
-        meta, loop = read(filename, mmap=True).get('meta', {}), self.train_loop
+
+    def _continue_from(self, meta: dict) -> None:
+        """Continue where the run was that wrote a checkpoint with ``meta``."""
+        loop = self.train_loop
         processes = meta.get('processes', self.world_size)
         self._former_order = meta.get('gradient_order', ())
         if isinstance(loop, ExactEpochLoop):
@@ -432,6 +435,8 @@ class SuiteRunner(Runner):
             checkpoint['optimizer'] = optimizer
         self._has_loaded = True
         self.logger.info(f'Checkpoint {filename}: {len(state)} tensors loaded')
+        if self._resume:
+            self._continue_from(checkpoint.get('meta', {}))
         # Runner.resume would execute this text as Python.
         checkpoint.get('meta', {}).pop('config', None)
         return checkpoint

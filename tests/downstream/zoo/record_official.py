@@ -41,6 +41,7 @@ def module_of(folder: str, name: str) -> ModuleType:
     sys.modules[package] = parent
     spec = importlib.util.spec_from_file_location(f'{package}.{name}', path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # timm looks up the module of the models that it registers
     spec.loader.exec_module(module)
     return module
 
