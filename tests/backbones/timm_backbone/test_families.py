@@ -164,11 +164,10 @@ def test_a_forward_pass_gives_the_stated_maps_and_calls_the_stated_blocks(name):
         maps = backbone.eval()(torch.zeros(2, 3, side, side, device='meta'))
     for handle in handles:
         handle.remove()
-    assert [m.shape for m in maps] == [
-        (2, channels, side // stride, side // stride)
-        for channels, stride in zip(backbone.out_channels, backbone.out_strides, strict=True)
-    ]
-    assert {m.dtype for m in maps} == {torch.float32}
+    for m, channels, stride in zip(maps, backbone.out_channels, backbone.out_strides, strict=True):
+        assert m.shape[:2] == (2, channels)
+        assert set(m.shape[2:]) <= {side // stride, -(-side // stride)}  # rounded down or up
+        assert m.dtype == torch.float32
     assert sorted(calls) == sorted(blocks)
     assert not [(a, b) for a in blocks for b in blocks if b.startswith(f'{a}.')]
 
