@@ -285,7 +285,10 @@ class TimmBackbone(Backbone):
             )
         groups = groups_of(self.model, coarse=True)
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(groups[name] > stages)
+            if (
+                groups[name] <= stages
+            ):  # timm leaves some of the others untrained, as no output uses them
+                parameter.requires_grad_(False)
         self.train(self.training)
 
     def _depths(self, convnext_rule, coarse: bool) -> Mapping[str, Depth]:

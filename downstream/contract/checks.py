@@ -305,8 +305,10 @@ class ContractChecks:
 
     def depths(self) -> str:
         words = []
+        trained = [name for name, p in self.model.named_parameters() if p.requires_grad]
         for decay_type in ('layer_wise', 'stage_wise'):
-            depths = list(depths_of(self.model, decay_type).values())
+            depth_of = depths_of(self.model, decay_type)
+            depths = [depth_of[name] for name in trained]
             groups = len({depth for depth, _ in depths})
             if groups > 1 and min(depths) != depths[0]:
                 raise CheckFailedError(

@@ -137,6 +137,14 @@ def test_every_number_of_frozen_stages(name):
     assert frozen[-1] == len(list(backbone.model.parameters()))
 
 
+@pytest.mark.parametrize('stages', [-1, 0, 1])
+def test_what_timm_leaves_untrained_stays_so(stages):
+    """EfficientViM's weights of its classifiers: no output uses them, and they get no gradient."""
+    with torch.device('meta'):
+        backbone = TimmBackbone('efficientvim_m1', size_divisor=32, frozen_stages=stages)
+    assert not backbone.model.weights.requires_grad
+
+
 def test_a_frozen_vit_drops_no_path_and_its_trained_blocks_do():
     backbone = TimmBackbone('test_vit', frozen_stages=2, drop_path_rate=0.5).train()
     dropping = [block.drop_path1.training for block in backbone.model.blocks]
@@ -179,7 +187,10 @@ def test_depths_rise_from_the_stem(name, decay_type):
     backbone = with_frozen_stem(name)
     found = depths_of(backbone, decay_type)
     assert len({total for _, total in found.values()}) == 1
-    own = [depth for name, (depth, _) in found.items() if name.startswith('model.')]
+    # Parameters that the network itself holds, such as tables of positions, are defined before the stem.
+    own = [
+        depth for name, (depth, _) in found.items() if name.count('.') > 1 and name[:6] == 'model.'
+    ]
     added = {depth for name, (depth, _) in found.items() if not name.startswith('model.')}
     assert own[0] == min(own)
     assert not added or added == {next(iter(found.values()))[1] - 1}

@@ -86,6 +86,21 @@ class NoDepth(Good):
         return 7
 
 
+class HasAnUntrainedScale(Good):
+    """A parameter that is defined first, lies deepest, and never trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        stages = self.stages
+        del self.stages
+        self.scale = nn.Parameter(torch.ones(()), requires_grad=False)
+        self.stages = stages
+
+    def get_layer_depth(self, name, prefix=''):
+        name = name.removeprefix(prefix)
+        return 3 if name == 'scale' else int(name.split('.')[1]), 5
+
+
 class Overflows(Good):
     def forward(self, x):
         return tuple((1e4 * m) ** 2 / 1e8 for m in super().forward(x))
@@ -196,6 +211,10 @@ def test_outputs_that_are_not_stated_are_a_note():
     assert found['states its outputs'].passed is None
     assert 'no out_channels and no out_strides' in found['states its outputs'].result
     assert not failed(StatesNothing)
+
+
+def test_depths_of_what_never_trains_do_not_count(check_backbone):
+    check_backbone(f'{ME}:HasAnUntrainedScale')
 
 
 def test_windows_of_a_stated_size_pass(check_backbone):
