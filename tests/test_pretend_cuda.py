@@ -14,7 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import METRICS, MODELS, DefaultScope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 from mmengine.runner import amp as mmengine_amp
 from torch import nn
 
@@ -22,10 +22,11 @@ from downstream.running import config as run_config
 from downstream.running.config import RunOptions, read_config
 from downstream.running.hooks.finite import FiniteLossHook
 from tests.conftest import EXAMPLES, write_tiny_config
+from tests.plain import FourStages
 from tests.pretend_cuda import Waits, pinned, pretended_cuda
 
 
-class PlainNet(nn.Module):
+class PlainNet(FourStages):
     """A user's class that declares nothing: four maps from strided convolutions with BatchNorm."""
 
     def __init__(self) -> None:
@@ -39,13 +40,6 @@ class PlainNet(nn.Module):
             )
             for first, (below, width) in zip((True, False, False, False), pairwise(widths))
         )
-
-    def forward(self, x):
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return tuple(maps)
 
 
 class Run:
@@ -76,7 +70,9 @@ class Run:
         self.cfg = read_config(RunOptions(self.config, backbone=backbone, cfg_options=changes))
         self.waits = waits
         with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
-            torch.manual_seed(0)
+            set_random_seed(
+                0
+            )  # how often the host waits depends on the images and on what is sampled
             self.model = revert_sync_batchnorm(MODELS.build(self.cfg.model)).to('cuda')
             with fp16_possible():
                 self.wrapper = build_optim_wrapper(self.model, self.cfg.optim_wrapper)

@@ -60,10 +60,12 @@ class DeviceBitmapMasks(BitmapMasks):
         """
         if not len(self.masks) or not len(bboxes):
             return super().crop_and_resize(bboxes, out_shape, inds, device, interpolation, binarize)
-        boxes, chosen = (torch.as_tensor(values).to(device) for values in (bboxes, inds))
+        # One copy instead of two; float32 holds the number of any mask of an image.
+        columns = [torch.as_tensor(inds)[:, None], torch.as_tensor(bboxes)]
+        chosen, boxes = torch.cat(columns, dim=1).to(device).split([1, 4], dim=1)
         numbers = torch.arange(len(boxes), device=device, dtype=boxes.dtype)
         rois = torch.cat([numbers[:, None], boxes], dim=1)
-        bitmaps = self.on(device)[chosen].to(rois.dtype)
+        bitmaps = self.on(device)[chosen[:, 0].long()].to(rois.dtype)
         resized = roi_align(bitmaps[:, None], rois, out_shape, 1.0, 0, 'avg', True)[:, 0]
         resized = resized >= 0.5 if binarize else resized
         return BitmapMasks(resized.cpu().numpy(), *out_shape)
