@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from downstream.drop_in import without_masks
+from tests.schedules import learning_rates
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = sorted(p for task in ('det', 'seg') for p in (ROOT / 'configs' / task).glob('*.py'))
@@ -140,23 +141,8 @@ def test_upernet_recipe():
 
 def scheduled(cfg: Config, steps: list[int], epoch_length: int = 10**9) -> dict[int, float]:
     """Learning rate at the given iterations, as a factor of the base rate."""
-    from mmengine.optim import build_optim_wrapper  # noqa: F401  registers
-    from mmengine.registry import PARAM_SCHEDULERS
-
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedulers = [
-        PARAM_SCHEDULERS.build(dict(s), default_args={'optimizer': optimizer})
-        for s in cfg.param_scheduler
-    ]
-    found = {}
-    for step in range(max(steps) + 1):
-        if step in steps:
-            found[step] = optimizer.param_groups[0]['lr']
-        optimizer.step()
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or (step + 1) % epoch_length == 0:
-                scheduler.step()
-    return found
+    rates = learning_rates(cfg, 1.0, max(steps) + 1, epoch_length)
+    return {step: rates[step] for step in steps}
 
 
 def test_detection_schedule_is_the_official_one():

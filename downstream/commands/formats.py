@@ -8,11 +8,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from downstream.data.files import FULL_FILES, SAMPLE
+from downstream.data.files import FULL_FILES, IGNORED, SAMPLE
 from downstream.data.formats.convert import convert as convert_set
 from downstream.data.formats.convert import task_of
 from downstream.data.formats.find import find
-from downstream.data.formats.found import IGNORED, Found, Masks, counts
+from downstream.data.formats.found import Found, Masks, counts
 from downstream.data.formats.split import split as split_set
 from downstream.data.formats.write import index_masks, write
 

@@ -16,6 +16,8 @@ from .images.read import ImageHeader
 # Of more files a sample is opened, so that a run on COCO or ADE20K starts in seconds.
 FULL_FILES = 500
 SAMPLE = 100
+# The value of unlabelled pixels in masks that mmseg reads.
+IGNORED = 255
 
 
 def shortened(names: Iterable[str], limit: int = 8) -> str:

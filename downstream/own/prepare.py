@@ -18,6 +18,7 @@ from downstream.data.formats.split import split
 from downstream.data.formats.write import write
 from downstream.distributed.processes import is_first_process, process_count
 from downstream.running import settings
+from downstream.running.batch_probe import largest_batch
 from downstream.running.config import TrainOptions
 
 from . import leaf
@@ -141,8 +142,6 @@ def _schedule(
         settings.set_image_size(fitted, options.image_size)
     batch = options.batch_size
     if batch == 'auto':
-        from downstream.running.batch_probe import largest_batch
-
         batch = min(largest_batch(fitted, processes), images)
     chosen = schedule(
         read_schedule(cfg),

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from backbones.errors import ConfigError
 from downstream.paths import find_config
 from downstream.running import settings
-from downstream.running.batch import recipe_batch
+from downstream.running.batch import recipe_batch, smallest_batch
 
 from .schedule import RecipeSchedule, Schedule
 
@@ -24,8 +24,6 @@ TASKS = {'det': 'detection', 'seg': 'segmentation'}
 # Training images of the sets that recipes are for, by the start of data_root; else by the scope.
 _IMAGES = {'data/coco': 118_287, 'data/ade': 20_210, 'data/shapes': 64}
 _IMAGES_BY_SCOPE = {'mmdet': 118_287, 'mmseg': 20_210}
-# BatchNorm cannot learn from one image that was pooled to a point.
-_SMALLEST_BATCH = {'mmdet': 1, 'mmseg': 2}
 
 
 def recipe_file(name: str, boxes: bool = False) -> Path:
@@ -82,7 +80,7 @@ def read_schedule(cfg: Config) -> RecipeSchedule:
         batch_per_process=cfg.train_dataloader.batch_size,
         rate=cfg.optim_wrapper.optimizer.lr,
         warm_up=max(warm_up, default=0),
-        smallest_batch=_SMALLEST_BATCH[cfg.default_scope],
+        smallest_batch=smallest_batch(cfg),
     )
 
 

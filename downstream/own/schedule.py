@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from backbones.errors import ConfigError
-from downstream.running.settings import WARM_UP_SHARE
+from downstream.running.settings import longest_warm_up, require_epochs, require_rate
 
 EXPONENT = 0.3
 LONGEST = 300
@@ -153,8 +153,7 @@ def _batch(recipe: RecipeSchedule, images: int, processes: int, given: int | Non
 
 def _epochs(recipe: RecipeSchedule, images: int, fine_tuned: bool, given: int | None) -> Choice:
     if given is not None:
-        if given < 1:
-            raise ConfigError(f'--epochs {given}: give at least 1.')
+        require_epochs(given)
         return Choice(given, 'given')
     by_size = min(LONGEST, recipe.epochs * (recipe.images / images) ** EXPONENT)
     fewest = FEWEST_STEPS * recipe.batch / images
@@ -177,8 +176,7 @@ def _epochs(recipe: RecipeSchedule, images: int, fine_tuned: bool, given: int | 
 
 def _rate(recipe: RecipeSchedule, batch: int, given: float | None) -> Choice:
     if given is not None:
-        if not given > 0:
-            raise ConfigError(f'--lr {given}: give a number above 0.')
+        require_rate(given)
         return Choice(given, 'given')
     if batch == recipe.batch:
         return Choice(recipe.rate, 'as the recipe')
@@ -187,7 +185,7 @@ def _rate(recipe: RecipeSchedule, batch: int, given: float | None) -> Choice:
 
 
 def _warm_up(recipe: RecipeSchedule, steps: int) -> Choice:
-    longest = max(1, int(steps * WARM_UP_SHARE))
+    longest = longest_warm_up(steps)
     if recipe.warm_up <= longest:
         return Choice(recipe.warm_up, 'as the recipe')
     return Choice(longest, f'a tenth of {steps:,} steps; the recipe has {recipe.warm_up:,}')

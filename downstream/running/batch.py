@@ -22,6 +22,15 @@ def recipe_batch(cfg: Config, option: str) -> int:
     return batch
 
 
+# BatchNorm cannot learn from one image that was pooled to a point, as the pyramid of UperNet does.
+_SMALLEST = {'mmdet': 1, 'mmseg': 2}
+
+
+def smallest_batch(cfg: Config) -> int:
+    """The fewest images a step that a detector or segmenter can learn from."""
+    return _SMALLEST[cfg.default_scope]
+
+
 def keep_batch(cfg: Config, processes: int) -> int:
     """Accumulate gradients in ``cfg`` up to the recipe's batch.
 

@@ -18,6 +18,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from backbones.errors import ConfigError
 
+from .batch import smallest_batch
 from .checkpoint.writer import free_memory
 
 # Share of the memory that a probe may fill: batches differ in their number of objects.
@@ -46,7 +47,7 @@ def largest_batch(cfg: Config, processes: int) -> int:
             'the processes.'
         )
     height, width = largest_size(cfg)
-    smallest = 2 if cfg.default_scope == 'mmseg' else 1
+    smallest = smallest_batch(cfg)
     probe = _largest_on_cuda if get_device() == 'cuda' else _largest_on_cpu
     found = probe(lambda batch: run_steps(cfg, batch, (height, width)), smallest)
     if found < smallest:

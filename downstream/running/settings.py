@@ -12,10 +12,10 @@ from backbones.errors import ConfigError
 from downstream.data.pipelines import resized
 from downstream.quiet import without_coco_output
 
-from .batch import recipe_batch
+from .batch import recipe_batch, smallest_batch
 
 # A warm-up takes at most this share of a run.
-WARM_UP_SHARE = 0.1
+_WARM_UP_SHARE = 0.1
 # The figure that early stopping watches, by the scope of a config.
 MONITORED = {'mmdet': 'coco/bbox_mAP', 'mmseg': 'mIoU'}
 # Parts of a config that hold sizes in pixels.
@@ -50,10 +50,10 @@ def set_batch(cfg: Config, total: int, processes: int, scale_lr: bool = True) ->
         raise ConfigError(
             f'--batch-size {total}: it must be a multiple of the {processes} processes.'
         )
-    if cfg.default_scope == 'mmseg' and total == 1:
+    if total < smallest_batch(cfg):
         raise ConfigError(
-            '--batch-size 1: BatchNorm cannot learn from one image that was pooled to a point; give at '
-            'least 2.'
+            f'--batch-size {total}: BatchNorm cannot learn from one image that was pooled to a point; '
+            f'give at least {smallest_batch(cfg)}.'
         )
     former = recipe_batch(cfg, '--batch-size')
     cfg.train_dataloader.batch_size = total // processes
@@ -75,8 +75,7 @@ def set_epochs(cfg: Config, epochs: int, images: int) -> None:
     Raises:
         ConfigError: ``epochs`` is below 1.
     """
-    if epochs < 1:
-        raise ConfigError(f'--epochs {epochs}: give at least 1.')
+    require_epochs(epochs)
     steps = epochs * steps_per_epoch(cfg, images)
     _set_length(cfg, epochs if 'max_epochs' in cfg.train_cfg else steps)
     limit_warm_up(cfg, steps)
@@ -116,9 +115,26 @@ def _interval(former: int, factor: float, length: int) -> int:
     return max(1, min(length, round(former * factor)))
 
 
+def require_epochs(epochs: int) -> None:
+    """ConfigError unless ``--epochs`` is at least 1."""
+    if epochs < 1:
+        raise ConfigError(f'--epochs {epochs}: give at least 1.')
+
+
+def require_rate(rate: float) -> None:
+    """ConfigError unless ``--lr`` is above 0."""
+    if not rate > 0:
+        raise ConfigError(f'--lr {rate}: give a number above 0.')
+
+
+def longest_warm_up(steps: int) -> int:
+    """The most steps that a warm-up may take of a run of ``steps``."""
+    return max(1, int(steps * _WARM_UP_SHARE))
+
+
 def limit_warm_up(cfg: Config, steps: int) -> None:
     """Shorten a warm-up that takes more than a tenth of ``steps``, the length of the run."""
-    longest = max(1, int(steps * WARM_UP_SHARE))
+    longest = longest_warm_up(steps)
     for scheduler in cfg.param_scheduler:
         if 'start_factor' in scheduler and not scheduler.get('by_epoch', True):
             # `end` is one past the last step.
@@ -131,8 +147,7 @@ def set_rate(cfg: Config, rate: float) -> None:
     Raises:
         ConfigError: It is not above 0.
     """
-    if not rate > 0:
-        raise ConfigError(f'--lr {rate}: give a number above 0.')
+    require_rate(rate)
     cfg.optim_wrapper.optimizer.lr = rate
 
 

@@ -8,19 +8,12 @@ from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, read_metrics
 
-DATA = ROOT.parent / 'shared' / 'data' / 'tiny_coco'
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'no real samples: {DATA} is not there')
-# The embedded example with images of 480 x 384, as tests/tools/test_real_data.py has it.
+from .real_data import COCO_PIPELINES, DATA, needs_data
+
+# The embedded example with the size of images of tests/tools/test_real_data.py.
 RECIPE = """
 _base_ = '{base}'
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(480, 384), keep_ratio=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [dict(step) for step in _base_.test_pipeline]
-test_pipeline[1].update(scale=(480, 384))
+{pipelines}
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
@@ -29,7 +22,7 @@ test_dataloader = val_dataloader
 
 def recipe(folder: Path) -> Path:
     path = folder / 'recipe.py'
-    path.write_text(RECIPE.format(base=ROOT / EXAMPLES['detection']))
+    path.write_text(RECIPE.format(base=ROOT / EXAMPLES['detection'], pipelines=COCO_PIPELINES))
     return path
 
 
@@ -52,7 +45,7 @@ def test_a_folder_trains_and_leaves_a_config_to_edit(tool, shapes, tmp_path):
 @pytest.mark.timeout(1800)
 @needs_data
 def test_four_real_images_are_learned_by_heart_through_data(tool, tmp_path, capfd):
-    source = COCO(str(DATA / 'annotations' / 'instances_train2017.json'))
+    source = COCO(str(DATA / 'tiny_coco' / 'annotations' / 'instances_train2017.json'))
     chosen = [i for i in sorted(source.imgs) if len(source.getAnnIds(imgIds=i)) in range(3, 9)]
     crowded = [i for i in sorted(source.imgs) if source.getAnnIds(imgIds=i, iscrowd=True)]
     chosen = [crowded[0], *[i for i in chosen if i != crowded[0]]][:4]
@@ -66,7 +59,9 @@ def test_four_real_images_are_learned_by_heart_through_data(tool, tmp_path, capf
         (folder / part).mkdir(parents=True)
         (folder / part / '_annotations.coco.json').write_text(json.dumps(subset))
         for image in subset['images']:
-            (folder / part / image['file_name']).symlink_to(DATA / 'train2017' / image['file_name'])
+            (folder / part / image['file_name']).symlink_to(
+                DATA / 'tiny_coco' / 'train2017' / image['file_name']
+            )
     work_dir = tmp_path / 'run'
     settings = ('--epochs', 200, '--lr', 4e-4, '--batch-size', 2)
     result = tool('train', recipe(tmp_path), '--data', folder, '--work-dir', work_dir, *settings)

@@ -7,8 +7,8 @@ from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, coco_by_hand, read_metrics
 
-DATA = ROOT.parent / 'shared' / 'data'
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'no real samples: {DATA} is not there')
+from .real_data import COCO_PIPELINES, DATA, needs_data
+
 # Four images of several classes each, one of them with a crowd.
 COCO_IMAGES = 4
 
@@ -17,14 +17,7 @@ _base_ = '{base}'
 from downstream.drop_in import num_classes
 data_root = '{data}/'
 classes = {classes!r}
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-    dict(type='Resize', scale=(480, 384), keep_ratio=True),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [dict(step) for step in _base_.test_pipeline]
-test_pipeline[1].update(scale=(480, 384))
+{pipelines}
 dataset = dict(
     data_root=data_root, metainfo=dict(classes=classes), ann_file='{ann_file}',
     data_prefix=dict(img='train2017/'),
@@ -98,6 +91,7 @@ def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path, capfd):
     config.write_text(
         COCO_CONFIG.format(
             base=ROOT / EXAMPLES['detection'],
+            pipelines=COCO_PIPELINES,
             data=DATA / 'tiny_coco',
             ann_file=ann_file,
             classes=tuple(c['name'] for c in subset['categories']),

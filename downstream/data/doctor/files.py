@@ -17,6 +17,7 @@ from tqdm import tqdm
 from backbones.errors import DataError
 from downstream.data.duplicates import fingerprint
 from downstream.data.findings.masks import counted
+from downstream.data.formats.mask_pixels import packed_colors
 from downstream.data.images.read import read_header
 
 _BATCH = 16
@@ -187,18 +188,16 @@ def mask_facts(path: Path, coloured: bool = False) -> FileFacts:
     try:
         with Image.open(path) as image:
             lossy = image.format == 'JPEG'
-            mask = np.asarray(image.convert('RGB') if coloured else image)
+            mask = packed_colors(image) if coloured else np.asarray(image)
     except Exception as error:
         return _unreadable(path, error, is_mask=True)
     problems = [('mask-lossy', 'is a JPEG file')] if lossy else []
     size = (mask.shape[1], mask.shape[0])
-    if coloured:
-        mask = mask.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-    elif mask.ndim != 2:
+    if not coloured and mask.ndim != 2:
         problems.append(
             ('mask-channels', f'has shape {mask.shape}; a mask has one channel, of class indices')
         )
         return FileFacts(tuple(problems), size, size)
-    elif mask.dtype.itemsize > 1 and mask.max() > 255:
+    if not coloured and mask.dtype.itemsize > 1 and mask.max() > 255:
         problems.append(('mask-bits', f'has values up to {mask.max()} ({mask.dtype})'))
     return FileFacts(tuple(problems), size, size, pixels=counted(mask))

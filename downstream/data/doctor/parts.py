@@ -17,6 +17,7 @@ from downstream.data.findings.finding import Finding
 from downstream.data.findings.masks import index_values
 from downstream.data.findings.records import LISTS, sound_records
 from downstream.data.formats.found import Found, Instances, Masks
+from downstream.data.formats.mask_pixels import packed
 from downstream.data.mask_checks import image_of_mask, mask_options
 from downstream.data.pipelines import steps_of
 
@@ -115,18 +116,15 @@ def _with_content(part: Part, content: dict) -> Part:
 
 def _masks(name: str, part: Masks, classes: tuple[str, ...]) -> Part:
     coloured = any(isinstance(value, tuple) for value in part.values)
-    values = {_number(value): index for value, index in part.values.items() if index < len(classes)}
+    values = {
+        packed(value) if isinstance(value, tuple) else value: index
+        for value, index in part.values.items()
+        if index < len(classes)
+    }
     image_of = {part.root / mask: part.root / image for image, mask in part.pairs if mask}
     folder = next(iter(image_of)).parent if image_of else part.root
     images = tuple(part.root / image for image, _ in part.pairs)
     return Part(name, str(folder), part.root, classes, images, None, image_of, values, coloured)
-
-
-def _number(value: int | tuple[int, int, int]) -> int:
-    if isinstance(value, int):
-        return value
-    red, green, blue = value
-    return red << 16 | green << 8 | blue
 
 
 def raw_coco_parts(folder: Path) -> list[Part]:

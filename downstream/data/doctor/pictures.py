@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
-from pycocotools import mask as rle
 
 from downstream.data.findings.finding import Box, Finding
 from downstream.drawing import draw_box, fitted
@@ -90,14 +89,3 @@ def _near(image: np.ndarray, box: Box, longest: int) -> tuple[np.ndarray, tuple[
     cut, factor = fitted(image[top:bottom, left:right], longest, enlarge=True)
     moved = ((box[0] - left) * factor, (box[1] - top) * factor, box[2] * factor, box[3] * factor)
     return np.ascontiguousarray(cut), (moved,)
-
-
-def decoded(segmentation: list | dict | None, height: int, width: int) -> np.ndarray | None:
-    """A mask of COCO's form as ``(H, W)`` of bool; None without one."""
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        segmentation = rle.merge(rle.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation['counts'], list):
-        segmentation = rle.frPyObjects(segmentation, height, width)
-    return rle.decode(segmentation).astype(bool)

@@ -12,10 +12,12 @@ from PIL import Image
 
 from backbones.errors import ConfigError
 from downstream.data.findings.boxes import trained_factor
+from downstream.data.formats.mask_pixels import packed_colors
+from downstream.data.run_lengths import decoded
 from downstream.drawing import class_color, draw_box, draw_region, fitted, legend
 
 from .parts import Part
-from .pictures import decoded, load
+from .pictures import load
 
 _LONGEST_PX = 1200
 _CAPTION_PX = 24
@@ -84,9 +86,8 @@ def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part
     places = {name: index for index, name in enumerate(part.classes)}
     colors = [class_color(places.get(name_of[one['category_id']], 0)) for one in annotations]
     for annotation, color in zip(annotations, colors):
-        region = decoded(annotation.get('segmentation'), height, width)
-        if region is not None:
-            draw_region(image, region, color)
+        if annotation.get('segmentation'):
+            draw_region(image, decoded(annotation['segmentation'], height, width), color)
     # Labels are written at the size that is looked at.
     picture, ratio = fitted(image, _LONGEST_PX, enlarge=max(height, width) < _LONGEST_PX // 2)
     for annotation, color in zip(annotations, colors):
@@ -118,7 +119,7 @@ def _mask(path: Path, coloured: bool) -> np.ndarray:
     with Image.open(path) as image:
         if not coloured:
             return np.asarray(image)
-        return np.asarray(image.convert('RGB'), np.int32) @ np.array([1 << 16, 1 << 8, 1])
+        return packed_colors(image)
 
 
 def _captioned(

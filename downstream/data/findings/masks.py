@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from downstream.data.files import IGNORED
+
 from .classes import class_findings
 from .finding import Finding
 
-IGNORED = 255
 Values = Mapping[int, int]
 
 

@@ -8,6 +8,8 @@ from numbers import Real
 
 from pycocotools import mask as rle
 
+from downstream.data.run_lengths import encoded
+
 from .finding import Finding
 
 _REQUIRED = {
@@ -179,16 +181,7 @@ def _area(annotation: Mapping, image: Mapping | None) -> float:
     segmentation = annotation.get('segmentation')
     if segmentation and image:
         try:
-            return float(rle.area(_encoded(segmentation, image['height'], image['width'])))
+            return float(rle.area(encoded(segmentation, image['height'], image['width'])))
         except Exception:  # the form of the mask is checked for its own sake
             pass
     return float(annotation['bbox'][2] * annotation['bbox'][3])
-
-
-def _encoded(segmentation: list | dict, height: int, width: int) -> dict:
-    """A mask of any of COCO's forms as compressed run lengths."""
-    if isinstance(segmentation, list):
-        return rle.merge(rle.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation['counts'], list):
-        return rle.frPyObjects(segmentation, height, width)
-    return segmentation

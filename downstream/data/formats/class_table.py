@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbones.errors import DataError
+from downstream.data.files import IGNORED
 
-from .found import IGNORED, Color
+from .found import Color
 from .images import read_text
 
 _FILES = (

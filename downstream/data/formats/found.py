@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-# The value of unlabelled pixels in masks that mmseg reads.
-IGNORED = 255
 Color = tuple[int, int, int]
 
 

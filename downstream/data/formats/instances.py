@@ -8,6 +8,7 @@ from pathlib import Path
 from pycocotools import mask as rle
 
 from backbones.errors import DataError
+from downstream.data.run_lengths import compressed
 
 from .found import Instances
 from .images import relative_names, sizes
@@ -93,11 +94,6 @@ def area(segmentation: list[Polygon] | dict | None, bbox: Sequence[float]) -> fl
     if segmentation:
         return sum(_polygon_area(polygon) for polygon in segmentation)
     return float(bbox[2] * bbox[3])
-
-
-def compressed(code: dict) -> dict:
-    """A run-length code in the form that pycocotools reads; lists of counts are compressed."""
-    return rle.frPyObjects(code, *code['size']) if isinstance(code['counts'], list) else code
 
 
 def _polygon_area(polygon: Polygon) -> float:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from backbones.errors import DataError
-from downstream.data.files import open_image, shortened
+from downstream.data.files import IGNORED, open_image, shortened
 
-from .found import IGNORED, Color
+from .found import Color
 
 # The contours in VOC's colour-coded masks, which tables of its tools do not list.
 _UNLABELLED = (IGNORED, (224, 224, 192))
@@ -27,8 +28,7 @@ def read_pixels(path: Path, colors: bool) -> np.ndarray:
     with open_image(path) as image:
         try:
             if colors:
-                rgb = np.asarray(image.convert('RGB')).astype(np.int32)
-                return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+                return packed_colors(image)
             if image.mode in ('LA', 'RGB', 'RGBA'):
                 channels = np.asarray(image)
                 if image.mode != 'LA' and np.ptp(channels[..., :3], axis=2).any():
@@ -40,6 +40,12 @@ def read_pixels(path: Path, colors: bool) -> np.ndarray:
             return np.asarray(image).astype(np.int32)
         except (OSError, SyntaxError) as error:
             raise DataError(f'{path} cannot be read: {error}') from error
+
+
+def packed_colors(image: Image.Image) -> np.ndarray:
+    """Colours of an image, ``(H, W)`` of int32: ``R << 16 | G << 8 | B``."""
+    rgb = np.asarray(image.convert('RGB')).astype(np.int32)
+    return rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
 
 
 def is_coloured(path: Path) -> bool:

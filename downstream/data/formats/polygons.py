@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from pycocotools import mask as rle
 
 from backbones.errors import DataError
+from downstream.data.run_lengths import decoded
 
 from .found import Found, Instances, Masks
-from .instances import compressed
 
 BACKGROUND = ('background', '_background_')
 
@@ -90,6 +89,4 @@ def _pixels(annotation: Mapping, height: int, width: int) -> np.ndarray:
     if not segmentation:
         x, y, w, h = annotation['bbox']
         segmentation = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-    if isinstance(segmentation, dict):
-        return rle.decode(compressed(segmentation)).astype(bool)
-    return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width))).astype(bool)
+    return decoded(segmentation, height, width)

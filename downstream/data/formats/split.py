@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from backbones.errors import ConfigError, DataError
 from downstream.data.duplicates import fingerprint, groups
-from downstream.data.files import FULL_FILES, shortened
+from downstream.data.files import FULL_FILES, IGNORED, shortened
 
-from .found import IGNORED, Found, Instances, Masks
+from .found import Found, Instances, Masks
 from .mask_pixels import class_of, has_colors, read_pixels
 
 # Roboflow writes several augmented copies of an image: <name>.rf.<hash>.jpg.

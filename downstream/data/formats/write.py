@@ -15,10 +15,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from backbones.errors import DataError
-from downstream.data.files import SAMPLE, exif_advice
+from downstream.data.files import IGNORED, SAMPLE, exif_advice
 from downstream.data.images.read import read_header
 
-from .found import IGNORED, Found, Instances, Masks
+from .found import Found, Instances, Masks
 from .mask_pixels import has_colors, to_indices
 from .polygons import class_of_categories, draw
 

@@ -10,12 +10,13 @@ from downstream.contract import check_backbone, gmacs
 from downstream.contract.saved_memory import saved_activation_bytes
 from tests.backbones.timm_backbone.test_families import FAMILIES
 from tests.conftest import ROOT
+from tests.plain import FourStages
 
 pytest_plugins = ['downstream.pytest_plugin']
 ME = 'tests.downstream.contract.test_checks'
 
 
-class Good(nn.Module):
+class Good(FourStages):
     """The smallest backbone that fulfils the contract."""
 
     def __init__(self) -> None:
@@ -25,13 +26,6 @@ class Good(nn.Module):
             nn.Conv2d(3 if i == 0 else c // 2, c, 4 if i == 0 else 2, 4 if i == 0 else 2)
             for i, c in enumerate(self.out_channels)
         )
-
-    def forward(self, x):
-        maps = []
-        for stage in self.stages:
-            x = stage(x)
-            maps.append(x)
-        return tuple(maps)
 
 
 class StatesNothing(Good):

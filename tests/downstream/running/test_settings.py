@@ -3,9 +3,7 @@
 import math
 
 import pytest
-import torch
 from mmengine.config import Config
-from torch import nn
 
 from backbones import ConfigError
 from downstream.paths import CONFIGS
@@ -13,6 +11,7 @@ from downstream.running import settings
 from downstream.running.batch_probe import largest_size
 from downstream.running.config import TrainOptions, training_config
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
+from tests.schedules import learning_rates
 
 CASCADE = CONFIGS / 'det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
 UPERNET = CONFIGS / 'seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
@@ -81,23 +80,9 @@ def test_a_pipeline_that_sets_no_size_is_said():
 
 def rates(cfg: Config, steps_per_epoch: int) -> list[float]:
     """Learning rate at every step, by torch's and mmengine's own schedulers."""
-    from mmengine.registry import PARAM_SCHEDULERS
-
     by_epoch = 'max_epochs' in cfg.train_cfg
     length = cfg.train_cfg.max_epochs * steps_per_epoch if by_epoch else cfg.train_cfg.max_iters
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
-    schedulers = [
-        PARAM_SCHEDULERS.build(dict(s), default_args={'optimizer': optimizer})
-        for s in cfg.param_scheduler
-    ]
-    found = []
-    for step in range(length):
-        found.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or (step + 1) % steps_per_epoch == 0:
-                scheduler.step()
-    return found
+    return learning_rates(cfg, cfg.optim_wrapper.optimizer.lr, length, steps_per_epoch)
 
 
 def test_fewer_epochs_move_milestones_and_shorten_the_warm_up():

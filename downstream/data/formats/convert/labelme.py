@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from downstream.data.formats.found import Found
-from downstream.data.formats.instances import compressed
+from downstream.data.run_lengths import compressed
 
 from .parts import ImageObjects, classes_of_categories, images_of, place_image
 

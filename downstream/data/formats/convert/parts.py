@@ -17,7 +17,8 @@ from tqdm import tqdm
 from backbones.errors import DataError
 from downstream.data.files import FULL_FILES
 from downstream.data.formats.found import Instances
-from downstream.data.formats.instances import Polygon, compressed
+from downstream.data.formats.instances import Polygon
+from downstream.data.run_lengths import compressed
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from backbones.errors import DataError
+from downstream.data.files import IGNORED
 from downstream.data.formats.candidate import Candidate
-from downstream.data.formats.found import IGNORED, Found, Masks
+from downstream.data.formats.found import Found, Masks
 
 _IMAGE = '_leftImg8bit.png'
 # The ids of the 19 classes that are evaluated (cityscapesScripts, helpers/labels.py), in the order

@@ -12,10 +12,10 @@ import numpy as np
 from tqdm import tqdm
 
 from backbones.errors import DataError
-from downstream.data.files import FULL_FILES, SAMPLE, shortened
+from downstream.data.files import FULL_FILES, IGNORED, SAMPLE, shortened
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.class_table import ClassTable, find_class_table
-from downstream.data.formats.found import IGNORED, Found, Masks
+from downstream.data.formats.found import Found, Masks
 from downstream.data.formats.images import read_text, relative_names
 from downstream.data.formats.mask_pixels import class_of, is_coloured, read_pixels, unpacked
 

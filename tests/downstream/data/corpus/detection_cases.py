@@ -13,9 +13,6 @@ CASES = Cases()
 REFUSES, SAYS, SILENT = 'refuses', 'says', 'silent'
 
 
-# --- files
-
-
 @CASES.add('file-missing', REFUSES, r'train_1\.png')
 def an_image_is_missing(data: DetectionSet):
     data.image(1).unlink()
@@ -157,9 +154,6 @@ def an_image_is_in_no_list(data):
 )
 def an_image_is_listed_twice(data):
     data.train['images'].append({**data.train['images'][0], 'id': 9})
-
-
-# --- records
 
 
 @CASES.add('image-unknown', REFUSES, r'train_dataloader|image 99')
@@ -333,9 +327,6 @@ def annotations_have_no_iscrowd(data):
         del annotation['iscrowd']
 
 
-# --- boxes
-
-
 @CASES.add('box-numbers', REFUSES, r"bbox \['12', .*four numbers")
 def a_box_is_of_texts(data):
     data.train['annotations'][3]['bbox'] = ['12', '3', '4', '5']
@@ -443,9 +434,6 @@ def an_object_is_smaller_than_a_cell(data):
     data.train['annotations'][3].update(bbox=[5, 5, 1.5, 1.5])
 
 
-# --- masks of objects
-
-
 @CASES.add(
     'segment-missing',
     REFUSES,
@@ -506,9 +494,6 @@ def a_polygon_is_a_line(data):
 @CASES.add('segment-outside', SAYS, r'polygons from .* to \(400, 300\) in an image of 96 x 72')
 def a_polygon_leaves_its_image(data):
     data.train['annotations'][3]['segmentation'] = [[5, 5, 400, 5, 400, 300, 5, 300]]
-
-
-# --- classes
 
 
 @CASES.add('class-unknown', REFUSES, r'no category bolts')

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from backbones.errors import DataError
+from downstream.data.files import IGNORED
 from downstream.data.formats.find import find
-from downstream.data.formats.found import IGNORED
 from downstream.data.formats.mask_pixels import to_indices
 from downstream.data.formats.write import write
 
