@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.timing import alone
+from downstream.running.batch_probe import release_free_memory
 
 Step = tuple[Callable[[], object], Callable[[], object]]
 
@@ -37,9 +35,7 @@ def peak(make: Callable[..., Step], *arguments: object) -> int:
 def _peak(make: Callable[..., Step], *arguments: object) -> int:
     run, first = make(*arguments)
     first()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory would hide what is taken from it
+    release_free_memory()
     before = _field('VmRSS')
     _CLEAR.write_text('5')  # forget the peak so far
     run()

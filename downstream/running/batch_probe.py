@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import resource
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
@@ -170,26 +174,46 @@ def _largest_on_cuda(run: Callable[[int], None], batch: int) -> int:
 
 def _largest_on_cpu(run: Callable[[int], None], smallest: int) -> int:
     """In a process of its own, since the peak of a process never falls."""
-    peaks = [_peak_in_child(run, smallest), _peak_in_child(run, smallest + 1)]
-    per_image = max(peaks[1] - peaks[0], 1)
-    free = free_memory() or peaks[1]
-    return min(_LARGEST, int((_SHARE * free - peaks[0]) // per_image) + smallest)
+    release_free_memory()
+    taken = [_taken_in_child(run, batch) for batch in (smallest, smallest + 1)]
+    per_image = max(taken[1] - taken[0], 1)
+    free = free_memory() or taken[1]
+    return min(_LARGEST, int((_SHARE * free - taken[0]) // per_image) + smallest)
 
 
-def _peak_in_child(run: Callable[[int], None], batch: int) -> int:
-    """Peak of the memory of a forked process that trains on ``batch`` images, in bytes."""
+def release_free_memory() -> None:
+    """Give what this process has freed back to the system: a step would take it without growing."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # other C libraries than glibc do without
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _taken_in_child(run: Callable[[int], None], batch: int) -> int:
+    """Bytes by which a forked process grows that trains on ``batch`` images."""
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
             torch.set_num_threads(1)  # a pool of threads does not survive a fork
+            before = _peak()
             run(batch)
+            os.write(writer, str(_peak() - before).encode())
             code = 0
         finally:
             os._exit(code)
-    _, status, usage = os.wait4(pid, 0)
+    os.close(writer)
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(reader) as pipe:
+        taken = pipe.read()
     if status:
         raise ConfigError(
             f'--batch-size auto: a step of {batch} images failed; see the error above, or give a number.'
         )
-    return usage.ru_maxrss * 1024
+    return int(taken)
+
+
+def _peak() -> int:
+    """The most memory that this process has held, in bytes; that of a new fork is what it holds."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024

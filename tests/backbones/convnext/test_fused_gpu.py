@@ -265,9 +265,8 @@ every_way = [
 def test_in_two_processes(wrap, with_cp, half, tmp_path):
     """Real conditions, kernels interpreted: DDP and FSDP2, recomputed blocks, autocast."""
     arguments = [{'wrap': wrap, 'with_cp': with_cp, 'half': half}] * 2
-    for rank, process in enumerate(processes.start(gradients_in_process, tmp_path, arguments)):
-        process.join(120)
-        assert process.exitcode == 0, (tmp_path / f'out{rank}').read_text()[-3000:]
+    running = processes.start(gradients_in_process, tmp_path, arguments)
+    processes.finish(running, tmp_path, seconds=400)  # the interpreter is slow beside other tests
 
 
 SHAPES = [(1, 3, 40), (2, 37, 130), (3, 700, 24)]
