@@ -11,12 +11,14 @@ from mmengine.registry import HOOKS, MODELS
 from torch import nn
 
 from backbones import ConfigError
-from downstream.running import ForeachExponentialMovingAverage
+from downstream.running import ForeachExponentialMovingAverage, SuiteRunner
+from downstream.running import config as run_config
 from downstream.running.batch import keep_batch
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.gpu_memory import GPUMemoryError
 from downstream.running.optimizer_kernels import keep_implementation
-from tests.conftest import EXAMPLES, ROOT
+from downstream.running.test import evaluate
+from tests.conftest import EXAMPLES, ROOT, write_tiny_config
 
 from .test_checkpoints import REGULAR, tiny_run
 
@@ -198,3 +200,17 @@ def test_a_full_gpu_is_one_line_with_advice(tmp_path):
     assert 'setting X' not in message
     for word in ('--amp', 'with_cp=True', 'sharded=True', 'expandable_segments:True'):
         assert word in message
+
+
+def test_a_full_gpu_in_a_test_is_one_line_with_advice(shapes, tmp_path, monkeypatch):
+    def full(self) -> None:
+        raise torch.OutOfMemoryError(_OUT_OF_MEMORY)
+
+    monkeypatch.setattr(SuiteRunner, 'test', full)
+    torch.save({'state_dict': {'a': torch.ones(1)}}, tmp_path / 'a.pth')
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    options = run_config.TestOptions(
+        str(config), checkpoint=str(tmp_path / 'a.pth'), work_dir=str(tmp_path)
+    )
+    with pytest.raises(GPUMemoryError, match=r'2\.00 GiB.*test_dataloader\.batch_size=1'):
+        evaluate(options)
