@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from downstream.data.findings.finding import Box, Finding
-from downstream.drawing import draw_box, fitted
+from downstream.drawing import fitted
+from downstream.drawing.shapes import draw_box
 
 _RED = (255, 40, 40)
 _FRAME = 8
@@ -75,7 +76,7 @@ def _with_boxes(image: np.ndarray, boxes: tuple[Box, ...], longest: int) -> np.n
     if len(boxes) == 1 and side * longest / max(image.shape[:2]) < _MIN_SHOWN_PX:
         image, boxes = _near(image, boxes[0], longest)
     for box in boxes:
-        draw_box(image, box, _RED)
+        draw_box(image, (box[0], box[1], box[0] + box[2], box[1] + box[3]), _RED)
     return image
 
 

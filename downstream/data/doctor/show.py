@@ -14,13 +14,20 @@ from backbones.errors import ConfigError
 from downstream.data.findings.boxes import trained_factor
 from downstream.data.formats.mask_pixels import packed_colors
 from downstream.data.run_lengths import decoded
-from downstream.drawing import class_color, draw_box, draw_region, fitted, legend
+from downstream.drawing import (
+    captioned,
+    class_palette,
+    draw_detections,
+    draw_segmentation,
+    fitted,
+    legend,
+    text_px,
+)
 
 from .parts import Part
 from .pictures import load
 
 _LONGEST_PX = 1200
-_CAPTION_PX = 24
 
 
 def write_pictures(
@@ -53,7 +60,7 @@ def write_pictures(
         for number, path in enumerate(images[::step][:count], 1):
             picture = draw(path)
             target = folder / f'{part.name}_{number:03d}_{path.stem}.jpg'
-            cv2.imwrite(str(target), picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+            cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
             written.append(target)
     return written
 
@@ -80,38 +87,56 @@ def _drawer(part: Part, only: str | None) -> tuple[Callable[[Path], np.ndarray],
 
 
 def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part) -> np.ndarray:
-    image = load(path)
+    image = _bgr(path)
     height, width = image.shape[:2]
     factor = trained_factor((width, height), part.scale)
     places = {name: index for index, name in enumerate(part.classes)}
-    colors = [class_color(places.get(name_of[one['category_id']], 0)) for one in annotations]
-    for annotation, color in zip(annotations, colors):
-        if annotation.get('segmentation'):
-            draw_region(image, decoded(annotation['segmentation'], height, width), color)
     # Labels are written at the size that is looked at.
     picture, ratio = fitted(image, _LONGEST_PX, enlarge=max(height, width) < _LONGEST_PX // 2)
-    for annotation, color in zip(annotations, colors):
-        box = annotation['bbox']
-        label = f'{name_of[annotation["category_id"]]} {box[2] * factor:.0f}x{box[3] * factor:.0f}'
-        label += ' crowd' if annotation.get('iscrowd') else ''
-        draw_box(picture, [value * ratio for value in box], color, label)
-    used = {name_of[one['category_id']] for one in annotations}
-    named = {places[name]: name for name in part.classes if name in used}
-    return _captioned(picture, path, (width, height), factor, named)
+    masks, captions = [], []
+    for annotation in annotations:
+        region = np.zeros((height, width), np.uint8)
+        if annotation.get('segmentation'):
+            region = decoded(annotation['segmentation'], height, width).view(np.uint8)
+        masks.append(_resized(region, picture))
+        box_width, box_height = annotation['bbox'][2:]
+        size = f'{box_width * factor:.0f}x{box_height * factor:.0f}'
+        crowd = ' crowd' if annotation.get('iscrowd') else ''
+        captions.append(f'{name_of[annotation["category_id"]]} {size}{crowd}')
+    boxes = np.array([one['bbox'] for one in annotations], float).reshape(-1, 4) * ratio
+    boxes[:, 2:] += boxes[:, :2]
+    names = [name_of[one['category_id']] for one in annotations]
+    picture = draw_detections(
+        picture,
+        boxes,
+        [places.get(name, 0) for name in names],
+        masks=masks,
+        classes=part.classes,
+        captions=captions,
+    )
+    named = {places[name]: name for name in part.classes if name in names}
+    return _explained(picture, path, (width, height), factor, named, part)
 
 
 def _segmented(path: Path, mask_path: Path, part: Part) -> np.ndarray:
-    image, mask = load(path), _mask(mask_path, part.coloured)
-    classes = np.full(mask.shape, -1)
+    image, mask = _bgr(path), _mask(mask_path, part.coloured)
+    classes = np.full(mask.shape, len(part.classes), np.uint16)
     for value, index in part.values.items():
         classes[mask == value] = index
     factor = trained_factor(image.shape[1::-1], part.scale)
-    named = {int(i): part.classes[i] for i in np.unique(classes[classes >= 0])}
-    if classes.shape == image.shape[:2]:
-        for index in named:
-            draw_region(image, classes == index, class_color(index))
     picture, _ = fitted(image, _LONGEST_PX, enlarge=max(image.shape) < _LONGEST_PX // 2)
-    return _captioned(picture, path, image.shape[1::-1], factor, named)
+    if classes.shape == image.shape[:2]:
+        picture = draw_segmentation(picture, _resized(classes, picture), part.classes)
+    named = {int(i): part.classes[i] for i in np.unique(classes) if i < len(part.classes)}
+    return _explained(picture, path, image.shape[1::-1], factor, named, part)
+
+
+def _bgr(path: Path) -> np.ndarray:
+    return np.ascontiguousarray(load(path)[..., ::-1])
+
+
+def _resized(values: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    return cv2.resize(values, picture.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def _mask(path: Path, coloured: bool) -> np.ndarray:
@@ -122,12 +147,14 @@ def _mask(path: Path, coloured: bool) -> np.ndarray:
         return packed_colors(image)
 
 
-def _captioned(
-    picture: np.ndarray, path: Path, size: Sequence[int], factor: float, named: dict
+def _explained(
+    picture: np.ndarray, path: Path, size: Sequence[int], factor: float, named: dict, part: Part
 ) -> np.ndarray:
     """A picture above its name, its sizes and its classes."""
-    width = picture.shape[1]
-    text = f'{path.name}  {size[0]}x{size[1]}, trained at {size[0] * factor:.0f}x{size[1] * factor:.0f}'
-    caption = np.full((_CAPTION_PX, width, 3), 255, np.uint8)
-    cv2.putText(caption, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([picture, caption, legend(named, width)] if named else [picture, caption])
+    trained = f'trained at {size[0] * factor:.0f}x{size[1] * factor:.0f}'
+    text = f'{path.name}  {size[0]}x{size[1]}, {trained}'
+    explained = captioned(picture, text, below=True)
+    if not named:
+        return explained
+    palette = class_palette(part.classes)[:, ::-1]
+    return np.vstack([explained, legend(named, palette, picture.shape[1], text_px(picture))])

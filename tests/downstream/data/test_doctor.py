@@ -167,7 +167,7 @@ def test_pictures_of_masks(tmp_path, capsys):
     factor = picture.shape[1] / WIDTH
     original = load(data.image(0))
     at = picture[int(50 * factor), int(42 * factor)].astype(float)
-    expected = original[50, 42] * 0.55 + np.array(class_color(1)) * 0.45
+    expected = original[50, 42] * 0.5 + np.array(class_color(1)) * 0.5
     np.testing.assert_allclose(at, expected, atol=40)
     np.testing.assert_allclose(
         picture[int(66 * factor), int(1 * factor)].astype(float), original[66, 1], atol=40
