@@ -20,7 +20,6 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 import pytest
-import yapf.yapflib.yapf_api as yapf_api
 from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -101,26 +100,6 @@ def pytest_collection_finish() -> None:
     """What the imports made lives until the end: the collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True, scope='session')
-def formatted_once():
-    """A run formats its config some seven times; the same text is formatted once.
-
-    The result is that of yapf, whose arguments decide it.
-    """
-    format_code, formatted = yapf_api.FormatCode, {}
-
-    def remembering(text: str, **options) -> tuple[str, bool]:
-        key = text, repr(options)
-        if key not in formatted:
-            formatted.clear()
-            formatted[key] = format_code(text, **options)
-        return formatted[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yapf_api, 'FormatCode', remembering)
-        yield
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Functions in processes of their own, forked from a server that has imported everything."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -84,6 +85,7 @@ def _run_tool(name: str, words: list[str], cwd: Path) -> None:
 
 
 def _run(run: Callable, out: Path, environment: dict[str, str], arguments: dict) -> None:
+    gc.freeze()  # what the server has imported; mmengine collects for every data set
     os.environ.update(environment)
     shown = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(shown, 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 import mmengine
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook
@@ -40,6 +41,7 @@ from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
 from downstream.running.resume.start import Start, agree_on_start
 
+from .config_text import FormattedOnce
 from .gpu_memory import TRAINING, explain_full_gpu
 from .initialise import initialise
 from .optimizer_kernels import keep_implementation
@@ -72,7 +74,7 @@ class SuiteRunner(Runner):
     - The pretrained weights of a backbone are loaded completely, whoever wrote its class.
     - All processes start from the same checkpoint, which the first one has compared with its digest.
     - A resumed run repeats what an undisturbed one does, bit for bit on a CPU.
-    - Checkpoints are written atomically.
+    - Checkpoints are written atomically; the text of the config in them is formatted once.
     - Files of the data set that cannot be read are named.
     - A checkpoint to test or to resume from must match the model, and no code in it is executed.
     - The terminal shows neither the whole config nor a line per parameter.
@@ -84,6 +86,7 @@ class SuiteRunner(Runner):
         resume: True, False or ``'auto'``; see :func:`.resume.start.agree_on_start`.
         load_from: A checkpoint.
         randomness: As in mmengine's. A checkpoint to resume from replaces its seed.
+        cfg: As in mmengine's.
         kwargs: Those of mmengine's.
     """
 
@@ -95,6 +98,7 @@ class SuiteRunner(Runner):
         resume: bool | str = False,
         load_from: str | None = None,
         randomness: dict | None = None,
+        cfg: Config | dict | None = None,
         **kwargs,
     ) -> None:
         self._request = (resume, load_from)
@@ -112,6 +116,7 @@ class SuiteRunner(Runner):
                 resume=bool(resume),
                 load_from=load_from,
                 randomness=self._randomness,
+                cfg=FormattedOnce.of(cfg),
                 **kwargs,
             )
 

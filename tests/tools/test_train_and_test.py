@@ -203,7 +203,7 @@ def launch(script: str, *words, **environment) -> subprocess.CompletedProcess:
 
 
 def test_two_processes_train_resume_and_measure_as_one(shapes, tool, tmp_path):
-    """Segmentation, by the shell scripts."""
+    """Segmentation, trained by the shell script; for that which tests see below."""
     config = write_tiny_config('segmentation', shapes, tmp_path)
     work_dir = tmp_path / 'run'
     options = ['--work-dir', work_dir]
@@ -217,10 +217,28 @@ def test_two_processes_train_resume_and_measure_as_one(shapes, tool, tmp_path):
     )  # fmt: skip
     assert code == 0, shown
     last = work_dir / 'iter_4.pth'
-    result = launch('dist_test.sh', config, last, 2, '--work-dir', tmp_path / 'two')
-    assert result.returncode == 0, result.stderr
+    words = (config, last, '--work-dir', tmp_path / 'two')
+    code, shown = processes.run_tool('test', *words, folder=tmp_path / 'out', count=2)
+    assert code == 0, shown
     assert tool('test', config, last, '--work-dir', tmp_path / 'one').code == 0
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
+
+
+def test_the_script_that_tests_launches_as_the_one_that_trains(tmp_path):
+    """The one that trains is run as it is above."""
+    shows = tmp_path / 'python'
+    shows.write_text('#!/bin/sh\nprintf "%s\\n" "$PET_SHUTDOWN_TIMEOUT" "$PYTHONPATH" "$@"\n')
+    shows.chmod(0o755)
+    words = {}
+    for name, before in (('train', ['a.py']), ('test', ['a.py', 'b.pth'])):
+        result = launch(f'dist_{name}.sh', *before, 2, '--amp', PYTHON=str(shows), PORT='1')
+        assert result.returncode == 0, result.stderr
+        lines = result.stdout.splitlines()
+        start = lines.index(str(ROOT / 'tools' / f'{name}.py'))
+        assert lines[start + 1 :] == [*before, '--launcher', 'pytorch', '--amp']
+        words[name] = lines[:start]
+    assert '--nproc_per_node=2' in words['test']
+    assert words['test'] == words['train']
 
 
 def test_two_processes_detect_as_one(shapes, tool, tmp_path):

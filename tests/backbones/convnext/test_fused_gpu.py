@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -22,6 +23,8 @@ from backbones.convnext.fused import FusedBlock
 from tests import processes
 
 pytest.importorskip('triton')
+
+from triton.runtime import interpreter
 
 from backbones.kernels import triton_pointwise as kernels
 
@@ -40,6 +43,30 @@ def one_process_group():
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _erf(x: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(x).double().erf().to(torch.float32).numpy()
+
+
+def suit_interpreter(patch: pytest.MonkeyPatch, own_tiles: bool = False) -> None:
+    """What the interpreter takes its time for: each operation on a tile, and each element of an erf.
+
+    Unless the tiles are the kernels' ``own_tiles``, there are fewer: several spans of several tiles, with
+    rows and columns that do not exist, as on a GPU.
+    """
+    if DEVICE.type == 'cpu':
+        patch.setattr(interpreter, 'np_erf_fp32', _erf)
+    if DEVICE.type == 'cpu' and not own_tiles:
+        patch.setattr(kernels, '_SPAN', 128)
+        patch.setattr(kernels, '_TILE_COLUMNS', 64)
+        patch.setattr(kernels, '_TILE', {'SPAN': 128, 'ROWS': 64, 'COLUMNS': 64})
+
+
+@pytest.fixture
+def quick_interpreter(monkeypatch) -> None:
+    """See :func:`suit_interpreter`."""
+    suit_interpreter(monkeypatch)
 
 
 def block_of(kind: str, dim=40, rate=0.0) -> Block:
@@ -73,6 +100,7 @@ def away(found: list, expected: list) -> list[float]:
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('rate', [0.0, 0.5])
 @pytest.mark.parametrize('shape', [(1, 40, 7, 5), (3, 40, 20, 30)])
+@pytest.mark.usefixtures('quick_interpreter')
 def test_in_float32(kind, rate, shape):
     block, x = block_of(kind, rate=rate), torch.randn(shape, device=DEVICE)
     found = results(block, x, lambda x: fused_gpu.run(block, x))
@@ -87,6 +115,7 @@ def test_in_float32(kind, rate, shape):
 @pytest.mark.parametrize('half', HALVES)
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('x_dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.usefixtures('quick_interpreter')
 def test_under_autocast(kind, half, x_dtype):
     """The same dtypes, and no further from the truth than the modules."""
     if x_dtype not in (torch.float32, half):
@@ -102,6 +131,7 @@ def test_under_autocast(kind, half, x_dtype):
 
 
 @pytest.mark.parametrize('dtype', HALVES)
+@pytest.mark.usefixtures('quick_interpreter')
 def test_whole_in_half(dtype):
     block = block_of('V2').to(dtype)
     x = torch.randn(2, 40, 8, 8, device=DEVICE, dtype=dtype)
@@ -113,13 +143,6 @@ def test_whole_in_half(dtype):
     assert ours < 1.5 * theirs + torch.finfo(dtype).eps
 
 
-def with_short_spans(monkeypatch) -> None:
-    """In the interpreter, which takes as long for rows that do not exist."""
-    if DEVICE.type == 'cpu':
-        monkeypatch.setattr(kernels, '_SPAN', 32)
-        monkeypatch.setattr(kernels, '_TILE', kernels._TILE | {'SPAN': 32})
-
-
 def watch(patch: pytest.MonkeyPatch) -> list:
     """The real conditions but the device's, in the interpreter too; grows with every fused block."""
     calls, own = [], fused_gpu.run
@@ -129,7 +152,7 @@ def watch(patch: pytest.MonkeyPatch) -> list:
             calls.append(block)
         return own(block, x)
 
-    with_short_spans(patch)
+    suit_interpreter(patch)
     patch.setattr(fused_gpu, '_is_on_gpu', lambda x: x.device.type == DEVICE.type)
     patch.setattr(fused_gpu, 'run', noting)
     fused_gpu.failure.cache_clear()
@@ -283,7 +306,8 @@ SHAPES = [(1, 3, 40), (2, 37, 130), (3, 700, 24)]
         for dtype in (torch.float32, *HALVES)
     ],
 )
-def test_each_kernel(images, size, columns, dtype):
+def test_each_kernel(images, size, columns, dtype, monkeypatch):
+    suit_interpreter(monkeypatch, own_tiles=dtype == torch.float32)
     torch.manual_seed(0)
     rows = images * size
     error = 3 * max(torch.finfo(dtype).eps, 1e-6)
@@ -342,7 +366,7 @@ def test_each_kernel(images, size, columns, dtype):
 
 
 def test_compared_with_modules_before_use(monkeypatch):
-    with_short_spans(monkeypatch)
+    suit_interpreter(monkeypatch)
     for dtype in (torch.float32, *HALVES):
         assert fused_gpu._try(DEVICE, dtype) is None
     state = torch.get_rng_state()
@@ -360,7 +384,7 @@ def test_compared_with_modules_before_use(monkeypatch):
     fused_gpu.failure.cache_clear()
     assert 'no ptxas' in fused_gpu.failure(DEVICE, torch.float32)
     monkeypatch.undo()
-    with_short_spans(monkeypatch)
+    suit_interpreter(monkeypatch)
     assert 'no ptxas' in fused_gpu.failure(DEVICE, torch.float32)  # not tried again
     monkeypatch.setattr(fused_gpu.importlib.util, 'find_spec', lambda name: None)
     fused_gpu.failure.cache_clear()

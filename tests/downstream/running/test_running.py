@@ -6,15 +6,18 @@ import sys
 
 import pytest
 import torch
+import yapf.yapflib.yapf_api as yapf_api
 from mmengine.config import Config
 from tqdm import tqdm
 
 from backbones import ConfigError, WeightsError
 from downstream.commands.line import KeyValueAction
 from downstream.running import config, precision
-from downstream.running.checkpoint.read import matching_tensors
+from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.precision import set_precision
 from tests.conftest import ROOT, write_tiny_config
+
+from .test_checkpoints import tiny_run
 
 CASCADE = ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
 UPERNET = ROOT / 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
@@ -268,3 +271,20 @@ def test_an_interrupted_demo_goes_on(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, 'train', whole_train)
     assert demo.demo('segmentation')['checkpoint'].endswith('iter_2.pth')
     assert (work_dir / 'iter_1.pth').stat().st_mtime_ns == first
+
+
+def test_a_run_formats_its_config_once(tmp_path, monkeypatch):
+    """The log, the visualizer, the dumped config and each checkpoint have its text."""
+    format_code, formatted = yapf_api.FormatCode, []
+    monkeypatch.setattr(
+        yapf_api,
+        'FormatCode',
+        lambda text, **options: formatted.append(text) or format_code(text, **options),
+    )
+    runner = tiny_run(tmp_path, epochs=2)
+    assert len(formatted) == 1
+    for checkpoint in tmp_path.glob('*.pth'):
+        assert read(checkpoint)['meta']['cfg'] == runner.cfg.pretty_text
+    assert runner.cfg.pretty_text == Config(runner.cfg.to_dict()).pretty_text
+    runner.cfg.max_epochs = 9
+    assert 'max_epochs = 9' in runner.cfg.pretty_text
