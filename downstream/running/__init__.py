@@ -3,6 +3,7 @@
 from .averaging import ForeachExponentialMovingAverage
 from downstream.running.hooks.cudnn_benchmark import CudnnBenchmarkHook
 from downstream.running.hooks.finite import FiniteLossHook
+from downstream.running.hooks.first_batches import FirstBatchesHook
 from downstream.running.hooks.hanging import HangHook
 from .precision import BFloat16OptimWrapper
 from downstream.running.hooks.patience import PatienceHook
@@ -16,6 +17,7 @@ __all__ = [
     'BFloat16OptimWrapper',
     'CudnnBenchmarkHook',
     'FiniteLossHook',
+    'FirstBatchesHook',
     'ForeachExponentialMovingAverage',
     'HangHook',
     'PatienceHook',

@@ -47,6 +47,9 @@ def test_training_leaves_a_checkpoint_a_log_and_a_complete_config(task, trained)
     assert metric in log.read_text()
     dumped = Config.fromfile(work_dir / config.name)
     assert dumped.model == Config.fromfile(config).model
+    batch = dumped.train_dataloader.batch_size
+    drawn = sorted(path.name for path in work_dir.glob('*/first_batches/*'))
+    assert drawn == [f'{n:03d}_{place:02d}.jpg' for n in (1, 2) for place in range(1, batch + 1)]
 
 
 @pytest.mark.parametrize('task', TASKS)

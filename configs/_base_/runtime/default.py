@@ -12,6 +12,7 @@ default_hooks = dict(
     preemption=dict(type='PreemptionHook'),
     hanging=dict(type='HangHook', minutes=10),
     cudnn_benchmark=dict(type='CudnnBenchmarkHook'),
+    first_batches=dict(type='FirstBatchesHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

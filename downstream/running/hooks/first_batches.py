@@ -1,0 +1,98 @@
+"""Pictures of what a model sees in its first training steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from downstream.data.seen import BatchPictures
+from downstream.distributed.wrapping import unwrapped
+
+FOLDER = 'first_batches'
+
+
+@HOOKS.register_module()
+class FirstBatchesHook(Hook):
+    """Draws the first batches of a training into ``first_batches`` beside the run's log.
+
+    The pictures are of the tensors that the model gets, after augmentation, normalisation undone, with
+    boxes, masks or label maps: what is wrong with data shows there before a run has cost anything. No
+    figure of the run changes; a batch that cannot be drawn is said, and the run goes on.
+
+    Args:
+        batches: How many batches are drawn; 0: none.
+        images: Of each batch at most.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, batches: int = 2, images: int = 8) -> None:
+        self.batches = batches
+        self.images = images
+        self._drawn = 0
+        self._handle: RemovableHandle | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        preprocessor = getattr(unwrapped(runner.model), 'data_preprocessor', None)
+        if not (self.batches and is_main_process() and isinstance(preprocessor, nn.Module)):
+            return
+        folder = Path(runner.log_dir, FOLDER)
+        pictures = BatchPictures(runner.train_dataloader.dataset, preprocessor)
+
+        def draw(module: nn.Module, given: object, batch: dict) -> None:
+            self._drawn += 1
+            try:
+                write_batch(pictures, batch, folder, self._drawn, self.images)
+            except Exception as error:
+                runner.logger.warning(
+                    f'{FOLDER}: a batch could not be drawn: {type(error).__name__}: {error}'
+                )
+                self._drawn = self.batches
+            if self._drawn >= self.batches:
+                self._remove()
+
+        self._drawn = 0
+        self._handle = preprocessor.register_forward_hook(draw)
+
+    def before_val(self, runner: Runner) -> None:
+        self._remove()  # of a training that is shorter than ``batches``
+
+    def after_train(self, runner: Runner) -> None:
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def write_batch(
+    pictures: BatchPictures, batch: dict, folder: Path, number: int, most: int
+) -> list[Path]:
+    """Write pictures of the first images of a batch: ``<number>_<place>.jpg``, both counted from 1.
+
+    Args:
+        pictures: Draws them.
+        batch: What the preprocessor returned.
+        folder: Is made where it is missing.
+        number: Of the batch.
+        most: Images.
+
+    Returns:
+        The files.
+    """
+    few = {key: batch[key][:most] for key in ('inputs', 'data_samples')}
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for place, picture in enumerate(pictures.draw(few), 1):
+        written.append(folder / f'{number:03d}_{place:02d}.jpg')
+        if not cv2.imwrite(str(written[-1]), picture, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+            raise OSError(f'{written[-1]} could not be written')
+    return written
