@@ -5,7 +5,7 @@ import argparse
 from pathlib import Path
 
 import downstream  # noqa: F401  before mmdet and mmseg
-from downstream.commands.line import run
+from downstream.commands.line import add_bands, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -15,12 +15,14 @@ def parse_args() -> argparse.Namespace:
     source.add_argument('source', help='a folder or file of a data set, or a config')
     source.add_argument('--task', choices=['detection', 'segmentation'], help='if it could be both')
 
+    examined = argparse.ArgumentParser(add_help=False, parents=[source])
+    add_bands(examined)
     command = commands.add_parser(
-        'check', parents=[source], help='find what is wrong; exit code 1: errors'
+        'check', parents=[examined], help='find what is wrong; exit code 1: errors'
     )
     command.add_argument('--out', type=Path, help='folder for the page and the list')
     command.add_argument('--workers', type=int, help='processes to open files (one for each core)')
-    command = commands.add_parser('show', parents=[source], help='pictures with annotations')
+    command = commands.add_parser('show', parents=[examined], help='pictures with annotations')
     command.add_argument('--out', type=Path, help='folder for the pictures')
     command.add_argument('--count', type=int, default=24, help='pictures of each part (24)')
     command.add_argument('--class', dest='only', metavar='NAME', help='a class to be seen in them')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -22,13 +23,19 @@ from downstream.data.doctor.parts import (
 from downstream.data.doctor.show import write_pictures
 from downstream.data.findings.finding import Finding, by_kind, lines
 from downstream.data.formats.find import find
+from downstream.running.channels import chosen_bands
 from downstream.running.config import RunOptions, read_config
 
 _FOUND_BROKEN = 1
 
 
 def check(
-    source: str, out: Path | None = None, task: str | None = None, workers: int | None = None
+    source: str,
+    out: Path | None = None,
+    task: str | None = None,
+    workers: int | None = None,
+    channels: int | None = None,
+    bands: Sequence[int] | None = None,
 ) -> None:
     """Examine a data set, print what was found, and write a page and a list of it.
 
@@ -39,9 +46,12 @@ def check(
         out: Folder for ``report.html`` and ``findings.csv``; None: ``work_dirs/check_<name>``.
         task: ``'detection'`` or ``'segmentation'``, where the data set could be both.
         workers: Processes that open files; None: one for each core.
+        channels: That a run is to load, of images that are not 8-bit RGB.
+        bands: The same, by their numbers.
     """
-    cfg = _config(source)
-    parts = parts_of_config(cfg) if cfg else _parts(Path(source), task)
+    chosen = _bands(channels, bands)
+    cfg = _config(source, chosen)
+    parts = parts_of_config(cfg) if cfg else _parts(Path(source), task, chosen)
     findings = examine(parts, workers)
     if cfg is not None and not any(finding.severity == 'error' for finding in findings):
         findings += _what_training_says(cfg)
@@ -61,6 +71,8 @@ def show(
     task: str | None = None,
     count: int = 24,
     only: str | None = None,
+    channels: int | None = None,
+    bands: Sequence[int] | None = None,
 ) -> None:
     """Write pictures of a data set with its annotations.
 
@@ -70,13 +82,20 @@ def show(
         task: ``'detection'`` or ``'segmentation'``, where the data set could be both.
         count: Pictures of each part.
         only: A class that is to be seen in them.
+        channels: As in :func:`check`.
+        bands: The same.
 
     Raises:
         UserError: The data set cannot be read, or has no such class.
     """
-    cfg = _config(source)
+    chosen = _bands(channels, bands)
+    cfg = _config(source, chosen)
     source_path = Path(source)
-    parts = parts_of_config(cfg) if cfg else parts_of_found(find(source_path, task), source_path)
+    parts = (
+        parts_of_config(cfg)
+        if cfg
+        else parts_of_found(find(source_path, task), source_path, chosen)
+    )
     for finding in (finding for part in parts for finding in part.findings):
         if finding.kind == 'set':
             raise DataError(finding.message)
@@ -85,7 +104,11 @@ def show(
     print(f'{len(pictures)} pictures in {out}')
 
 
-def _config(source: str) -> Config | None:
+def _bands(channels: int | None, bands: Sequence[int] | None) -> tuple[int, ...] | None:
+    return chosen_bands(Config(dict(channels=channels, bands=bands)))
+
+
+def _config(source: str, bands: tuple[int, ...] | None) -> Config | None:
     """The config that ``source`` names; None if it is a data set.
 
     Raises:
@@ -93,13 +116,13 @@ def _config(source: str) -> Config | None:
     """
     if Path(source).exists() and Path(source).suffix != '.py':
         return None
-    return read_config(RunOptions(source))
+    return read_config(RunOptions(source, bands=bands))
 
 
-def _parts(source: Path, task: str | None) -> list[Part]:
+def _parts(source: Path, task: str | None, bands: tuple[int, ...] | None) -> list[Part]:
     """The parts of a data set. One that cannot be read whole is examined as far as it can."""
     try:
-        return parts_of_found(find(source, task), source)
+        return parts_of_found(find(source, task), source, bands)
     except DataError as error:
         return [*raw_coco_parts(source), failed('', error)]
 

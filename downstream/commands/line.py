@@ -55,19 +55,7 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
         help='another backbone in the same model: convnext-tiny_in1k, swin-base_in22k, '
         'resnet-50_in1k, timm:MODEL[.TAG], my_module:MyClass',
     )
-    parser.add_argument(
-        '--channels',
-        type=int,
-        metavar='N',
-        help='images of N channels, 8-bit, 16-bit or float: the first N bands of every file',
-    )
-    parser.add_argument(
-        '--bands',
-        type=int,
-        nargs='+',
-        metavar='BAND',
-        help='these bands of every file, counted from 1, in this order, e.g. 3 2 1 7',
-    )
+    add_bands(parser)
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options',
@@ -83,6 +71,23 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     args = parser.parse_args()
     complete_environment(args.launcher, args.local_rank)
     return args
+
+
+def add_bands(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of images that are not 8-bit RGB."""
+    parser.add_argument(
+        '--channels',
+        type=int,
+        metavar='N',
+        help='images of N channels, 8-bit, 16-bit or float: the first N bands of every file',
+    )
+    parser.add_argument(
+        '--bands',
+        type=int,
+        nargs='+',
+        metavar='BAND',
+        help='these bands of every file, counted from 1, in this order, e.g. 3 2 1 7',
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -1,20 +1,68 @@
-"""Checks of the bands and the bit depth of images against what a pipeline loads."""
+"""Bands and bit depth of images against what a pipeline loads."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.logging import print_log
 
 from backbones.errors import DataError
 
+from .findings.finding import Finding
 from .images.loading import too_few_bands
 from .images.read import ImageHeader
 from .pipelines import steps_of
 
 _ADVICE = 'docs/data.md, "Images that are not 8-bit RGB"'
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a pipeline loads of image files.
+
+    Attributes:
+        bands: Numbers of bands, as they are (``LoadBands``); None: whatever ``rgb`` says.
+        rgb: Whether 8-bit R, G and B are made of every file.
+        fill: What replaces NaN and infinity; None: they are an error.
+        picture_bands: Places in ``bands`` that pictures show, as in ``LoadBands``.
+    """
+
+    bands: tuple[int, ...] | None = None
+    rgb: bool = True
+    fill: float | None = None
+    picture_bands: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, pipeline: Iterable) -> Loading:
+        """What the transforms of ``pipeline`` load."""
+        loaders = [step for step in steps_of(pipeline) if 'Image' in str(step.get('type'))]
+        loaders += [step for step in steps_of(pipeline) if step.get('type') == 'LoadBands']
+        chosen = next((step for step in loaders if 'bands' in step), {})
+        bands = tuple(chosen['bands']) if chosen else None
+        rgb = not bands and any(_loads_rgb(step) for step in loaders)
+        shown = chosen.get('picture_bands')
+        return cls(bands, rgb, chosen.get('fill'), tuple(shown) if shown else None)
+
+    def refusal(self, path: Path, header: ImageHeader) -> str | None:
+        """Why a run stops at an image; None if it can load it."""
+        if self.bands and max(self.bands) > header.bands:
+            return too_few_bands(header.bands, self.bands)
+        if not self.rgb:
+            return None
+        if header.bands > 4 or (header.bands > 2 and not header.is_color):
+            return (
+                f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with --bands, '
+                'e.g. --bands 1 2 3'
+            )
+        if header.dtype.kind == 'f' or header.dtype.itemsize > 2 or path.suffix == '.npy':
+            return (
+                f'has values of {header.dtype}, and the pipeline loads 8 bits: --bands loads them as they '
+                f'are, e.g. --bands {" ".join(map(str, range(1, header.bands + 1)))}'
+            )
+        return None
 
 
 class BandChecks:
@@ -27,10 +75,7 @@ class BandChecks:
 
     def __init__(self, where: object, pipeline: Iterable) -> None:
         self.where = where
-        loaders = [step for step in steps_of(pipeline) if 'Image' in str(step.get('type'))]
-        loaders += [step for step in steps_of(pipeline) if step.get('type') == 'LoadBands']
-        self.bands = next((step['bands'] for step in loaders if 'bands' in step), None)
-        self.rgb = not self.bands and any(_loads_rgb(step) for step in loaders)
+        self.loading = Loading.of(pipeline)
         self.seen: Counter[str] = Counter()
 
     def add(self, path: Path, header: ImageHeader) -> None:
@@ -39,41 +84,29 @@ class BandChecks:
         Raises:
             DataError: The image lacks bands, or its values are none that the pipeline can load.
         """
-        if self.bands and max(self.bands) > header.bands:
-            raise DataError(too_few_bands(path, header.bands, self.bands))
+        refusal = self.loading.refusal(path, header)
+        if refusal:
+            raise DataError(Finding('bands', str(path), refusal).message)
         self.seen[str(header.dtype)] += 1
-        if not self.rgb:
-            return
-        if header.bands > 4 or (header.bands > 2 and not header.is_color):
-            raise DataError(
-                f'{path} has {header.bands} bands, and the pipeline loads R, G and B: choose bands with '
-                f'--bands, e.g. --bands 1 2 3; {_ADVICE}.'
-            )
-        if header.dtype.kind == 'f' or header.dtype.itemsize > 2 or path.suffix == '.npy':
-            raise DataError(
-                f'{path} has values of {header.dtype}, and the pipeline loads 8 bits: --bands loads '
-                f'them as they are, e.g. --bands {" ".join(map(str, range(1, header.bands + 1)))}; '
-                f'{_ADVICE}.'
-            )
-        self.seen['alpha'] += header.bands in (2, 4)
+        self.seen['alpha'] += self.loading.rgb and header.bands in (2, 4)
 
     def report(self) -> None:
         """Log what the pipeline loses, a line each."""
         alpha, images = self.seen.pop('alpha', 0), sum(self.seen.values())
         deep = images - self.seen['uint8']
-        if self.rgb and deep:
+        if self.loading.rgb and deep:
             print_log(
                 f'{self.where}: {deep} of the {images} images that were opened have 16 bits and are '
                 f'loaded with 8; --bands 1 2 3 keeps all of them ({_ADVICE}).',
                 'current',
             )
-        if self.rgb and alpha:
+        if alpha:
             print_log(
                 f'{self.where}: {alpha} of the {images} images that were opened have an alpha channel, '
                 f'which is left out; --channels 4 loads it ({_ADVICE}).',
                 'current',
             )
-        if self.bands and len(+self.seen) > 1:
+        if self.loading.bands and len(+self.seen) > 1:
             kinds = ', '.join(f'{count} of {kind}' for kind, count in self.seen.items() if count)
             print_log(
                 f'{self.where}: the images that were opened differ in their values: {kinds}; all of '

@@ -19,6 +19,7 @@ from downstream.data.formats.write import write
 from downstream.distributed.processes import is_first_process, process_count
 from downstream.running import settings
 from downstream.running.batch_probe import largest_batch
+from downstream.running.channels import chosen_bands
 from downstream.running.config import TrainOptions
 
 from . import leaf
@@ -28,7 +29,7 @@ from .schedule import Schedule, schedule
 from .text import Plan, config_text
 
 # What of the command line is in the config that is written.
-_WRITTEN = ('epochs', 'lr', 'batch_size', 'image_size', 'patience')
+_WRITTEN = ('epochs', 'lr', 'batch_size', 'image_size', 'patience', 'channels', 'bands')
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
         image_size=options.image_size,
         patience=options.patience,
         start_from=options.start_from,
+        bands=chosen_bands(Config(dict(channels=options.channels, bands=options.bands))),
         work_dir=Path(options.work_dir or f'work_dirs/{_name(recipe, source, options.backbone)}'),
     )
 

@@ -38,6 +38,7 @@ class Plan:
         image_size: Given by the user.
         patience: Given by the user.
         start_from: A checkpoint, given by the user.
+        bands: Of images that are not 8-bit RGB, given by the user.
         work_dir: Of the run.
     """
 
@@ -53,6 +54,7 @@ class Plan:
     image_size: int | None
     patience: int | None
     start_from: str | None
+    bands: tuple[int, ...] | None
     work_dir: Path
 
 
@@ -79,8 +81,16 @@ def _head(plan: Plan, config: Path) -> str:
         f'# Edit it and train with it: {train}\n'
         f'_base_ = {path_of_base(plan.recipe, config)!r}\n{imports}\n'
         f'work_dir = {str(plan.work_dir)!r}\n'
-        f'{assignment("classes", tuple(plan.found.classes))}'
+        f'{assignment("classes", tuple(plan.found.classes))}{_bands(plan)}'
     )
+
+
+def _bands(plan: Plan) -> str:
+    if not plan.bands:
+        return ''
+    text = assignment('bands', plan.bands, 'Of every image, as they are (--bands, --channels).')
+    # A recipe's own channels would contradict them.
+    return text + ('channels = None\n' if plan.base.get('channels') is not None else '')
 
 
 def _drops_masks(plan: Plan) -> bool:

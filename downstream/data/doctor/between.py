@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from downstream.data.duplicates import groups
 from downstream.data.findings.finding import Finding
+from downstream.data.formats.images import SUFFIXES, with_suffix
 
 from .files import FileFacts
 from .parts import Part
-
-_IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.gif', '.tif', '.tiff'}
 
 
 def duplicate_findings(parts: Sequence[Part], facts: Mapping[Path, FileFacts]) -> list[Finding]:
@@ -59,7 +59,7 @@ def unused_findings(parts: Sequence[Part]) -> list[Finding]:
     used = {path for part in parts for path in part.images}
     masks = {path for part in parts for path in part.image_of}
     folders = {path.parent for path in used}
-    for path in _files(folders, _IMAGE_SUFFIXES) - used - masks:
+    for path in _files(folders, SUFFIXES) - used - masks:
         found.append(Finding('image-unused', str(path), 'is in no list of images', image=path))
     for path in (
         _files({path.parent for path in masks}, {path.suffix for path in masks}) - masks - used
@@ -69,11 +69,10 @@ def unused_findings(parts: Sequence[Part]) -> list[Finding]:
     return [unique[name] for name in sorted(unique)]
 
 
-def _files(folders: set[Path], suffixes: set[str]) -> set[Path]:
+def _files(folders: set[Path], suffixes: Collection[str]) -> set[Path]:
     return {
-        path
+        folder / name
         for folder in folders
         if folder.is_dir()
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes
+        for name in with_suffix(os.listdir(folder), suffixes)
     }

@@ -25,7 +25,7 @@ def examine(parts: Sequence[Part], workers: int | None = None) -> list[Finding]:
         parts: As read.
         workers: Processes that open files; None: one for each core.
     """
-    images = list(dict.fromkeys(path for part in parts for path in part.images))
+    images = {path: part.loading for part in parts for path in part.images}
     masks = list(dict.fromkeys(path for part in parts for path in part.image_of))
     facts = examine_files(images, masks, any(part.coloured for part in parts), workers)
     found = []

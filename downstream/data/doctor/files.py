@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
-from itertools import repeat
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from backbones.errors import DataError
+from downstream.data.band_checks import Loading
 from downstream.data.duplicates import fingerprint
 from downstream.data.findings.masks import counted
 from downstream.data.formats.mask_pixels import packed_colors
-from downstream.data.images.read import read_header
+from downstream.data.images.loading import picture_of_bands
+from downstream.data.images.read import ImageHeader, read_bands, read_header
+from downstream.data.reading import is_cut_off
 
+Job = Callable[[], 'FileFacts']
+_RGB = Loading()
 _BATCH = 16
 _IN_PROCESS = 64
 _PNG = b'\x89PNG'
@@ -34,6 +39,7 @@ _KINDS_OF_IMAGES = {
     'RGBA': 'RGB with transparency',
     'CMYK': 'CMYK',
 }
+_DEEP = ('bits', 'has more than 8 bits a channel')
 _HUGE_PIXELS = 40_000_000
 _TINY_PX = 32
 _FORMATS = {
@@ -66,19 +72,22 @@ class FileFacts:
 
 
 def examine_files(
-    images: Sequence[Path], masks: Sequence[Path], coloured: bool, workers: int | None = None
+    images: Mapping[Path, Loading],
+    masks: Sequence[Path],
+    coloured: bool,
+    workers: int | None = None,
 ) -> dict[Path, FileFacts]:
     """Facts of all files, with a progress bar.
 
     Args:
-        images: Their paths.
+        images: Their paths, and what is loaded of each.
         masks: Those of masks, of which the values are counted.
         coloured: Whether the colour of a mask's pixel is its class.
         workers: Processes; None: one for each core, none for few files.
     """
     paths = [*images, *masks]
-    functions = [*repeat(image_facts, len(images)), *repeat(mask_facts, len(masks))]
-    jobs = list(zip(functions, paths, repeat(coloured)))
+    jobs: list[Job] = [partial(image_facts, path, loading) for path, loading in images.items()]
+    jobs += [partial(mask_facts, path, coloured) for path in masks]
     workers = workers or len(os.sched_getaffinity(0))
     return dict(
         zip(
@@ -94,7 +103,7 @@ def examine_files(
     )
 
 
-def _results(jobs: list[tuple], workers: int) -> Iterator[FileFacts]:
+def _results(jobs: list[Job], workers: int) -> Iterator[FileFacts]:
     if workers == 1 or len(jobs) < _IN_PROCESS:
         yield from map(_facts, jobs)
         return
@@ -102,31 +111,63 @@ def _results(jobs: list[tuple], workers: int) -> Iterator[FileFacts]:
         yield from pool.map(_facts, jobs, chunksize=_BATCH)
 
 
-def _facts(job: tuple) -> FileFacts:
-    function, path, coloured = job
-    return function(path) if function is image_facts else function(path, coloured)
+def _facts(job: Job) -> FileFacts:
+    return job()
 
 
-def image_facts(path: Path) -> FileFacts:
-    """What an image file holds; all of it is decoded."""
+def image_facts(path: Path, loading: Loading = _RGB) -> FileFacts:
+    """What an image file holds; all of it is decoded.
+
+    Args:
+        path: The file.
+        loading: What a run loads of it.
+    """
     try:
+        header = read_header(path)
+        if loading.bands or loading.refusal(path, header):
+            return _facts_of_bands(path, header, loading)
         with Image.open(path) as image:
             problems = list(_odd(path, image))
             grey = image.convert('L')  # which decodes all of the file
             shown = ImageOps.exif_transpose(grey)
             if shown.size != image.size:
-                detail = f'is turned to {shown.width} x {shown.height} by its EXIF tag'
-                problems.append(('turned', detail))
+                problems.append(_turned(shown.size))
             darkest, brightest = grey.getextrema()
             if darkest == brightest:
                 problems.append(('blank', 'has one colour'))
             return FileFacts(tuple(problems), image.size, shown.size, fingerprint(grey))
     except Exception as error:  # decoders raise many kinds
-        return _unreadable(path, error)
+        return _unreadable(path, error, loading)
 
 
-def _unreadable(path: Path, error: Exception, is_mask: bool = False) -> FileFacts:
-    """What is known of a file that Pillow cannot read."""
+def _facts_of_bands(path: Path, header: ImageHeader, loading: Loading) -> FileFacts:
+    """What an image holds that is read band by band."""
+    if is_cut_off(path):  # of which OpenCV makes an image all the same
+        return FileFacts((('file-cut-off', 'is cut off'),))
+    image = read_bands(path.read_bytes(), path)
+    problems = list(_odd_sizes(header.size))
+    refusal = loading.refusal(path, header)
+    if refusal:
+        problems.append(('bands', refusal))
+    elif loading.bands:
+        image = image[..., [band - 1 for band in loading.bands]]
+    wrong = 0 if image.dtype.kind in 'iub' else image.size - int(np.isfinite(image).sum())
+    if wrong and not refusal and loading.fill is None:
+        problems.append(('not-finite', f'has {wrong} values that are NaN or infinite'))
+    elif not wrong and image.min() == image.max():
+        problems.append(('blank', 'has one value'))
+    if header.turned:
+        problems.append(_turned(header.shown_size))
+    picture = Image.fromarray(picture_of_bands(image))
+    return FileFacts(tuple(problems), header.size, header.shown_size, fingerprint(picture))
+
+
+def _turned(size: tuple[int, int]) -> tuple[str, str]:
+    return 'turned', f'is turned to {size[0]} x {size[1]} by its EXIF tag'
+
+
+def _unreadable(path: Path, error: Exception, loading: Loading | None) -> FileFacts:
+    """What is known of an image that Pillow cannot read; ``loading`` is None of a mask."""
     if not path.is_file():
         return FileFacts((('file-missing', 'does not exist'),))
     if not path.stat().st_size:
@@ -136,19 +177,25 @@ def _unreadable(path: Path, error: Exception, is_mask: bool = False) -> FileFact
         return FileFacts((('file-cut-off', f'is cut off ({text})'),))
     if isinstance(error, Image.DecompressionBombError):
         return FileFacts((('huge', 'has more pixels than Pillow opens'),))
-    try:  # e.g. a TIFF of many bands, or of 16 bits in three channels
-        header = None if is_mask else read_header(path)  # mmseg reads masks with Pillow
-    except DataError:
-        header = None
-    if header is None:
-        reason = 'is no image' if isinstance(error, OSError) and 'identify' in text else text
-        return FileFacts((('file-unreadable', f'cannot be read: {reason}'),))
-    problems = []
-    if header.dtype.itemsize > 1:
-        problems.append(('bits', f'has {header.dtype.itemsize * 8} bits a channel'))
-    if header.bands > 4:
-        problems.append(('channels', f'has {header.bands} bands'))
-    return FileFacts(tuple(problems), header.size, header.shown_size)
+    if loading is not None and isinstance(error, UnidentifiedImageError):
+        try:  # a TIFF of 16 bits in three channels, which OpenCV reads
+            header = read_header(path)
+            facts = _facts_of_bands(path, header, loading)
+        except DataError as own:
+            return FileFacts((('file-unreadable', f'cannot be read: {_without(own, path)}'),))
+        deep = [_DEEP] if header.dtype.itemsize > 1 else []
+        return replace(facts, problems=(*facts.problems, *deep))
+    if 'cannot identify image' in text:
+        text = 'is no image'
+    elif isinstance(error, DataError):
+        text = _without(error, path)
+    return FileFacts((('file-unreadable', f'cannot be read: {text}'),))
+
+
+def _without(error: DataError, path: Path) -> str:
+    """What an error says of a file, without its name."""
+    text = str(error).removeprefix(f'{path}').lstrip(': ').rstrip('.')
+    return text.removeprefix('cannot be read: ').removeprefix('cannot be read as an image: ')
 
 
 def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
@@ -159,15 +206,19 @@ def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
     if expected and image.format not in (expected, 'MPO'):
         yield 'suffix', f'is {image.format}, whatever its name says'
     if _deep(path, image.mode):
-        yield 'bits', 'has more than 8 bits a channel'
+        yield _DEEP
     elif image.mode in _KINDS_OF_IMAGES:
         yield 'channels', f'is {_KINDS_OF_IMAGES[image.mode]}'
     if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
         yield 'frames', f'holds {image.n_frames} images'
-    if image.width * image.height > _HUGE_PIXELS:
-        yield 'huge', f'has {image.width} x {image.height} px'
-    if min(image.size) < _TINY_PX:
-        yield 'tiny', f'has {image.width} x {image.height} px'
+    yield from _odd_sizes(image.size)
+
+
+def _odd_sizes(size: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    if size[0] * size[1] > _HUGE_PIXELS:
+        yield 'huge', f'has {size[0]} x {size[1]} px'
+    if min(size) < _TINY_PX:
+        yield 'tiny', f'has {size[0]} x {size[1]} px'
 
 
 def _deep(path: Path, mode: str) -> bool:
@@ -190,7 +241,7 @@ def mask_facts(path: Path, coloured: bool = False) -> FileFacts:
             lossy = image.format == 'JPEG'
             mask = packed_colors(image) if coloured else np.asarray(image)
     except Exception as error:
-        return _unreadable(path, error, is_mask=True)
+        return _unreadable(path, error, None)
     problems = [('mask-lossy', 'is a JPEG file')] if lossy else []
     size = (mask.shape[1], mask.shape[0])
     if not coloured and mask.ndim != 2:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from downstream.data.band_checks import Loading
 from downstream.data.findings.finding import Finding, by_kind
 from downstream.data.findings.kinds import KINDS
 
@@ -68,8 +69,9 @@ def write_page(title: str, parts: Sequence[Part], findings: Sequence[Finding], p
         findings: All of them; of each kind some are pictured.
         path: The HTML file.
     """
+    loading = parts[0].loading if parts else Loading()
     sections = ''.join(
-        _section(kind, part, group) for (kind, part), group in by_kind(findings).items()
+        _section(kind, part, group, loading) for (kind, part), group in by_kind(findings).items()
     )
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -102,13 +104,13 @@ def _contents(findings: Sequence[Finding]) -> str:
     return f'<h2>Findings</h2><table>{rows}</table>' if rows else ''
 
 
-def _section(kind: str, part: str, group: Sequence[Finding]) -> str:
+def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -> str:
     severity = group[0].severity
     figures = []
     for finding in group:
         if len(figures) == _PICTURES_OF_A_KIND:
             break
-        picture = picture_of(finding, _PICTURE_PX)
+        picture = picture_of(finding, _PICTURE_PX, loading)
         if picture is not None:
             figures.append(
                 f'<figure><img alt="" src="{_inline(picture)}"><figcaption>'

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from backbones.errors import ConfigError, DataError
+from downstream.data.band_checks import Loading
 from downstream.data.checks import COCO_TYPES, data_sets, place_of
 from downstream.data.coco_checks import classes_of, read_annotations
 from downstream.data.findings.classes import class_list_findings
@@ -44,6 +45,7 @@ class Part:
         scale: Long and short side that images are fitted into when they are trained; None: they are
             trained at their own size.
         stride: Of the finest feature map.
+        loading: What a run loads of the images.
         turns: Whether images are loaded as their EXIF orientation shows them.
         findings: What was found when the part was read.
     """
@@ -60,6 +62,7 @@ class Part:
     unlabelled: frozenset[int] | None = None
     scale: tuple[int, int] | None = None
     stride: int = FINEST_STRIDE
+    loading: Loading = Loading()
     turns: bool = True
     findings: list[Finding] = field(default_factory=list)
 
@@ -81,8 +84,14 @@ def failed(name: str, error: Exception) -> Part:
     return Part(name, '', Path(), findings=[Finding('set', '', str(error).rstrip('.'))])
 
 
-def parts_of_found(found: Found, source: Path) -> list[Part]:
-    """The parts of a data set that was found in ``source``."""
+def parts_of_found(found: Found, source: Path, bands: tuple[int, ...] | None = None) -> list[Part]:
+    """The parts of a data set that was found in ``source``.
+
+    Args:
+        found: The set.
+        source: Its folder or file, for messages.
+        bands: Of its images, that a run is to load; None: 8-bit R, G and B.
+    """
     parts = []
     for name, part in found.parts.items():
         if isinstance(part, Instances):
@@ -92,6 +101,7 @@ def parts_of_found(found: Found, source: Path) -> list[Part]:
         else:
             made = _masks(name, part, found.classes)
         made.scale = DEFAULT_SCALES[found.task]
+        made.loading = Loading(bands, rgb=bands is None)
         parts.append(made)
     if parts:
         parts[0].findings += [
@@ -176,6 +186,7 @@ def _part(cfg: Config, name: str, where: str, dataset: ConfigDict) -> Part:
     steps = list(steps_of(dataset.get('pipeline') or ()))
     part.scale = _trained_scale(steps)
     part.stride = _finest_stride(cfg.model)
+    part.loading = Loading.of(steps)
     part.turns = not any(
         str(step.get('color_type')).endswith(('unchanged', 'ignore_orientation')) for step in steps
     )

@@ -8,34 +8,56 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from downstream.data.band_checks import Loading
 from downstream.data.findings.finding import Box, Finding
+from downstream.data.images.loading import LoadBands, picture_of_bands
+from downstream.data.images.read import read_bands, read_header
 from downstream.drawing import fitted
 from downstream.drawing.shapes import draw_box
 
+_RGB = Loading()
 _RED = (255, 40, 40)
 _FRAME = 8
 # A box of which less is to be seen in the whole picture is shown from near by.
 _MIN_SHOWN_PX = 12
 
 
-def load(path: Path) -> np.ndarray:
-    """An image as it is shown: RGB ``(H, W, 3)`` of uint8, turned by its EXIF orientation."""
+def load(path: Path, loading: Loading = _RGB) -> np.ndarray:
+    """An image as a run loads it, in colours: RGB ``(H, W, 3)`` of uint8, turned as its EXIF tag says.
+
+    Of an image that a run refuses, the first three bands are shown.
+
+    Raises:
+        Exception: It cannot be read; decoders raise many kinds.
+    """
+    header = read_header(path)
+    if loading.bands or loading.refusal(path, header):
+        image = read_bands(path.read_bytes(), path)
+        if not loading.bands or loading.refusal(path, header):
+            return picture_of_bands(image)
+        shown = image[..., [band - 1 for band in loading.bands]]
+        return LoadBands(loading.bands, loading.picture_bands).picture(shown)
+    if header.dtype.itemsize > 1:  # Pillow cuts at 255 what OpenCV divides
+        return np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
     with Image.open(path) as image:
         return np.array(ImageOps.exif_transpose(image).convert('RGB'))
 
 
-def picture_of(finding: Finding, longest: int) -> np.ndarray | None:
+def picture_of(
+    finding: Finding, longest: int, loading: Loading = _RGB
+) -> np.ndarray | None:
     """A picture that shows a finding; None without an image that can be read.
 
     Args:
         finding: Its ``image`` is drawn with its ``boxes``, beside its ``other`` image.
         longest: The longer side of each image in pixels.
+        loading: What a run loads of the images.
     """
     images = []
     for path in (finding.image, finding.other):
         if path is not None:
             try:
-                images.append(load(path))
+                images.append(load(path, loading))
             except Exception:  # what is wrong with the file is a finding of its own
                 return None
     if not images:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backbones.errors import ConfigError
+from downstream.data.band_checks import Loading
 from downstream.data.findings.boxes import trained_factor
 from downstream.data.formats.mask_pixels import packed_colors
 from downstream.data.run_lengths import decoded
@@ -87,7 +88,7 @@ def _drawer(part: Part, only: str | None) -> tuple[Callable[[Path], np.ndarray],
 
 
 def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part) -> np.ndarray:
-    image = _bgr(path)
+    image = _bgr(path, part.loading)
     height, width = image.shape[:2]
     factor = trained_factor((width, height), part.scale)
     places = {name: index for index, name in enumerate(part.classes)}
@@ -119,7 +120,7 @@ def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part
 
 
 def _segmented(path: Path, mask_path: Path, part: Part) -> np.ndarray:
-    image, mask = _bgr(path), _mask(mask_path, part.coloured)
+    image, mask = _bgr(path, part.loading), _mask(mask_path, part.coloured)
     classes = np.full(mask.shape, len(part.classes), np.uint16)
     for value, index in part.values.items():
         classes[mask == value] = index
@@ -131,8 +132,8 @@ def _segmented(path: Path, mask_path: Path, part: Part) -> np.ndarray:
     return _explained(picture, path, image.shape[1::-1], factor, named, part)
 
 
-def _bgr(path: Path) -> np.ndarray:
-    return np.ascontiguousarray(load(path)[..., ::-1])
+def _bgr(path: Path, loading: Loading) -> np.ndarray:
+    return np.ascontiguousarray(load(path, loading)[..., ::-1])
 
 
 def _resized(values: np.ndarray, picture: np.ndarray) -> np.ndarray:

@@ -42,6 +42,13 @@ KINDS: dict[str, Kind] = {
     'file-missing': _error('files are missing', 'Add what is missing, or remove the entry.'),
     'file-unreadable': _error('files cannot be read', 'Save the image again, or remove the entry.'),
     'file-cut-off': _error('files are cut off', 'Copy it again.'),
+    'bands': _error(
+        'images cannot be loaded as they are', 'See docs/data.md, "Images that are not 8-bit RGB".'
+    ),
+    'not-finite': _error(
+        'images have values that are NaN or infinite',
+        "Give the config's LoadBands a value in their place, e.g. fill=0.0.",
+    ),
     'file-outside': _error('names lead out of the data set'),
     'size': _error('images have another size than stated'),
     'size-mask': _error('masks have another size than their image'),
@@ -49,7 +56,9 @@ KINDS: dict[str, Kind] = {
         'images are turned by 90 degrees by their EXIF tag when they are loaded',
         'Annotations must lie on the image as it is shown.',
     ),
-    'bits': _warning('images have more than 8 bits', 'Loading reduces that to 8.'),
+    'bits': _warning(
+        'images have more than 8 bits', 'Loading reduces that to 8; --bands 1 2 3 keeps them.'
+    ),
     'channels': _warning('images are not RGB', 'Loading makes three channels of it.'),
     'frames': _warning('files hold several images', 'The first one is loaded.'),
     'suffix': _warning('files are of another format than their suffix says'),

@@ -11,14 +11,14 @@ from backbones.errors import ConfigError, DataError
 from .candidate import Candidate
 from .found import Found
 from .polygons import as_masks
-from .read import cityscapes, coco, labelme, masks, voc, yolo
+from .read import cityscapes, coco, labelme, masks, via, voc, yolo
 
-_READERS = (coco, yolo, voc, labelme)
+_READERS = (coco, yolo, voc, labelme, via)
 _MASK_READERS = (cityscapes, masks)
 _TASKS = (None, 'detection', 'segmentation')
 _FORMATS = (
-    'COCO instances, YOLO, Pascal VOC or labelme for detection; a mask for each image (class indices, '
-    "0 and 255, or colours), Cityscapes' layout or polygons for segmentation"
+    'COCO instances, YOLO, Pascal VOC, labelme or VIA for detection; a mask for each image (class '
+    "indices, 0 and 255, or colours), Cityscapes' layout or polygons for segmentation"
 )
 
 

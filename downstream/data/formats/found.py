@@ -51,8 +51,8 @@ class Found:
     """A data set.
 
     Attributes:
-        format: ``'COCO'``, ``'YOLO'``, ``'Pascal VOC'``, ``'labelme'``, ``'index masks'``,
-            ``'binary masks'``, ``'colour masks'``, ``'Cityscapes'``.
+        format: ``'COCO'``, ``'YOLO'``, ``'Pascal VOC'``, ``'labelme'``, ``'VIA'``,
+            ``'index masks'``, ``'binary masks'``, ``'colour masks'``, ``'Cityscapes'``.
         task: ``'detection'`` or ``'segmentation'``.
         classes: Their names; the place in this tuple is the index of a class.
         parts: ``'train'``, ``'val'``, ``'test'``, as far as given; ``'all'`` alone if the set has one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,6 +12,8 @@ from backbones.errors import DataError
 from downstream.data.files import FULL_FILES
 from downstream.data.images.read import read_header
 
+# Of an image of any bands; beside an image file of the same stem it is something else.
+ARRAY = '.npy'
 SUFFIXES = frozenset(
     [
         '.bmp',
@@ -26,6 +28,7 @@ SUFFIXES = frozenset(
         '.tif',
         '.tiff',
         '.webp',
+        ARRAY,
     ]
 )
 _PARTS = {
@@ -41,15 +44,19 @@ def files_below(folder: Path, suffixes: Iterable[str] = SUFFIXES) -> list[Path]:
 
     Hidden files and folders are left out, and what macOS adds to archives. Links are followed.
     """
-    wanted, found = set(suffixes), []
+    suffixes, found = frozenset(suffixes), []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if name[0] != '.' and name != '__MACOSX']
-        found += [
-            Path(place, name)
-            for name in names
-            if name[0] != '.' and os.path.splitext(name)[1].lower() in wanted
-        ]
+        found += [Path(place, name) for name in with_suffix(names, suffixes)]
     return sorted(found)
+
+
+def with_suffix(names: Iterable[str], suffixes: Collection[str]) -> list[str]:
+    """Names of a folder that have one of ``suffixes``; arrays only where no image has their stem."""
+    ends = [(name, *os.path.splitext(name)) for name in names if name[0] != '.']
+    chosen = [(name, stem, end.lower()) for name, stem, end in ends if end.lower() in suffixes]
+    stems = {stem for _, stem, end in chosen if end != ARRAY}
+    return [name for name, stem, end in chosen if end != ARRAY or stem not in stems]
 
 
 def part_of(name: str) -> str | None:

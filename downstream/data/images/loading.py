@@ -61,7 +61,7 @@ class LoadBands(BaseTransform):
         path = results['img_path']
         image = read_bands(mmengine.fileio.get(path, self.backend_args), path)
         if max(self.bands) > image.shape[2]:
-            raise DataError(too_few_bands(path, image.shape[2], self.bands))
+            raise DataError(f'{path} {too_few_bands(image.shape[2], self.bands)}.')
         image = image[..., [band - 1 for band in self.bands]]
         if image.dtype != np.uint8:
             image = image.astype(np.float32)
@@ -89,15 +89,31 @@ class LoadBands(BaseTransform):
         8-bit values are shown as they are. Others are stretched, band by band, from their 2nd to their
         98th percentile.
         """
-        image = image[..., [place - 1 for place in self.picture_bands]]
-        if image.dtype != np.uint8:
-            low, high = np.percentile(image, _CONTRAST, axis=(0, 1))
-            image = (image - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
-            image = (255 * image.clip(0, 1)).round().astype(np.uint8)
-        return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+        return as_picture(image[..., [place - 1 for place in self.picture_bands]])
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(bands={self.bands}, picture_bands={self.picture_bands})'
+
+
+def picture_of_bands(image: np.ndarray) -> np.ndarray:
+    """The first three bands of ``image`` ``(H, W, C)``, or the first of fewer, as a picture."""
+    return as_picture(image[..., : 3 if image.shape[2] >= 3 else 1])
+
+
+def as_picture(image: np.ndarray) -> np.ndarray:
+    """One band or three, ``(H, W, 1 or 3)``, as a picture ``(H, W, 3)`` of uint8, RGB.
+
+    8-bit values are shown as they are. Others are stretched, band by band, from their 2nd to their
+    98th percentile; values that are not finite are black.
+    """
+    if image.dtype != np.uint8:
+        values = np.where(np.isfinite(image), image, np.nan).astype(np.float32)
+        if np.isnan(values).all():
+            return np.zeros((*image.shape[:2], 3), np.uint8)
+        low, high = np.nanpercentile(values, _CONTRAST, axis=(0, 1))
+        values = (values - low) / np.maximum(high - low, np.finfo(np.float32).tiny)
+        image = (255 * np.nan_to_num(values).clip(0, 1)).round().astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
 def checked_bands(bands: Sequence[int], name: str = 'bands') -> tuple[int, ...]:
@@ -108,7 +124,7 @@ def checked_bands(bands: Sequence[int], name: str = 'bands') -> tuple[int, ...]:
     return tuple(given)
 
 
-def too_few_bands(path: object, found: int, bands: Sequence[int]) -> str:
-    """The error of a file that lacks bands."""
+def too_few_bands(found: int, bands: Sequence[int]) -> str:
+    """What is wrong with a file that lacks bands."""
     wanted = ', '.join(map(str, bands))
-    return f'{path} has {found} band{"s" * (found != 1)}; bands {wanted} are to be read.'
+    return f'has {found} band{"s" * (found != 1)}; bands {wanted} are to be read'

@@ -181,7 +181,10 @@ def _tiff_header(file: BinaryIO, path: str | Path) -> ImageHeader:
             dtype = np.dtype('uint8') if dtype.kind == 'b' else dtype
             is_color = tiff.pages[0].photometric.name not in ('MINISBLACK', 'MINISWHITE')
             return ImageHeader((width, height), bands, dtype, _tiff_orientation(tiff), is_color)
-    image = Image.open(file)
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError as error:
+        raise DataError(_needs_tifffile(path)) from error
     tags = image.tag_v2
     kind = {1: 'uint', 2: 'int', 3: 'float'}.get(_first(tags.get(_SAMPLE_FORMAT, 1)), 'uint')
     dtype = np.dtype(f'{kind}{max(8, _first(tags.get(_BITS_PER_SAMPLE, 8)))}')
@@ -196,15 +199,17 @@ def _first(value: object) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
+def _needs_tifffile(name: str | Path) -> str:
+    return f"{name}: reading the bands of a TIFF needs tifffile: pip install 'convnext-dense[tiff]'."
+
+
 @contextmanager
 def _opened_tiff(file: BinaryIO, name: str | Path) -> Iterator[Any]:
     """A ``tifffile.TiffFile``; what tifffile raises becomes a DataError."""
     try:
         import tifffile
     except ImportError as error:
-        raise DataError(
-            f"{name}: reading the bands of a TIFF needs tifffile: pip install 'convnext-dense[tiff]'."
-        ) from error
+        raise DataError(_needs_tifffile(name)) from error
     try:
         with tifffile.TiffFile(file) as tiff:
             yield tiff

@@ -20,11 +20,10 @@ from downstream.data.files import FULL_FILES, shortened
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import SUFFIXES, files_below, part_of_path, read_text
-from downstream.data.formats.instances import InstancesBuilder, Polygon, box_of
+from downstream.data.formats.instances import InstancesBuilder, Polygon, box_of, ellipse, image_entries
 
 _IGNORED = '__ignore__'
 _AREAS = ('polygon', 'rectangle', 'circle', 'mask')
-_CIRCLE_CORNERS = 64
 _HEAD = 2**16
 
 
@@ -132,7 +131,7 @@ def _read_part(
     files: list[Path], contents: list[dict], classes: tuple[str, ...], left_out: Counter[str]
 ) -> Instances:
     images = [_image_of(path, content) for path, content in zip(files, contents)]
-    builder = InstancesBuilder(images, classes)
+    builder = InstancesBuilder(*image_entries(images), classes)
     index = {name: place for place, name in enumerate(classes)}
     for image, (path, content) in enumerate(zip(files, contents)):
         size = builder.size(image)
@@ -200,10 +199,8 @@ def _region(shape: dict, width: int, height: int) -> Polygon | dict | None:
     if kind == 'rectangle':
         return [x0, y0, x1, y0, x1, y1, x0, y1]
     if kind == 'circle':
-        angles = np.arange(_CIRCLE_CORNERS) * 2 * np.pi / _CIRCLE_CORNERS
         radius = math.hypot(x1 - x0, y1 - y0)
-        corners = np.stack([x0 + radius * np.cos(angles), y0 + radius * np.sin(angles)], axis=1)
-        return corners.flatten().tolist()
+        return ellipse(x0, y0, radius, radius)
     return _bitmap(shape, width, height)
 
 

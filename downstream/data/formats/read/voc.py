@@ -15,7 +15,7 @@ from downstream.data.files import FULL_FILES, shortened
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below, part_of, part_of_path, read_text
-from downstream.data.formats.instances import InstancesBuilder
+from downstream.data.formats.instances import InstancesBuilder, image_entries
 
 _POINT = re.compile(r'x(\d+)')
 
@@ -209,7 +209,7 @@ def _parts(source: Path, files: list[_File], notes: list[str]) -> dict[str, list
 def _read_part(
     files: list[_File], images: list[Path], classes: tuple[str, ...], from_one: bool
 ) -> Instances:
-    builder = InstancesBuilder(images, classes)
+    builder = InstancesBuilder(*image_entries(images), classes)
     index = {name: place for place, name in enumerate(classes)}
     for image, file in enumerate(files):
         size = builder.size(image)

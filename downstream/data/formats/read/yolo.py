@@ -16,7 +16,7 @@ from downstream.data.files import FULL_FILES
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import SUFFIXES, files_below, part_of_path, read_text
-from downstream.data.formats.instances import InstancesBuilder, box_of
+from downstream.data.formats.instances import InstancesBuilder, box_of, image_entries
 
 from .yolo_files import class_names, images_of_list, read_yaml
 
@@ -132,7 +132,7 @@ def _read_part(
     if twice:
         raise DataError(f'two images of {name} have the labels {twice}; rename one.')
     there = {folder: _texts(folder) for folder in {path.parent for path in labels}}
-    builder = InstancesBuilder(images, classes)
+    builder = InstancesBuilder(*image_entries(images), classes)
     unlabelled = 0
     bar = tqdm(labels, desc='reading labels', disable=len(labels) < FULL_FILES)
     for image, path in enumerate(bar):

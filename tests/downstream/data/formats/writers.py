@@ -108,6 +108,35 @@ def write_labelme(coco: dict, root: Path, folder: Path, kind: str = 'polygon') -
         (folder / f'{Path(image["file_name"]).stem}.json').write_text(json.dumps(content))
 
 
+def write_via(coco: dict, path: Path, shape: str = 'polygon', form: str = 'project') -> None:
+    """``form``: a ``'project'``, its exported ``'annotations'``, or those of VIA ``'1'``."""
+    images = {}
+    for number, image in enumerate(coco['images']):
+        regions = []
+        for one in annotations_of(coco, image):
+            if shape == 'rect':
+                about = dict(zip(('x', 'y', 'width', 'height'), one['bbox']))
+            else:
+                flat = one['segmentation'][0]
+                about = {'all_points_x': flat[0::2], 'all_points_y': flat[1::2]}
+            kinds = {'kind': name_of(coco, one)}
+            regions.append(
+                {'shape_attributes': {'name': shape, **about}, 'region_attributes': kinds}
+            )
+        if form == '1':
+            regions = {str(place): region for place, region in enumerate(regions)}
+        entry = {'fileref': '', 'size': number, 'filename': Path(image['file_name']).name}
+        entry |= {'base64_img_data': '', 'file_attributes': {}, 'regions': regions}
+        images[f'{entry["filename"]}{number}'] = entry
+    options = {category['name']: '' for category in coco['categories']}
+    content = {
+        '_via_settings': {'core': {'default_filepath': '', 'filepath': {}}},
+        '_via_img_metadata': images,
+        '_via_attributes': {'region': {'kind': {'type': 'radio', 'options': options}}, 'file': {}},
+    }
+    path.write_text(json.dumps(content if form == 'project' else images))
+
+
 def pixels_of(annotation: dict, image: dict) -> np.ndarray:
     """The mask of an annotation, ``(H, W)`` of bool."""
     code, size = annotation['segmentation'], (image['height'], image['width'])
