@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 _INSTALLED = Path(__file__).with_name('configs')
@@ -13,12 +14,16 @@ def find_config(name: str | Path) -> Path | None:
 
     Args:
         name: A file; else a path that begins with ``configs/``, looked up among the suite's recipes
-            whatever the current folder; else a recipe's bare name, with or without ``.py``.
+            whatever the current folder; else a recipe's bare name, with or without ``.py``; else
+            ``mmdet::`` or ``mmseg::`` and the path of one of their configs.
     """
+    scope, marks, inner = str(name).partition('::')
     path = Path(name)
     if path.is_file():
         return path
-    if path.parts[:1] == ('configs',):
+    if marks:
+        candidates = [folder / inner for folder in _configs_of(scope)]
+    elif path.parts[:1] == ('configs',):
         candidates = [CONFIGS.joinpath(*path.parts[1:])]
     elif len(path.parts) == 1:
         candidates = [
@@ -27,3 +32,12 @@ def find_config(name: str | Path) -> Path | None:
     else:
         candidates = []
     return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def _configs_of(package: str) -> list[Path]:
+    """Where the configs of mmdet and mmseg are: in their wheel, or beside the package in a clone."""
+    spec = find_spec(package) if package in ('mmdet', 'mmseg') else None
+    if spec is None or spec.origin is None:
+        return []
+    folder = Path(spec.origin).parent
+    return [folder / '.mim' / 'configs', folder.parent / 'configs']

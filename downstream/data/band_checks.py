@@ -54,13 +54,13 @@ class Loading:
             return None
         if header.bands > 4 or (header.bands > 2 and not header.is_color):
             return (
-                f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with --bands, '
-                'e.g. --bands 1 2 3'
+                f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with '
+                '--bands, e.g. --bands 1 2 3'
             )
         if header.dtype.kind == 'f' or header.dtype.itemsize > 2 or path.suffix == '.npy':
             return (
-                f'has values of {header.dtype}, and the pipeline loads 8 bits: --bands loads them as they '
-                f'are, e.g. --bands {" ".join(map(str, range(1, header.bands + 1)))}'
+                f'has values of {header.dtype}, and the pipeline loads 8 bits: --bands loads them as '
+                f'they are, e.g. --bands {" ".join(map(str, range(1, header.bands + 1)))}'
             )
         return None
 

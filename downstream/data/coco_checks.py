@@ -28,9 +28,10 @@ from .files import (
 from .findings.boxes import box_findings
 from .findings.classes import class_findings, class_list_findings, object_counts
 from .findings.finding import Finding, lines
-from .findings.records import LISTS, sound_records
+from .findings.records import sound_records
 from .findings.segments import segment_findings
 from .images.read import read_header
+from .json_files import read_coco
 from .pipelines import steps_of
 from .reading import is_cut_off, require_within
 
@@ -38,10 +39,6 @@ from .reading import is_cut_off, require_within
 FULL_JSON_BYTES = 64 * 2**20
 # Said otherwise, or no sign of a mistake: tools/data.py check lists them.
 _NOT_LOGGED = ('box-flat', 'box-outside', 'box-thin', 'segment-missing', 'class-rare')
-_ADVICE = (
-    'COCO instance annotations are a JSON object with images, annotations, categories; '
-    '`python tools/data.py convert` makes them of other formats.'
-)
 _REASONS = {
     'flat': 'thinner than 1 px, of negative size or without area',
     'outside': 'outside of their image',
@@ -140,23 +137,14 @@ def read_annotations(
     Raises:
         DataError: It is no JSON, or lacks one of COCO's lists.
     """
-    try:
-        text = ann_file.read_text(encoding='utf-8')
-        if len(text) > FULL_JSON_BYTES and not full:
+    if ann_file.stat().st_size > FULL_JSON_BYTES and not full:
+        text = ann_file.read_text(encoding='utf-8', errors='replace')
+        try:
             start = text.index('[', text.rindex('"categories"'))
             return json.JSONDecoder().raw_decode(text, start)[0], None
-        content = json.loads(text)
-    except ValueError as error:
-        raise DataError(f'{ann_file} is no JSON or is cut off ({error}). {_ADVICE}') from error
-    if isinstance(content, dict) and not needs_truth:
-        content.setdefault('annotations', [])
-    absent = [
-        key
-        for key in LISTS
-        if not isinstance(content, dict) or not isinstance(content.get(key), list)
-    ]
-    if absent:
-        raise DataError(f'{ann_file} has no list {shortened(absent)}. {_ADVICE}')
+        except ValueError:  # which reading all of it explains
+            pass
+    content = read_coco(ann_file, needs_truth)
     return content['categories'], content
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from .images.picture import is_ordinary, picture_of_file
+from .images.read import read_header
+
 _SIDE = 8
 _BITS = 2 * _SIDE * _SIDE
 # Less contrast than this between cells is noise, of which a fingerprint would be made.
@@ -27,9 +30,13 @@ def fingerprint(image: Image.Image | Path | str) -> bytes | None:
         16 bytes; None for an image of hardly any contrast, which is like all others of its kind.
 
     Raises:
-        OSError: The file is no image.
+        OSError: The file is cut off.
+        DataError: It is no image.
     """
     if not isinstance(image, Image.Image):
+        header = read_header(image)
+        if not is_ordinary(header):
+            return fingerprint(Image.fromarray(picture_of_file(Path(image), header)))
         with Image.open(image) as opened:
             opened.draft('L', (16 * _SIDE, 16 * _SIDE))  # JPEG is decoded at a smaller size
             return fingerprint(opened)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from mmengine import dist
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from torch import nn
 
 from backbones.errors import WeightsError
@@ -16,6 +16,8 @@ from backbones.weights.load import load_pretrained
 from backbones.weights.stem import RGB, adapted_stem, describe_adaptation, is_rgb_stem
 from downstream.distributed.flags import maximum
 from downstream.distributed.gather import broadcast
+
+from . import missing_weights
 
 required('mmengine.model.BaseModule._dump_init_info')
 
@@ -31,10 +33,14 @@ class _WithoutDump(BaseModule):
         pass
 
 
-def initialise(model: nn.Module) -> None:
+def initialise(model: nn.Module, by_model: bool = False) -> None:
     """Call ``init_weights`` of a model, if it has it, and send the first process's weights to all others.
 
     The first process alone downloads, hashes and reads pretrained weights. If any process fails, all do.
+
+    Args:
+        model: A detector or a segmenter.
+        by_model: Whether its config states pretrained weights as ``model.pretrained``.
 
     Raises:
         WeightsError: The pretrained weights of its backbone cannot be read or do not match it.
@@ -45,7 +51,10 @@ def initialise(model: nn.Module) -> None:
     try:
         load_backbone_strict(getattr(model, 'backbone', None))
         if hasattr(model, 'init_weights'):
-            with _adapting_stem(getattr(model, 'backbone', None)):
+            with (
+                _adapting_stem(getattr(model, 'backbone', None)),
+                missing_weights.named(model, by_model),
+            ):
                 _WithoutDump(model).init_weights()
     except Exception as error:  # whatever it is, the other processes wait for this one
         failure = error
@@ -89,14 +98,11 @@ def _forget_pretrained(model: nn.Module) -> None:
     """Remove ``Pretrained`` from every ``init_cfg``; other initialisation stays."""
     for module in model.modules():
         init_cfg = getattr(module, 'init_cfg', None)
-        if isinstance(init_cfg, Mapping) and _is_pretrained(init_cfg):
+        if isinstance(init_cfg, Mapping) and missing_weights.is_pretrained(init_cfg):
             module.init_cfg = None
         elif isinstance(init_cfg, (list, tuple)):
-            module.init_cfg = [part for part in init_cfg if not _is_pretrained(part)] or None
-
-
-def _is_pretrained(init_cfg: Mapping) -> bool:
-    return init_cfg.get('type') in ('Pretrained', PretrainedInit)
+            kept = [part for part in init_cfg if not missing_weights.is_pretrained(part)]
+            module.init_cfg = kept or None
 
 
 def load_backbone_strict(backbone: nn.Module | None) -> None:

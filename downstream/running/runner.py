@@ -393,7 +393,8 @@ class SuiteRunner(Runner):
 
     def _init_model_weights(self) -> None:
         if not sharding.is_sharded(self.model):  # else it was done before
-            initialise(self.unwrapped_model)
+            by_model = bool((self.cfg.get('model') or {}).get('pretrained'))
+            initialise(self.unwrapped_model, by_model)
 
     def dump_config(self) -> None:
         """Into the work dir; that of a test, which may share it with a training, into its log's."""

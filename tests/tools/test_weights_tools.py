@@ -1,5 +1,8 @@
 """tools/weights.py and tools/publish.py as a user runs them."""
 
+import re
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -70,6 +73,42 @@ def test_bad_words_are_explained(tool, tmp_path):
         assert result.code == 2
         assert message in result.err
     assert not (tmp_path / 'a.pth').exists()
+
+
+class Marker:
+    """Its pickle writes a file when it is loaded: code of whoever made a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.write_text, (self.path, 'ran')
+
+
+def test_a_checkpoint_that_runs_code_needs_trust(tool, tmp_path):
+    torch.manual_seed(0)
+    state = timm.create_model('convnext_atto', num_classes=10).state_dict()
+    ran, source = tmp_path / 'ran', tmp_path / 'theirs.pth'
+    torch.save({'model': state, 'args': Marker(ran)}, source)
+    commands = {
+        'inspect': ['inspect', source],
+        'convert': ['convert', source, tmp_path / 'a.safetensors'],
+        'check': ['check', source, '--resolution', 32],
+    }
+    for words in commands.values():
+        result = tool('weights', *words)
+        assert result.code == 2
+        assert re.search(r'holds more than data .* --trust-checkpoint', result.err)
+        assert result.err.count('\n') == 1
+    assert not ran.exists()
+    assert not (tmp_path / 'a.safetensors').exists()
+    for words in commands.values():
+        result = tool('weights', *words, '--trust-checkpoint')
+        assert result.code == 0, result.err
+        assert ran.read_text() == 'ran'
+        ran.unlink()
+    written = load_file(tmp_path / 'a.safetensors')
+    assert torch.equal(written['stages.0.0.gamma'], state['stages.0.blocks.0.gamma'])
 
 
 def test_publish(tool, shapes, tmp_path):

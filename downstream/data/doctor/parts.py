@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ from downstream.data.coco_checks import classes_of, read_annotations
 from downstream.data.findings.classes import class_list_findings
 from downstream.data.findings.finding import Finding
 from downstream.data.findings.masks import index_values
-from downstream.data.findings.records import LISTS, sound_records
+from downstream.data.findings.records import sound_records
 from downstream.data.formats.found import Found, Instances, Masks
 from downstream.data.formats.mask_pixels import packed
+from downstream.data.json_files import read_coco
 from downstream.data.mask_checks import image_of_mask, mask_options
 from downstream.data.pipelines import steps_of
 
@@ -62,7 +62,7 @@ class Part:
     unlabelled: frozenset[int] | None = None
     scale: tuple[int, int] | None = None
     stride: int = FINEST_STRIDE
-    loading: Loading = Loading()
+    loading: Loading = field(default_factory=Loading)
     turns: bool = True
     findings: list[Finding] = field(default_factory=list)
 
@@ -143,15 +143,14 @@ def raw_coco_parts(folder: Path) -> list[Part]:
     parts = []
     for file in files:
         try:
-            content = json.loads(file.read_text(encoding='utf-8'))
-        except (ValueError, OSError):
+            content = read_coco(file, bom=True)
+        except (DataError, OSError):
             continue
-        if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in LISTS):
-            sound, findings = sound_records(str(file), content)
-            names = tuple(str(category['name']) for category in sound['categories'])
-            part = Part(file.stem, str(file), file.parent, names, content=sound)
-            part.findings = findings
-            parts.append(part)
+        sound, findings = sound_records(str(file), content)
+        names = tuple(str(category['name']) for category in sound['categories'])
+        part = Part(file.stem, str(file), file.parent, names, content=sound)
+        part.findings = findings
+        parts.append(part)
     return parts
 
 

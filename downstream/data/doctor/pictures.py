@@ -6,11 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 from downstream.data.band_checks import Loading
 from downstream.data.findings.finding import Box, Finding
-from downstream.data.images.loading import LoadBands, picture_of_bands
+from downstream.data.images.loading import LoadBands
+from downstream.data.images.picture import picture_of_file
 from downstream.data.images.read import read_bands, read_header
 from downstream.drawing import fitted
 from downstream.drawing.shapes import draw_box
@@ -31,21 +31,13 @@ def load(path: Path, loading: Loading = _RGB) -> np.ndarray:
         Exception: It cannot be read; decoders raise many kinds.
     """
     header = read_header(path)
-    if loading.bands or loading.refusal(path, header):
-        image = read_bands(path.read_bytes(), path)
-        if not loading.bands or loading.refusal(path, header):
-            return picture_of_bands(image)
-        shown = image[..., [band - 1 for band in loading.bands]]
-        return LoadBands(loading.bands, loading.picture_bands).picture(shown)
-    if header.dtype.itemsize > 1:  # Pillow cuts at 255 what OpenCV divides
-        return np.ascontiguousarray(cv2.imread(str(path))[..., ::-1])
-    with Image.open(path) as image:
-        return np.array(ImageOps.exif_transpose(image).convert('RGB'))
+    if not loading.bands or loading.refusal(path, header):
+        return picture_of_file(path, header)
+    image = read_bands(path.read_bytes(), path)[..., [band - 1 for band in loading.bands]]
+    return LoadBands(loading.bands, loading.picture_bands).picture(image)
 
 
-def picture_of(
-    finding: Finding, longest: int, loading: Loading = _RGB
-) -> np.ndarray | None:
+def picture_of(finding: Finding, longest: int, loading: Loading = _RGB) -> np.ndarray | None:
     """A picture that shows a finding; None without an image that can be read.
 
     Args:

@@ -92,6 +92,10 @@ KINDS: dict[str, Kind] = {
     'id-repeated': _repaired(
         'annotations have the id of another one', 'It is numbered anew in memory.'
     ),
+    'id-odd': _repaired(
+        'annotations have an id that is no whole number above 0',
+        "COCO's evaluation takes a match with 0 for a miss: it is numbered anew in memory.",
+    ),
     'area-missing': _repaired(
         'annotations have no area', 'It is computed from the mask, else from the box.'
     ),

@@ -6,10 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from numbers import Real
 
-from pycocotools import mask as rle
-
-from downstream.data.run_lengths import encoded
-
+from . import completion
 from .finding import Finding
 
 _REQUIRED = {
@@ -17,7 +14,12 @@ _REQUIRED = {
     'annotations': ('image_id', 'category_id', 'bbox'),
     'categories': ('id', 'name'),
 }
-LISTS = tuple(_REQUIRED)
+_NUMBERED = {
+    'id-missing': 'has no id',
+    'id-repeated': 'is there twice; every annotation needs an id of its own',
+    'id-odd': 'has an id that is no whole number above 0',
+}
+_LACKS = {'area-missing': 'has no area', 'crowd-missing': 'has no iscrowd'}
 _ONE = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}
 
 
@@ -115,7 +117,8 @@ def _broken(file: str, annotation: dict, images: Mapping, categories: set) -> It
                 f'{relation} {value!r}, which the file does not list{_other_type(value, known)}'
             )
             yield Finding(f'{kind}-unknown', file, detail, record)
-    box, area = annotation['bbox'], annotation.get('area', 0)
+    box, area = annotation['bbox'], annotation.get('area')
+    area = 0 if area is None else area  # which is computed
     numbers = [*box, area] if isinstance(box, (list, tuple)) else []
     if len(numbers) != 5 or not all(_is_number(value) for value in numbers):
         detail = (
@@ -138,50 +141,24 @@ def _other_type(value: object, known: Mapping | set) -> str:
 
 
 def repair(file: str, content: Mapping[str, list[dict]]) -> list[Finding]:
-    """Give annotations what they lack and what needs no guess, in place: ids, area, iscrowd.
+    """Give annotations what they lack and what needs no guess, in place; see :mod:`.completion`.
 
     Args:
         file: The annotation file, for messages.
-        content: COCO's lists ``images`` and ``annotations``.
+        content: COCO's list ``annotations``.
 
     Returns:
-        What was repaired. An annotation whose id is missing or belongs to another one gets the next
-        free number, as nothing refers to it; ``area`` is that of the mask, else of the box.
+        What was repaired.
     """
     annotations = content['annotations']
     found = []
-    sizes: dict | None = None
-    ids: set = set()
-    highest = max((one['id'] for one in annotations if isinstance(one.get('id'), int)), default=0)
+    for kind, annotation, former in completion.number(annotations):
+        name = f'annotation {former!r}'
+        if kind == 'id-missing':
+            name = f'an annotation of image {annotation.get("image_id")!r}'
+        found.append(Finding(kind, file, _NUMBERED[kind], name))
     for annotation in annotations:
-        number = annotation.get('id')
-        if number is None or number in ids:
-            highest += 1
-            if number is None:
-                name = f'an annotation of image {annotation.get("image_id")!r}'
-                found.append(Finding('id-missing', file, 'has no id', name))
-            else:
-                detail = 'is there twice; every annotation needs an id of its own'
-                found.append(Finding('id-repeated', file, detail, f'annotation {number!r}'))
-            annotation['id'] = highest
-        ids.add(annotation['id'])
         record = f'annotation {annotation["id"]!r}'
-        if annotation.get('area') is None:
-            sizes = sizes or {image['id']: image for image in content['images']}
-            annotation['area'] = _area(annotation, sizes.get(annotation.get('image_id')))
-            found.append(Finding('area-missing', file, 'has no area', record))
-        if annotation.get('iscrowd') is None:
-            annotation['iscrowd'] = 0
-            found.append(Finding('crowd-missing', file, 'has no iscrowd', record))
+        for kind in completion.complete(annotation):
+            found.append(Finding(kind, file, _LACKS[kind], record))
     return found
-
-
-def _area(annotation: Mapping, image: Mapping | None) -> float:
-    """Area of an object in pixels: of its mask as COCO computes it, else of its box."""
-    segmentation = annotation.get('segmentation')
-    if segmentation and image:
-        try:
-            return float(rle.area(encoded(segmentation, image['height'], image['width'])))
-        except Exception:  # the form of the mask is checked for its own sake
-            pass
-    return float(annotation['bbox'][2] * annotation['bbox'][3])

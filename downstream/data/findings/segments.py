@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from operator import mul
 from pathlib import Path
+
+from downstream.data.run_lengths import polygon_area
 
 from .finding import Box, Finding
 
@@ -54,8 +55,7 @@ def _reasons(segmentation: object, box: Box, image: Mapping) -> Iterator[tuple[s
     if problem:
         yield 'segment-form', problem
     elif isinstance(segmentation, list):
-        # Lists of numbers rather than arrays: most polygons are too short for these to be faster.
-        flat = [len(p) // 2 for p in segmentation if len(p) < 6 or _polygon_area(p) < _FLAT]
+        flat = [len(p) // 2 for p in segmentation if len(p) < 6 or polygon_area(p) < _FLAT]
         if flat:
             yield 'segment-flat', f'has a polygon of {flat[0]} points without area'
         left, right = _extent([polygon[0::2] for polygon in segmentation])
@@ -114,12 +114,6 @@ def _form(segmentation: object, image: Mapping) -> str | None:
 
 def _are_numbers(values: Sequence) -> bool:
     return set(map(type, values)) <= {int, float}
-
-
-def _polygon_area(polygon: Sequence[float]) -> float:
-    """Area of a polygon ``[x, y, x, y, ...]`` by the shoelace formula."""
-    x, y = polygon[0::2], polygon[1::2]
-    return abs(sum(map(mul, x, y[1:] + y[:1])) - sum(map(mul, y, x[1:] + x[:1]))) / 2
 
 
 def _iou(one: Sequence[float], other: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from backbones.errors import DataError
-from downstream.data.run_lengths import compressed
+from downstream.data.run_lengths import area_of, compressed
 
 from .found import Instances
 from .images import relative_names, sizes
@@ -55,7 +55,7 @@ class InstancesBuilder:
             'image_id': image + 1,
             'category_id': class_index + 1,
             'bbox': list(bbox),
-            'area': area(segmentation, bbox),
+            'area': area_of(segmentation, bbox),
             'iscrowd': int(crowd),
         }
         if segmentation:
@@ -95,22 +95,6 @@ def image_entries(paths: Sequence[Path]) -> tuple[Path, list[dict]]:
 def categories_of(classes: Sequence[str]) -> list[dict]:
     """COCO's categories for ``classes``, with ids from 1."""
     return [{'id': i + 1, 'name': name} for i, name in enumerate(classes)]
-
-
-def area(segmentation: list[Polygon] | dict | None, bbox: Sequence[float]) -> float:
-    """The area of an object in pixels: of its polygons or run-length code, else of its box."""
-    if isinstance(segmentation, dict):
-        return float(rle.area(compressed(segmentation)))
-    if segmentation:
-        return sum(_polygon_area(polygon) for polygon in segmentation)
-    return float(bbox[2] * bbox[3])
-
-
-def _polygon_area(polygon: Polygon) -> float:
-    """The shoelace formula."""
-    x, y = polygon[0::2], polygon[1::2]
-    twice = sum(x[i - 1] * y[i] - x[i] * y[i - 1] for i in range(len(x)))
-    return abs(twice) / 2
 
 
 def box_of(segmentation: list[Polygon] | dict) -> list[float]:

@@ -200,7 +200,9 @@ def _first(value: object) -> int:
 
 
 def _needs_tifffile(name: str | Path) -> str:
-    return f"{name}: reading the bands of a TIFF needs tifffile: pip install 'convnext-dense[tiff]'."
+    return (
+        f"{name}: reading the bands of a TIFF needs tifffile: pip install 'convnext-dense[tiff]'."
+    )
 
 
 @contextmanager

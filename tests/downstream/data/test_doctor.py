@@ -5,13 +5,17 @@ import json
 import re
 import shutil
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from PIL import Image
 
 from backbones.errors import ConfigError, DataError
 from downstream.commands import data as commands
+from downstream.data.band_checks import Loading
+from downstream.data.checks import check_datasets
 from downstream.data.doctor import files
 from downstream.data.doctor.parts import parts_of_config, parts_of_found, raw_coco_parts
 from downstream.data.doctor.pictures import load, picture_of
@@ -32,7 +36,9 @@ def detection(tmp_path) -> DetectionSet:
 def config_file(data, tmp_path) -> str:
     """A config of the set that can be read from a file."""
     path = tmp_path / 'own.py'
-    data.config().dump(path)
+    cfg = data.config()
+    cfg.model.backbone = dict(type='ConvNeXt', arch='atto')
+    cfg.dump(path)
     return str(path)
 
 
@@ -107,6 +113,103 @@ def test_a_folder_that_cannot_be_read_is_examined_as_far_as_it_can(detection, tm
     assert any(kind == 'set' for kind, _ in found)  # why it cannot be read
 
 
+def as_bands(data: DetectionSet, write, suffix: str) -> None:
+    """All images of a set, written anew by ``write(path, pixels)``."""
+    for part, content in (('train', data.train), ('val', data.val)):
+        for number, image in enumerate(content['images']):
+            path = data.image(number, part)
+            pixels = load(path)
+            path.unlink()
+            write(path.with_suffix(suffix), pixels)
+            image['file_name'] = str(Path(image['file_name']).with_suffix(suffix))
+
+
+def floats(path, pixels) -> None:
+    np.save(path, (pixels / 255).astype(np.float32))
+
+
+def seven(path, pixels) -> None:
+    tifffile = pytest.importorskip('tifffile')
+    values = np.concatenate([pixels, pixels[..., :1], pixels], axis=2).astype(np.uint16) * 200
+    tifffile.imwrite(path, values, photometric='minisblack', planarconfig='contig')
+
+
+@pytest.mark.parametrize('by_config', [True, False])
+@pytest.mark.parametrize(
+    ('write', 'suffix', 'words', 'bands'),
+    [
+        (floats, '.npy', 'values of float32, .*: --bands loads them as they are', (1, 2, 3)),
+        (seven, '.tif', 'has 7 bands, .*: choose bands with --bands', (7, 6, 5, 4)),
+    ],
+)
+def test_images_that_training_refuses_are_errors(
+    detection, tmp_path, capsys, by_config, write, suffix, words, bands
+):
+    as_bands(detection, write, suffix)
+    config = config_file(detection, tmp_path)
+    source = config if by_config else str(detection.root)
+    with pytest.raises(DataError, match=words):
+        check_datasets(Config.fromfile(config), ('train', 'val'))
+    with pytest.raises(SystemExit) as stop:
+        commands.check(source, tmp_path / 'out')
+    assert stop.value.code == 1
+    found = [row for row in rows_of(tmp_path / 'out') if row['severity'] == 'error']
+    assert {row['kind'] for row in found} == {'bands'}
+    assert len(found) == 8
+    assert all(re.search(words, row['what']) for row in found)
+    capsys.readouterr()
+    commands.check(source, tmp_path / 'bands', bands=bands)  # the option mends it
+    assert not [row for row in rows_of(tmp_path / 'bands') if row['kind'] in ('bits', 'channels')]
+    commands.show(source, tmp_path / 'shown', count=1, bands=bands)
+    picture = load(next((tmp_path / 'shown').glob('train_001_*')))
+    assert picture.std() > 10
+    with pytest.raises(SystemExit):
+        commands.check(source, tmp_path / 'out', bands=(1, 9))
+    assert 'bands 1, 9 are to be read' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('cut', [False, True])
+def test_values_and_files_of_bands_are_read(detection, tmp_path, capsys, cut):
+    def write(path, pixels):
+        values = (pixels / 255).astype(np.float32)
+        if path.stem == 'train_1':
+            values[3, 4, 1] = np.nan
+        np.save(path, values)
+        if cut and path.stem == 'val_2':
+            path.write_bytes(path.read_bytes()[:-100])
+
+    as_bands(detection, write, '.npy')
+    with pytest.raises(SystemExit):
+        commands.check(config_file(detection, tmp_path), tmp_path / 'out', bands=(1, 2, 3))
+    found = {row['kind']: row for row in rows_of(tmp_path / 'out') if row['severity'] == 'error'}
+    assert set(found) == ({'not-finite', 'file-unreadable'} if cut else {'not-finite'})
+    assert found['not-finite']['what'] == 'has 1 values that are NaN or infinite'
+    if cut:
+        assert found['file-unreadable']['file'].endswith('val_2.npy')
+
+
+def test_bands_that_are_filled_are_no_error(detection, tmp_path):
+    def write(path, pixels):
+        np.save(path, np.where(pixels > 250, np.nan, pixels / 255).astype(np.float32))
+
+    as_bands(detection, write, '.npy')
+    cfg = detection.config()
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.pipeline[0] = dict(type='LoadBands', bands=(1, 2, 3), fill=0.0)
+    found = commands.examine(parts_of_config(cfg), 1)
+    assert 'not-finite' not in {finding.kind for finding in found}
+
+
+def test_duplicates_among_images_of_bands_are_found(detection, tmp_path):
+    as_bands(detection, floats, '.npy')
+    shutil.copy(
+        detection.image(0).with_suffix('.npy'), detection.image(1, 'val').with_suffix('.npy')
+    )
+    with pytest.raises(SystemExit):
+        commands.check(config_file(detection, tmp_path), tmp_path / 'out')
+    assert 'leak' in {row['kind'] for row in rows_of(tmp_path / 'out')}
+
+
 def test_something_else_than_a_data_set_is_one_line(tmp_path, tool):
     result = tool('data', 'check', tmp_path / 'nothing')
     assert result.code == 2
@@ -117,9 +220,10 @@ def test_something_else_than_a_data_set_is_one_line(tmp_path, tool):
 def test_processes_give_the_same_facts(detection, monkeypatch):
     detection.config()
     paths = [detection.image(i, part) for part in ('train', 'val') for i in range(4)]
-    alone = files.examine_files(paths, [], False, workers=1)
+    images = dict.fromkeys(paths, Loading())
+    alone = files.examine_files(images, [], False, workers=1)
     monkeypatch.setattr(files, '_IN_PROCESS', 1)
-    assert files.examine_files(paths, [], False, workers=2) == alone
+    assert files.examine_files(images, [], False, workers=2) == alone
     assert list(alone) == paths
 
 

@@ -2,13 +2,16 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 from mmdet.datasets import CocoDataset
 from pycocotools.coco import COCO
 
+from downstream.data.findings.completion import complete
 from downstream.detection import CocoInstanceMetric
 from downstream.quiet import without_coco_output
+from tests.tools.real_data import DATA, needs_data
 
 
 @pytest.fixture
@@ -75,9 +78,37 @@ def test_the_truth_of_the_evaluation_is_complete(incomplete):
     expected = reference.dataset['annotations']
     assert len({one['id'] for one in found}) == len(found) == len(truth.anns)
     assert [one['iscrowd'] for one in found] == [one['iscrowd'] for one in expected]
-    # COCO's area of an object is the number of pixels of its mask.
-    pixels = [int(reference.annToMask(one).sum()) for one in expected]
-    np.testing.assert_array_equal([one['area'] for one in found], pixels)
+    areas = [
+        sum(cv2.contourArea(np.array(p, np.float32).reshape(-1, 2)) for p in one['segmentation'])
+        if isinstance(one['segmentation'], list)
+        else reference.annToMask(one).sum()
+        for one in expected
+    ]
+    np.testing.assert_allclose([one['area'] for one in found], areas, rtol=1e-5)
+
+
+@needs_data
+def test_computed_areas_are_those_of_cocos_own_file():
+    path = DATA / 'tiny_coco' / 'annotations' / 'instances_val2017.json'
+    content = json.loads(path.read_text())
+    polygons = [one for one in content['annotations'] if not one['iscrowd']]
+    stated = [one.pop('area') for one in polygons]
+    assert {kind for one in polygons for kind in complete(one)} == {'area-missing'}
+    np.testing.assert_allclose([one['area'] for one in polygons], stated, rtol=1e-9)
+
+
+def test_a_match_with_id_0_is_no_miss(shapes, tmp_path):
+    source = shapes / 'annotations' / 'instances_training.json'
+    content = json.loads(source.read_text())
+    for number, annotation in enumerate(content['annotations']):
+        annotation['id'] = number
+    path = tmp_path / 'from_zero.json'
+    path.write_text(json.dumps(content))
+    truth = CocoInstanceMetric(ann_file=str(path))._coco_api
+    ids = [one['id'] for one in truth.dataset['annotations']]
+    assert min(ids) > 0
+    assert len(set(ids)) == len(ids)
+    assert ids[1:] == list(range(1, len(ids)))  # the others keep theirs
 
 
 def test_categories_are_sorted_on_demand(shapes, tmp_path):

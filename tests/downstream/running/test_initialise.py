@@ -1,15 +1,18 @@
 """Pretrained weights of several processes: read by the first one, sent to all, and so are its errors."""
 
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 import torch.distributed as dist
+import torchvision
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from torch import nn
 
 from backbones import ConvNeXt
+from backbones.errors import WeightsError
 from backbones.weights import load
 from downstream.running.initialise import initialise
 from tests import processes
@@ -70,3 +73,69 @@ def test_an_error_of_the_first_process_is_everybodys(tmp_path, content):
         assert message in shown or not shown, shown
     assert message in (tmp_path / 'out0').read_text()
     assert [path.name for path in tmp_path.glob('read*')] == ['read0']
+
+
+def forbidden(*_: object, **__: object) -> None:
+    raise URLError('Name or service not known')
+
+
+def resnet(checkpoint: str) -> BaseModule:
+    from mmdet.models import ResNet
+
+    model = BaseModule()
+    model.backbone = ResNet(18, init_cfg={'type': 'Pretrained', 'checkpoint': checkpoint})
+    return model
+
+
+def test_weights_of_openmmlab_that_are_missing_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'urlopen', forbidden)
+    with pytest.raises(WeightsError) as caught:
+        initialise(resnet('torchvision://resnet18'))
+    message = str(caught.value)
+    file = tmp_path / 'hub' / 'checkpoints' / 'resnet18-f37072fd.pth'
+    assert message.startswith(
+        'the pretrained weights torchvision://resnet18 (model.backbone.init_cfg.checkpoint) cannot be '
+        'downloaded from https://download.pytorch.org/models/resnet18-f37072fd.pth (Name or service not '
+        f'known). Without network, put the file at {file}, or name a file with --cfg-options '
+        'model.backbone.init_cfg.checkpoint=FILE; --cfg-options model.backbone.init_cfg=None trains'
+    )
+    with pytest.raises(
+        WeightsError, match=r'--cfg-options model.pretrained=FILE; --cfg-options model.p'
+    ):
+        initialise(resnet('torchvision://resnet18'), by_model=True)
+
+    state = torchvision.models.resnet18().state_dict()  # the advice is right
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, file)
+    model = resnet('torchvision://resnet18')
+    initialise(model)
+    assert torch.equal(model.backbone.conv1.weight, state['conv1.weight'])
+
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match=f'cannot be read .*: {file} is damaged. Replace it'):
+        initialise(resnet('torchvision://resnet18'))
+
+
+def test_a_file_of_weights_that_is_missing_is_named(tmp_path):
+    with pytest.raises(
+        WeightsError, match=f'there is no file {tmp_path}/nowhere.pth. Put it there'
+    ):
+        initialise(resnet(f'{tmp_path}/nowhere.pth'))
+
+
+def test_a_name_that_torchvision_does_not_know_is_named():
+    with pytest.raises(
+        WeightsError, match=r'torchvision://resnet19 .*not known to it. Correct the name'
+    ):
+        initialise(resnet('torchvision://resnet19'))
+
+
+def test_other_errors_of_an_initialisation_are_not_taken_for_weights():
+    class Odd(BaseModule):
+        def init_weights(self) -> None:
+            raise RuntimeError('odd')
+
+    with pytest.raises(RuntimeError, match='odd') as caught:
+        initialise(Odd())
+    assert not isinstance(caught.value, WeightsError)

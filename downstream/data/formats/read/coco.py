@@ -13,7 +13,7 @@ from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below, part_of
 
 from .coco_files import ImageFinder
-from .coco_repairs import Repairs, read_json, repair, unify_categories
+from .coco_repairs import Repairs, read_coco, repair, unify_categories
 
 _KEY = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
 _ENDS = 2**16
@@ -81,8 +81,8 @@ def _parts(files: list[Path], repairs: Repairs) -> dict[str, Path]:
 
 
 def _read_part(path: Path, part: str, repairs: Repairs) -> Instances:
-    content = read_json(path)
     before = repairs.count
+    content = read_coco(path, repairs)
     repair(path, content, repairs)
     root = ImageFinder(path, part, repairs).resolve(content['images'])
     changed = repairs.count > before

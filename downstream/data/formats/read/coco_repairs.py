@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
+from codecs import BOM_UTF8
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from backbones.errors import DataError
+from downstream.data import json_files
 from downstream.data.files import shortened
+from downstream.data.findings import completion
 from downstream.data.formats.found import Instances
-from downstream.data.formats.instances import area, box_of
+from downstream.data.formats.instances import box_of
 
-_LISTS = ('images', 'annotations', 'categories')
+_COMPLETED = {
+    'id-missing': 'missing ids of annotations numbered',
+    'id-repeated': 'ids of annotations that repeat: numbered anew',
+    'id-odd': "ids of annotations that are no numbers above 0; COCO's evaluation takes a match for a "
+    'miss: numbered anew',
+    'area-missing': 'missing areas computed',
+    'crowd-missing': 'missing iscrowd is 0',
+}
 _NO_CLASS = ('__ignore__', '_background_')
 
 
@@ -40,39 +49,17 @@ class Repairs:
         return (*self._said, *(f'{path}: {what} ({n})' for (path, what), n in self._kinds.items()))
 
 
-class _Floats(dict):
-    """Text -> number, one object for each of the first texts.
-
-    Coordinates of polygons, rounded as in COCO's files, repeat: as objects of their own they would be
-    two thirds of what a large set takes.
-    """
-
-    _MAX = 2**18
-
-    def __missing__(self, text: str) -> float:
-        value = float(text)
-        if len(self) < self._MAX:
-            self[text] = value
-        return value
-
-
-def read_json(path: Path) -> dict:
+def read_coco(path: Path, repairs: Repairs) -> dict:
     """The COCO dict in a file.
 
     Raises:
         DataError: It is no JSON, is cut off, or is no COCO dict.
     """
-    try:
-        with open(path, encoding='utf-8-sig') as file:
-            content = json.load(file, parse_float=_Floats().__getitem__)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f'{path} is no JSON or is cut off ({error}).') from error
-    for key in _LISTS:
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DataError(
-                f'{path} has no list {key}; COCO instance annotations are a JSON object with '
-                f'{", ".join(_LISTS)}.'
-            )
+    content = json_files.read_coco(path, bom=True)
+    with open(path, 'rb') as file:
+        if file.read(len(BOM_UTF8)) == BOM_UTF8:
+            repairs.changed(path, 'the byte-order mark, which mmdet does not read, left out')
+    for key in json_files.LISTS:
         for entry in content[key]:
             if not isinstance(entry, dict):
                 raise DataError(f'{path}: {entry!r:.100} in {key} is no JSON object.')
@@ -93,7 +80,8 @@ def repair(path: Path, content: dict, repairs: Repairs) -> None:
     for annotation in content['annotations']:
         _repair_image_id(path, annotation, new_ids, repairs)
         _repair_box(path, annotation, repairs)
-    _repair_annotation_ids(path, content['annotations'], repairs)
+    for kind, *_ in completion.number(content['annotations']):
+        repairs.changed(path, _COMPLETED[kind])
 
 
 def _number(value: object) -> object:
@@ -224,19 +212,8 @@ def _repair_box(path: Path, annotation: dict, repairs: Repairs) -> None:
     if numbers is not box:
         annotation['bbox'] = box = numbers
         repairs.changed(path, 'boxes that were texts are numbers')
-    stated = annotation.get('area')
-    if not (isinstance(stated, (int, float)) and stated > 0) and min(box[2:]) > 0:
-        computed = area(segmentation, box)
-        if computed != stated:
-            annotation['area'] = computed
-            repairs.changed(path, 'missing areas computed')
-    elif not isinstance(stated, (int, float)):
-        annotation['area'] = 0
-        repairs.changed(path, 'missing areas computed')
-    crowd = annotation.get('iscrowd')
-    if crowd not in (0, 1) or isinstance(crowd, bool):
-        annotation['iscrowd'] = int(_number(crowd) in (1, True, 'true', 'True'))
-        repairs.changed(path, 'missing iscrowd is 0')
+    for kind in completion.complete(annotation):
+        repairs.changed(path, _COMPLETED[kind])
 
 
 def _numbers(values: object) -> list | None:
@@ -285,23 +262,6 @@ def _is_clean(segmentation: list) -> bool:
         and all(type(value) in (int, float) and value - value == 0 for value in polygon)
         for polygon in segmentation
     )
-
-
-def _repair_annotation_ids(path: Path, annotations: list[dict], repairs: Repairs) -> None:
-    """Every annotation has a number of its own, from 1.
-
-    Nothing refers to annotations by their id. COCO's evaluation reads a match with id 0 as none.
-    """
-    ids = [annotation.get('id') for annotation in annotations]
-    if all(type(key) is int and key > 0 for key in ids) and len(set(ids)) == len(ids):
-        return
-    if 0 in ids:
-        what = "ids of annotations from 1: COCO's evaluation takes a match with 0 for a miss"
-    else:
-        what = 'ids of annotations that repeat, are missing or no numbers: numbered anew'
-    repairs.changed(path, what)
-    for number, annotation in enumerate(annotations, 1):
-        annotation['id'] = number
 
 
 def unify_categories(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections import Counter
 from functools import partial
@@ -20,7 +19,14 @@ from downstream.data.files import FULL_FILES, shortened
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import SUFFIXES, files_below, part_of_path, read_text
-from downstream.data.formats.instances import InstancesBuilder, Polygon, box_of, ellipse, image_entries
+from downstream.data.formats.instances import (
+    InstancesBuilder,
+    Polygon,
+    box_of,
+    ellipse,
+    image_entries,
+)
+from downstream.data.json_files import read_json
 
 _IGNORED = '__ignore__'
 _AREAS = ('polygon', 'rectangle', 'circle', 'mask')
@@ -76,10 +82,7 @@ def read(source: Path, files: list[Path]) -> Found:
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise DataError(f'{path} is no JSON or is cut off ({error}).') from error
+    content = read_json(path)
     shapes = content.get('shapes') if isinstance(content, dict) else None
     if not isinstance(shapes, list):
         raise DataError(f'{path} has no list of shapes.')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -14,8 +13,9 @@ from backbones.errors import DataError
 from downstream.data.files import shortened
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
-from downstream.data.formats.images import files_below, part_of_path, read_text
+from downstream.data.formats.images import files_below, part_of_path
 from downstream.data.formats.instances import InstancesBuilder, Polygon, box_of, ellipse
+from downstream.data.json_files import read_json
 
 from .coco_files import ImageFinder
 from .coco_repairs import Repairs
@@ -45,7 +45,7 @@ def _is_via(path: Path) -> bool:
     with open(path, 'rb') as file:
         head = file.read(_HEAD)
     regions = b'"regions"' in head and b'"filename"' in head
-    return bool(regions and b'"file_attributes"' in head or _REGION.search(head))
+    return bool((regions and b'"file_attributes"' in head) or _REGION.search(head))
 
 
 def read(source: Path, files: list[Path]) -> Found:
@@ -77,18 +77,15 @@ def _parts(source: Path, files: list[Path], repairs: Repairs) -> dict[str, Path]
         if part is None or part in chosen:
             raise DataError(
                 f'{len(files)} files of VIA, and it is not clear which is training and which is '
-                f'validation: {shortened(map(str, files), 4)}. Name one with --data, or put train, val or '
-                'test into the names of all.'
+                f'validation: {shortened(map(str, files), 4)}. Name one with --data, or put train, val '
+                'or test into the names of all.'
             )
         chosen[part] = path
     return {str(part): path for part, path in chosen.items()}
 
 
 def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f'{path} is no JSON or is cut off ({error}).') from error
+    content = read_json(path)
     images = content.get(_IMAGES, content) if isinstance(content, dict) else None
     if not isinstance(images, dict) or not images:
         raise DataError(f'{path} lists no images.')

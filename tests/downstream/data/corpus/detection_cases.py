@@ -315,6 +315,12 @@ def annotations_have_no_ids(data):
         del annotation['id']
 
 
+@CASES.add('id-odd', SAYS, r'annotation 0 has an id that is no whole number .*numbered anew')
+def annotations_count_from_0(data):
+    for number, annotation in enumerate(data.train['annotations']):
+        annotation['id'] = number
+
+
 @CASES.add('area-missing', SAYS, r'has no area.*computed')
 def annotations_have_no_areas(data):
     for annotation in data.train['annotations']:

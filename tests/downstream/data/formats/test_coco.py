@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import re
+from codecs import BOM_UTF8
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from backbones.errors import DataError
 from downstream.data.formats.find import find
 from downstream.data.formats.found import counts
+from downstream.data.formats.write import write
 
 from .writers import NAMES, link_images, pixels_of, targets
 
@@ -74,6 +77,16 @@ def test_given_parts(coco, images, tmp_path):
     assert find(tmp_path / 'fiftyone').parts['all'].root == tmp_path / 'fiftyone' / 'data'
 
 
+def test_a_byte_order_mark_is_left_out(coco, images, tmp_path):
+    """mmdet reads JSON without one; the file that is trained from must have none."""
+    link_images(coco, images, tmp_path / 'set')
+    (tmp_path / 'set' / 'a.json').write_bytes(BOM_UTF8 + json.dumps(coco).encode())
+    found = find(tmp_path / 'set')
+    assert 'the byte-order mark, which mmdet does not read' in found.notes[0]
+    written = write(found, tmp_path / 'out').datasets['all']['ann_file']
+    assert json.loads(Path(written).read_text()) == coco
+
+
 def test_files_of_unknown_parts_are_named(coco, images, tmp_path):
     link_images(coco, images, tmp_path / 'images')
     for name in ('first', 'second'):
@@ -95,9 +108,9 @@ def test_files_of_unknown_parts_are_named(coco, images, tmp_path):
         (lambda a: a.update(category_id=str(a['category_id'])), 'ids of categories in annotations'),
         (lambda a: a.update(image_id=str(a['image_id'])), 'ids of images in annotations'),
         (lambda a: a.update(id=1), 'ids of annotations that repeat'),
-        (lambda a: a.update(id='x'), 'ids of annotations that repeat'),
-        (lambda a: a.pop('id'), 'ids of annotations that repeat'),
-        (lambda a: a.update(id=0), 'takes a match with 0 for a miss'),
+        (lambda a: a.update(id='x'), 'ids of annotations that are no numbers above 0'),
+        (lambda a: a.pop('id'), 'missing ids of annotations'),
+        (lambda a: a.update(id=0), 'takes a match for a miss'),
         (lambda a: a.update(segmentation=a['segmentation'][0]), 'nested as in COCO'),
         (
             lambda a: a.update(

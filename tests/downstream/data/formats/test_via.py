@@ -128,7 +128,11 @@ def test_numbered_options_are_named_by_their_description(tmp_path):
 @pytest.mark.parametrize(
     ('shape', 'attributes', 'words'),
     [
-        (RECT, {'colour': 'red', 'size': 'big'}, 'not clear which is the class; rename it to class'),
+        (
+            RECT,
+            {'colour': 'red', 'size': 'big'},
+            'not clear which is the class; rename it to class',
+        ),
         (RECT, {'class': {'a': True, 'b': True}}, 'has several values of class: a, b'),
         ({**RECT, 'width': '50'}, None, "region 0 of a.png is a rect whose .*'50'.* no numbers"),
         ({**RECT, 'width': -5}, None, 'region 0 of a.png has a negative width'),
