@@ -52,16 +52,18 @@ class Loading:
             return too_few_bands(header.bands, self.bands)
         if not self.rgb:
             return None
-        if header.bands > 4 or (header.bands > 2 and not header.is_color):
+        choose = f'--bands, e.g. --bands {" ".join(map(str, range(1, min(3, header.bands) + 1)))}'
+        if header.bands > 4:
+            return f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with {choose}'
+        if header.dtype.kind == 'f' or header.dtype.itemsize > 2:
             return (
-                f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with '
-                '--bands, e.g. --bands 1 2 3'
+                f'has values of {header.dtype}, and the pipeline loads 8 bits: load them as they are '
+                f'with {choose}'
             )
-        if header.dtype.kind == 'f' or header.dtype.itemsize > 2 or path.suffix == '.npy':
-            return (
-                f'has values of {header.dtype}, and the pipeline loads 8 bits: --bands loads them as '
-                f'they are, e.g. --bands {" ".join(map(str, range(1, header.bands + 1)))}'
-            )
+        if path.suffix == '.npy':
+            return f'is an array, which the pipeline does not load: load it with {choose}'
+        if header.bands > 2 and not header.is_color:
+            return f'has {header.bands} bands that are no colours: choose bands with {choose}'
         return None
 
 

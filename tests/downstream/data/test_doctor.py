@@ -138,7 +138,7 @@ def seven(path, pixels) -> None:
 @pytest.mark.parametrize(
     ('write', 'suffix', 'words', 'bands'),
     [
-        (floats, '.npy', 'values of float32, .*: --bands loads them as they are', (1, 2, 3)),
+        (floats, '.npy', 'values of float32, .*: load them as they are with --bands', (1, 2, 3)),
         (seven, '.tif', 'has 7 bands, .*: choose bands with --bands', (7, 6, 5, 4)),
     ],
 )
