@@ -54,7 +54,10 @@ class Loading:
             return None
         choose = f'--bands, e.g. --bands {" ".join(map(str, range(1, min(3, header.bands) + 1)))}'
         if header.bands > 4:
-            return f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with {choose}'
+            return (
+                f'has {header.bands} bands, and the pipeline loads R, G and B: choose bands with '
+                f'{choose}'
+            )
         if header.dtype.kind == 'f' or header.dtype.itemsize > 2:
             return (
                 f'has values of {header.dtype}, and the pipeline loads 8 bits: load them as they are '
