@@ -21,6 +21,11 @@ from .pictures import picture_of
 _PICTURES_OF_A_KIND = 6
 _ROWS_OF_A_KIND = 100
 _PICTURE_PX = 320
+# Colours at full resolution: at half of it thin red lines turn black.
+_JPEG = [
+    *(cv2.IMWRITE_JPEG_QUALITY, 85),
+    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
+]
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -131,5 +136,5 @@ def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -
 
 def _inline(picture: np.ndarray) -> str:
     """An RGB picture as a data URL."""
-    _, encoded = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    _, encoded = cv2.imencode('.jpg', picture[..., ::-1], _JPEG)
     return f'data:image/jpeg;base64,{base64.b64encode(encoded).decode()}'

@@ -89,9 +89,13 @@ def _with_boxes(image: np.ndarray, boxes: tuple[Box, ...], longest: int) -> np.n
     side = max(boxes[0][2:])
     if len(boxes) == 1 and side * longest / max(image.shape[:2]) < _MIN_SHOWN_PX:
         image, boxes = _near(image, boxes[0], longest)
-    for box in boxes:
-        draw_box(image, (box[0], box[1], box[0] + box[2], box[1] + box[3]), _RED)
-    return image
+    # Drawn at the size that is looked at: a line of a large image would shrink to nothing.
+    picture, factor = fitted(image, longest, enlarge=True)
+    picture = np.ascontiguousarray(picture)
+    for x, y, width, height in boxes:
+        corners = [value * factor for value in (x, y, x + width, y + height)]
+        draw_box(picture, corners, _RED)
+    return picture
 
 
 def _near(image: np.ndarray, box: Box, longest: int) -> tuple[np.ndarray, tuple[Box]]:

@@ -1,6 +1,8 @@
 """tools/data.py check and show: what they find is printed, listed, pictured, and is the exit code."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -17,6 +19,7 @@ from downstream.commands import data as commands
 from downstream.data.band_checks import Loading
 from downstream.data.checks import check_datasets
 from downstream.data.doctor import files
+from downstream.data.doctor.page import _inline
 from downstream.data.doctor.parts import parts_of_config, parts_of_found, raw_coco_parts
 from downstream.data.doctor.pictures import load, picture_of
 from downstream.data.doctor.show import write_pictures
@@ -292,6 +295,17 @@ def test_a_finding_is_pictured_wherever_its_box_is(detection, box):
     assert min(picture.shape[:2]) > 50
     reddish = (picture.astype(int) @ [1, -1, 0]) > 150
     assert reddish.any() or box[0] < 0
+
+
+@pytest.mark.parametrize('size', [(96, 72), (4000, 3000)])
+def test_a_box_is_seen_whatever_the_size_of_its_image(tmp_path, size):
+    Image.new('RGB', size, (90, 120, 90)).save(tmp_path / 'a.png')
+    box = (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2)
+    finding = Finding('box-twice', 'a.json', '', image=tmp_path / 'a.png', boxes=(box,))
+    encoded = _inline(picture_of(finding, 320)).partition(',')[2]
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
+    red = (picture @ [1, -1, 0]) > 150
+    assert red.sum() > 2 * (160 + 120)  # its four sides
 
 
 def test_classes_have_colours_of_their_own():
