@@ -118,7 +118,7 @@ def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -
         picture = picture_of(finding, _PICTURE_PX, loading)
         if picture is not None:
             figures.append(
-                f'<figure><img alt="" src="{_inline(picture)}"><figcaption>'
+                f'<figure><img alt="" src="{inline(picture)}"><figcaption>'
                 f'{escape(Path(finding.file).name)} {escape(finding.sentence)}</figcaption></figure>'
             )
     rows = ''.join(
@@ -134,7 +134,7 @@ def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -
     )
 
 
-def _inline(picture: np.ndarray) -> str:
+def inline(picture: np.ndarray) -> str:
     """An RGB picture as a data URL."""
     _, encoded = cv2.imencode('.jpg', picture[..., ::-1], _JPEG)
     return f'data:image/jpeg;base64,{base64.b64encode(encoded).decode()}'

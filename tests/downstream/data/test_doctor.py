@@ -19,7 +19,7 @@ from downstream.commands import data as commands
 from downstream.data.band_checks import Loading
 from downstream.data.checks import check_datasets
 from downstream.data.doctor import files
-from downstream.data.doctor.page import _inline
+from downstream.data.doctor.page import inline
 from downstream.data.doctor.parts import parts_of_config, parts_of_found, raw_coco_parts
 from downstream.data.doctor.pictures import load, picture_of
 from downstream.data.doctor.show import write_pictures
@@ -302,7 +302,7 @@ def test_a_box_is_seen_whatever_the_size_of_its_image(tmp_path, size):
     Image.new('RGB', size, (90, 120, 90)).save(tmp_path / 'a.png')
     box = (size[0] // 4, size[1] // 4, size[0] // 2, size[1] // 2)
     finding = Finding('box-twice', 'a.json', '', image=tmp_path / 'a.png', boxes=(box,))
-    encoded = _inline(picture_of(finding, 320)).partition(',')[2]
+    encoded = inline(picture_of(finding, 320)).partition(',')[2]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
     red = (picture @ [1, -1, 0]) > 150
     assert red.sum() > 2 * (160 + 120)  # its four sides
