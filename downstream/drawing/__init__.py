@@ -2,7 +2,7 @@
 
 from .colors import Color, class_color, class_palette
 from .labels import text_px
-from .panels import beside, captioned, fitted, legend
+from .panels import beside, captioned, fitted, jpeg, legend
 from .pictures import draw_detections, draw_segmentation
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     'draw_detections',
     'draw_segmentation',
     'fitted',
+    'jpeg',
     'legend',
     'text_px',
 ]

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from downstream.data.band_checks import Loading
 from downstream.data.findings.finding import Finding, by_kind
 from downstream.data.findings.kinds import KINDS
+from downstream.drawing import jpeg
 
 from .parts import Part
 from .pictures import picture_of
@@ -21,11 +21,6 @@ from .pictures import picture_of
 _PICTURES_OF_A_KIND = 6
 _ROWS_OF_A_KIND = 100
 _PICTURE_PX = 320
-# Colours at full resolution: at half of it thin red lines turn black.
-_JPEG = [
-    *(cv2.IMWRITE_JPEG_QUALITY, 85),
-    *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
-]
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
@@ -136,5 +131,4 @@ def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -
 
 def inline(picture: np.ndarray) -> str:
     """An RGB picture as a data URL."""
-    _, encoded = cv2.imencode('.jpg', picture[..., ::-1], _JPEG)
-    return f'data:image/jpeg;base64,{base64.b64encode(encoded).decode()}'
+    return f'data:image/jpeg;base64,{base64.b64encode(jpeg(picture[..., ::-1])).decode()}'

@@ -21,6 +21,7 @@ from downstream.drawing import (
     draw_detections,
     draw_segmentation,
     fitted,
+    jpeg,
     legend,
     text_px,
 )
@@ -61,7 +62,7 @@ def write_pictures(
         for number, path in enumerate(images[::step][:count], 1):
             picture = draw(path)
             target = folder / f'{part.name}_{number:03d}_{path.stem}.jpg'
-            cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+            target.write_bytes(jpeg(picture))
             written.append(target)
     return written
 
