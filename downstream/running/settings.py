@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from math import ceil
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DefaultScope
 
 from backbones.errors import ConfigError
+from downstream.data.built import build_ahead
 from downstream.data.pipelines import resized
 from downstream.quiet import without_coco_output
 
@@ -232,6 +233,6 @@ def training_images(cfg: Config) -> int:
     """
     with DefaultScope.overwrite_default_scope(cfg.default_scope), without_coco_output():
         try:
-            return len(DATASETS.build(cfg.train_dataloader.dataset))
+            return len(build_ahead(cfg.train_dataloader.dataset))
         except (OSError, AssertionError) as error:
             raise ConfigError(f'the training images cannot be counted: {error}') from error

@@ -15,9 +15,10 @@ from itertools import islice
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
+from downstream.data.built import build
 from downstream.data.reading import UnreadableError
 from downstream.running.hooks.unreadable import STANDS_IN_FOR
 
@@ -162,7 +163,7 @@ def exact_dataloader(cfg: Mapping, seed: int, replace_unreadable: bool = False) 
     cfg = dict(cfg)
     dataset = cfg.pop('dataset')
     if isinstance(dataset, Mapping):
-        dataset = DATASETS.build(dataset)
+        dataset = build(dataset)
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
     sampler = DATA_SAMPLERS.build(

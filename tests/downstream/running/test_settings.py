@@ -4,12 +4,14 @@ import math
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from backbones import ConfigError
 from downstream.paths import CONFIGS
 from downstream.running import settings
 from downstream.running.batch_probe import largest_size
 from downstream.running.config import TrainOptions, training_config
+from downstream.running.resume.seeded_data import exact_dataloader
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
 from tests.schedules import learning_rates
 
@@ -156,6 +158,27 @@ def test_options_work_together_on_the_command_line(shapes, tmp_path):
     assert cfg.param_scheduler[0].end == 2  # a tenth of 5 x 2 steps
     hook = cfg.default_hooks.patience
     assert (hook.type, hook.monitor, hook.patience) == ('PatienceHook', 'coco/bbox_mAP', 3)
+
+
+def test_the_data_set_whose_images_are_counted_is_trained_on(shapes, tmp_path, monkeypatch):
+    from mmdet.datasets import CocoDataset
+
+    read = []
+    load = CocoDataset.load_data_list
+    monkeypatch.setattr(
+        CocoDataset, 'load_data_list', lambda self: read.append(self.ann_file) or load(self)
+    )
+    config = str(write_tiny_config('detection', shapes, tmp_path))
+    cfg = training_config(TrainOptions(config, epochs=5, work_dir=str(tmp_path)))
+    assert len(read) == 1
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        loaders = [exact_dataloader(cfg.train_dataloader, seed) for seed in (0, 1)]
+        assert len(read) == 2  # the second run has a data set of its own
+        cfg.train_dataloader.dataset.indices = 2
+        settings.training_images(cfg)
+        cfg.train_dataloader.dataset.indices = 3  # which is another one
+        loaders.append(exact_dataloader(cfg.train_dataloader, 0))
+    assert [len(loader['dataset'].dataset) for loader in loaders] == [4, 4, 3]
 
 
 @pytest.mark.parametrize(
