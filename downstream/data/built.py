@@ -7,7 +7,7 @@ from copy import deepcopy
 
 from mmengine.registry import DATASETS
 
-# Config and data set of at most one that waits to be used. Reading COCO's annotations takes half a minute.
+# Config and data set of at most one that waits: reading COCO's annotations takes half a minute.
 _waiting: list[tuple[dict, object]] = []
 
 
