@@ -2,19 +2,24 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
 
 from backbones import ConfigError, DataError
 from downstream.data.checks import check_datasets
 from downstream.data.formats.found import Found, Instances
+from downstream.data.formats.images import files_below
 from downstream.own.leaf import code, is_as_written
 from downstream.own.objects import choose_objects
 from downstream.own.prepare import DataOptions, prepare
+from downstream.running.channels import set_trained_statistics
 from downstream.running.config import TrainOptions, training_config
 from tests.conftest import EXAMPLES, ROOT
 
@@ -229,3 +234,68 @@ def test_defaults_are_recipes_of_the_suite():
     for path in (*DEFAULTS.values(), BOXES_DEFAULT):
         assert (ROOT / path).is_file()
     assert re.search('cascade-mask-rcnn_convnext-tiny_in1k', DEFAULTS['det'])
+
+
+def write_array(path: Path, pixels: np.ndarray) -> None:
+    np.save(path.with_suffix('.npy'), pixels.astype(np.float32) / 1000)
+
+
+def write_tiff(path: Path, pixels: np.ndarray) -> None:
+    tifffile = pytest.importorskip('tifffile')
+    values = pixels.astype(np.uint16) * 200
+    tifffile.imwrite(
+        path.with_suffix('.tif'), values, photometric='minisblack', planarconfig='contig'
+    )
+
+
+def five_bands(path: Path) -> np.ndarray:
+    pixels = np.asarray(Image.open(path).convert('RGB'))
+    return np.dstack([pixels, 255 - pixels[..., :1], pixels[..., 1:2] // 2])
+
+
+@pytest.mark.parametrize(('write', 'suffix'), [(write_array, '.npy'), (write_tiff, '.tif')])
+@pytest.mark.parametrize('task', ['detection', 'segmentation'])
+def test_images_of_any_bands(task, write, suffix, instances, shapes, tmp_path):
+    root = tmp_path / 'set'
+    (root / 'images').mkdir(parents=True)
+    if task == 'detection':
+        content = json.loads((instances / 'labels.json').read_text())
+        for image in content['images']:
+            write(root / 'images' / image['file_name'], five_bands(instances / image['file_name']))
+            image['file_name'] = str(Path(image['file_name']).with_suffix(suffix))
+        (root / 'labels.json').write_text(json.dumps(content))
+    else:
+        (root / 'masks').mkdir()
+        for path in sorted((shapes / 'images').rglob('*.jpg')):
+            write(root / 'images' / path.name, five_bands(path))
+            mask = Path(str(path).replace('/images/', '/annotations/')).with_suffix('.png')
+            (root / 'masks' / mask.name).symlink_to(mask)
+    recipe = DETECTOR if task == 'detection' else SEGMENTER
+
+    cfg = training_config(prepared(tmp_path / 'rgb', recipe, root))
+    with pytest.raises(DataError, match=rf'{suffix} has 5 bands, .* --bands 1 2 3'):
+        check_datasets(cfg, ('train', 'val'))
+
+    options = prepared(tmp_path, recipe, root, bands=(5, 1, 2, 3))
+    assert options.bands is options.channels is None
+    assert 'bands = (5, 1, 2, 3)' in Path(options.config).read_text()  # to train with it again
+    cfg = training_config(options)
+    check_datasets(cfg, ('train', 'val'), full=True)
+    assert cfg.model.backbone.in_channels == 4
+    set_trained_statistics(cfg)
+    assert len(cfg.model.data_preprocessor.mean) == 4
+    build(cfg)
+    sample = DATASETS.build(cfg.train_dataloader.dataset)[0]
+    assert sample['inputs'].shape[0] == 4
+    assert sample['inputs'].dtype == torch.float32
+
+
+def test_arrays_beside_images_are_no_images(instances, tmp_path):
+    """Depth or features of the same name."""
+    root = tmp_path / 'set'
+    shutil.copytree(instances, root)
+    for path in root.glob('*.jpg'):
+        np.save(path.with_suffix('.npy'), np.zeros((4, 4, 2)))
+    assert {path.suffix for path in files_below(root)} == {'.jpg'}
+    (root / 'alone.npy').write_bytes((path.with_suffix('.npy')).read_bytes())
+    assert root / 'alone.npy' in files_below(root)
