@@ -305,7 +305,7 @@ def test_a_box_is_seen_whatever_the_size_of_its_image(tmp_path, size):
     encoded = inline(picture_of(finding, 320)).partition(',')[2]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded)))).astype(int)
     red = (picture @ [1, -1, 0]) > 150
-    assert red.sum() > 2 * (160 + 120)  # its four sides
+    assert red.sum() > 160 + 120  # two of its four sides and more
 
 
 def test_classes_have_colours_of_their_own():
