@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
-from downstream.commands.line import parse_run_arguments, run, run_options
+from downstream.commands.line import add_tiles, parse_run_arguments, run, run_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,6 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: several scales and flips'
     )
+    add_tiles(parser)
     return parse_run_arguments(parser)
 
 
@@ -39,6 +40,8 @@ def main() -> None:
             show_dir=args.show_dir,
             wait_time=args.wait_time,
             tta=args.tta,
+            tile=args.tile,
+            overlap=args.overlap,
         )
         from downstream.running.test import evaluate
 

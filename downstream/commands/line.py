@@ -49,6 +49,18 @@ class KeyValueAction(DictAction):
 
 def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with the arguments that training and testing have in common."""
+    add_model(parser)
+    parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    # Older launchers pass the rank as an argument, torchrun in the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    complete_environment(args.launcher, args.local_rank)
+    return args
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that change the config of a model."""
     parser.add_argument(
         '--backbone',
         metavar='NAME',
@@ -56,7 +68,6 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
         'resnet-50_in1k, timm:MODEL[.TAG], my_module:MyClass',
     )
     add_bands(parser)
-    parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -65,12 +76,22 @@ def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='changes of the config, e.g. train_dataloader.batch_size=4 or a.b=[1,2]',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # Older launchers pass the rank as an argument, torchrun in the environment.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    complete_environment(args.launcher, args.local_rank)
-    return args
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of tests in tiles."""
+    parser.add_argument(
+        '--tile',
+        type=int,
+        metavar='PIXELS',
+        help='pictures that are larger in tiles of this side, merged across seams',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=float,
+        metavar='PART',
+        help='what a tile shares with the next one, 0 to 0.5 (0.2)',
+    )
 
 
 def add_bands(parser: argparse.ArgumentParser) -> None:

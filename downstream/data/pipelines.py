@@ -91,6 +91,38 @@ def steps_of(pipeline: Iterable) -> Iterator[Mapping]:
             yield from steps_of(step)
 
 
+def is_annotation_loader(step: Mapping) -> bool:
+    """Whether a transform loads annotations, by the name of its class."""
+    name = str(step.get('type')).rpartition('.')[2]
+    return name.startswith('Load') and not is_image_loader(step)
+
+
+def is_image_loader(step: Mapping) -> bool:
+    """Whether a transform loads an image, by the name of its class."""
+    name = str(step.get('type')).rpartition('.')[2]
+    return name.startswith('Load') and ('Image' in name or name == 'LoadBands')
+
+
+def without_annotations(pipeline: Iterable) -> list:
+    """A test pipeline that loads images alone.
+
+    Args:
+        pipeline: Its transforms, which stay as they are.
+    """
+    kept: list = []
+    for step in pipeline:
+        if isinstance(step, (list, tuple)):
+            # one of the alternatives of a TestTimeAug, none of which may be empty
+            if inner := without_annotations(step):
+                kept.append(inner)
+        elif not is_annotation_loader(step):
+            step = dict(step)
+            if isinstance(step.get('transforms'), (list, tuple)):
+                step['transforms'] = without_annotations(step['transforms'])
+            kept.append(step)
+    return kept
+
+
 def boxes_only(pipeline: Iterable) -> list:
     """A detection pipeline that loads no masks, for data without them.
 

@@ -6,7 +6,7 @@ import mmcv
 import numpy as np
 
 from .images.loading import LoadBands
-from .reading import loaders_of
+from .reading import CheckedLoader, loaders_of
 
 
 def shown_image(dataset: object, path: str) -> np.ndarray:
@@ -22,9 +22,13 @@ def shown_image(dataset: object, path: str) -> np.ndarray:
     loader = next((loader for loader in loaders_of(dataset) if loader.loads_image), None)
     if loader is None:  # images that come with the data set in another way
         return mmcv.imread(path, channel_order='rgb')
-    image = loader({'img_path': path})['img']
+    return picture_of(loader, loader({'img_path': path})['img'])
+
+
+def picture_of(loader: CheckedLoader, image: np.ndarray) -> np.ndarray:
+    """An image that ``loader`` returned as a picture, ``(H, W, 3)`` of uint8, RGB."""
     if isinstance(loader.transform, LoadBands):
         return loader.transform.picture(image)
     if image.ndim == 2 or image.shape[2] == 1:
         image = np.broadcast_to(image.reshape(*image.shape[:2], 1), (*image.shape[:2], 3))
-    return np.ascontiguousarray(image[..., 2::-1])
+    return np.ascontiguousarray(image[..., 2::-1], dtype=np.uint8)

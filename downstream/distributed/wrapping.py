@@ -1,4 +1,4 @@
-"""The model behind DistributedDataParallel."""
+"""Models within models: DistributedDataParallel, test-time augmentation, tiles."""
 
 from __future__ import annotations
 
@@ -9,3 +9,10 @@ from torch import nn
 def unwrapped(model: nn.Module) -> nn.Module:
     """``model`` without the wrapper that mmengine puts around it in several processes."""
     return model.module if is_model_wrapper(model) else model
+
+
+def trained_part(model: nn.Module) -> nn.Module:
+    """What of ``model`` a checkpoint has the weights of: without what augments and merges its tests."""
+    while isinstance(inner := getattr(model, 'module', None), nn.Module):
+        model = inner
+    return model

@@ -20,6 +20,8 @@ from backbones.weights.sources import weights_table
 from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
 from downstream.paths import CONFIGS, find_config
+from downstream.tiles.config import use_tiles
+from downstream.tiles.windows import Tiling
 
 from . import overrides, settings
 from .batch import keep_batch, recipe_batch
@@ -89,7 +91,18 @@ class TrainOptions(RunOptions):
 
 @dataclass
 class TestOptions(RunOptions):
-    """``out``: a folder or a .pkl file for predictions. ``show_dir``: a folder for pictures."""
+    """What the command line of testing says.
+
+    Attributes:
+        checkpoint: What is tested.
+        out: A folder or a .pkl file for predictions.
+        show: Show pictures in windows.
+        show_dir: A folder for pictures.
+        wait_time: Seconds a window is shown.
+        tta: Test-time augmentation.
+        tile: Side in pixels of the tiles that larger pictures are tested in; None: whole pictures.
+        overlap: As in :class:`downstream.tiles.windows.Tiling`; None: its default.
+    """
 
     checkpoint: str = ''
     out: str | None = None
@@ -97,6 +110,8 @@ class TestOptions(RunOptions):
     show_dir: str | None = None
     wait_time: float = 2.0
     tta: bool = False
+    tile: int | None = None
+    overlap: float | None = None
 
 
 def read_config(options: RunOptions) -> Config:
@@ -316,6 +331,11 @@ def testing_config(options: TestOptions) -> Config:
         _evaluator(cfg)[key] = options.out
     if options.tta:
         _use_tta(cfg)
+    if options.tile is not None:
+        given = {} if options.overlap is None else {'overlap': options.overlap}
+        use_tiles(cfg, Tiling(options.tile, **given))
+    elif options.overlap is not None:
+        raise ConfigError('--overlap is that of tiles: give their size as well, --tile PIXELS.')
     return cfg
 
 

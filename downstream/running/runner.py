@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from backbones.errors import ConfigError
 from backbones.upstream import required
 from downstream.data.reading import check_reading
-from downstream.distributed.wrapping import unwrapped
+from downstream.distributed.wrapping import trained_part, unwrapped
 from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
 from downstream.running.checkpoint import files, sharding, writer
 from downstream.running.checkpoint.read import matching_tensors, read
@@ -414,8 +414,8 @@ class SuiteRunner(Runner):
         Which ones can be loaded: see :func:`.checkpoint.read.matching_tensors`.
         """
         checkpoint = read(filename, mmap=True)
-        # A TTA model holds the trained one as `module`; fine-tuning may change heads.
-        model = getattr(self.unwrapped_model, 'module', self.unwrapped_model)
+        model = trained_part(self.model)
+        # Fine-tuning may change heads.
         fine_tuning = not self._resume and isinstance(self._train_loop, BaseLoop)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         former, classes = None, None

@@ -1,0 +1,68 @@
+"""The classes of a trained model: their names, colours, and values in mask files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from backbones.errors import WeightsError
+from downstream.data.files import shortened
+from downstream.data.mask_checks import mask_options
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a model.
+
+    Attributes:
+        names: In the order of their labels.
+        palette: RGB for each, ``(N, 3)`` of uint8; None: the data set has no colours of its own.
+        shift: What is added to a label in a mask file.
+    """
+
+    names: tuple[str, ...]
+    palette: np.ndarray | None = None
+    shift: int = 0
+
+
+def classes_of_model(cfg: Config, checkpoint: Mapping, name: str) -> Classes:
+    """The classes that a checkpoint was trained on; those of the config where it does not say.
+
+    Args:
+        cfg: A complete config to test with, whose modules are imported.
+        checkpoint: The content of the checkpoint.
+        name: Of the checkpoint, for messages.
+
+    Raises:
+        WeightsError: The checkpoint is of another number of classes than the config.
+    """
+    dataset = cfg.test_dataloader.dataset
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset.dataset
+    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+        known = getattr(registry.get(dataset.type), 'METAINFO', {})
+    given = dataset.get('metainfo') or {}
+    own = _tuple(given.get('classes') or known.get('classes') or ())
+    stated = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+    trained = _tuple(stated.get('classes') or stated.get('CLASSES') or own)
+    if own and len(trained) != len(own):
+        raise WeightsError(
+            f'{name} was trained on {len(trained)} classes ({shortened(trained, 4)}), the config has '
+            f'{len(own)} ({shortened(own, 4)}); give the config that training wrote into its work dir.'
+        )
+    palette = stated.get('palette') or given.get('palette') or known.get('palette') or ()
+    # A set whose colours were made for other classes has none for these.
+    palette = np.array(palette, np.uint8) if len(palette) == len(trained) else None
+    shift = 0
+    if cfg.default_scope == 'mmseg':
+        options, _ = mask_options('test_dataloader.dataset', dataset)
+        shift = int(bool(options['reduce_zero_label']))
+    return Classes(trained, palette, shift)
+
+
+def _tuple(names: Sequence[str] | str) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

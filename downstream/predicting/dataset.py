@@ -1,0 +1,109 @@
+"""Predictions as a data set that tools/train.py --data takes: images, and what was found in them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from backbones.errors import DataError
+from downstream.data.formats.convert.parts import place_image
+from downstream.data.formats.write import write_mask
+
+from .files import CocoFile
+from .results import Detections, LabelMap, as_json
+
+_FRAME_QUALITY = 95
+
+
+class PredictedDataset:
+    """A folder that appears when it is complete: images with a COCO file, or with masks of indices.
+
+    Args:
+        folder: It must not exist.
+        task: ``'detection'`` or ``'segmentation'``.
+        classes: Names of the classes.
+        score: The least score of an object.
+        copy: Copy the images; otherwise the folder has links to them.
+
+    Raises:
+        DataError: The folder exists.
+    """
+
+    def __init__(
+        self, folder: Path, task: str, classes: Sequence[str], score: float, copy: bool
+    ) -> None:
+        if folder.exists():
+            raise DataError(f'{folder} exists; remove it, or name another folder by --out.')
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder, self._classes, self._score, self._copy = folder, classes, score, copy
+        self._aside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+        is_detection = task == 'detection'
+        self._coco = CocoFile(self._aside / 'annotations.json', classes) if is_detection else None
+        self._number = 0
+
+    def place(self, name: str, source: Path | np.ndarray, temporary: bool = False) -> None:
+        """Put an image into the folder; it may be called in any thread.
+
+        Args:
+            name: Of the image, with folders.
+            source: Its file, or the pixels of a frame.
+            temporary: The file will be deleted, so a copy is made.
+        """
+        target = self._aside / 'images' / name
+        if isinstance(source, np.ndarray):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            quality = [cv2.IMWRITE_JPEG_QUALITY, _FRAME_QUALITY]
+            target.write_bytes(cv2.imencode('.jpg', source, quality)[1].tobytes())
+        else:
+            place_image(source, target, self._copy or temporary)
+
+    def place_mask(self, name: str, result: LabelMap) -> None:
+        """Write the mask of an image; it may be called in any thread."""
+        path = PurePosixPath('masks', name).with_suffix('.png')
+        write_mask(result.labels.astype(np.uint8), self._aside / path)
+
+    def add(self, name: str, result: Detections, image_id: int) -> None:
+        """Add the objects of an image; those that have no pixel are left out."""
+        annotations = []
+        shown = result.above(self._score)
+        for place, entry in enumerate(shown.to_coco(image_id)):
+            code = shown.masks[place] if shown.masks is not None else None
+            if code is not None:
+                entry |= {'area': int(rle.area(code)), 'segmentation': as_json(code)}
+                entry['bbox'] = rle.toBbox(code).tolist()
+            else:
+                entry['area'] = entry['bbox'][2] * entry['bbox'][3]
+            if min(entry['area'], *entry['bbox'][2:]) < 1:
+                continue
+            self._number += 1
+            annotations.append({'id': self._number, 'iscrowd': 0, **entry})
+        size = {'width': result.width, 'height': result.height}
+        self._coco.add({'id': image_id, 'file_name': f'images/{name}', **size}, annotations)
+
+    def __enter__(self) -> PredictedDataset:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._coco is not None:
+            self._coco.__exit__(kind, error, trace)
+        if kind is not None:
+            shutil.rmtree(self._aside, ignore_errors=True)
+            return
+        if self._coco is None:
+            names = ''.join(f'{name}\n' for name in self._classes)
+            (self._aside / 'classes.txt').write_text(names, encoding='utf-8')
+        self._aside.chmod(0o755)
+        os.rename(self._aside, self.folder)

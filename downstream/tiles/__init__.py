@@ -1,0 +1,1 @@
+"""Large pictures in tiles: objects merged across seams, scores of pixels blended."""
