@@ -11,9 +11,9 @@ import numpy as np
 from .region import Region, united
 from .windows import Window
 
-# Two tiles have found the same object if what they show of it agrees, where both can see it ...
+# Intersection over union of two detections of the same object, of what both tiles show if these cut it.
 _SAME = 0.5
-# ... or if one shows a piece of an object that is cut by its border, most of which is in the other.
+# The part of a piece that is within its object.
 _PIECE = 0.7
 # A box that ends so near to a border within the picture, in parts of the tile, is cut there.
 _NEAR = 0.005
@@ -38,6 +38,14 @@ class FoundObjects:
     regions: list[Region] | None = None
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Detections of one object: those whose extents are united, and those that its score is taken of."""
+
+    united: list[int]
+    scored: list[int]
+
+
 def merge(tiles: Sequence[FoundObjects], height: int, width: int) -> FoundObjects:
     """The objects of all tiles, each once, by descending score.
 
@@ -54,23 +62,8 @@ def merge(tiles: Sequence[FoundObjects], height: int, width: int) -> FoundObject
     found = _joined(tiles, whole)
     cut = np.concatenate([_is_cut(tile, whole) for tile in tiles])
     matches = _matches(tiles, found, cut)
-    taken = np.zeros(len(cut), bool)
-    groups: list[list[int]] = []
-    for first in np.argsort(-found.scores, kind='stable').tolist():
-        if taken[first]:
-            continue
-        group = _group(first, matches, cut, taken)
-        complete = [number for number in group if not cut[number]]
-        if complete:
-            # A piece may match two objects that are whole; one is not dropped for the other.
-            best = complete[0]
-            taken[[n for n in group if cut[n] or n == best or n in matches[best]]] = True
-            groups.append([best])
-        else:
-            taken[group] = True
-            groups.append(group)
-        found.scores[groups[-1][0]] = max(found.scores[[groups[-1][0], first]])
-    return _united(found, groups)
+    order = np.argsort(-found.scores, kind='stable').tolist()
+    return _united(found, _complete(order, matches, cut) + _in_pieces(order, matches, cut))
 
 
 def _joined(tiles: Sequence[FoundObjects], whole: Window) -> FoundObjects:
@@ -135,51 +128,71 @@ def _agree(
     if found.regions is not None:
         a, b = (found.regions[number] for number in pair)
         common = a.shared(b)
-        visible = [a.area(shared), b.area(shared)]
-        areas = [a.area(), b.area()]
+        areas, visible = (a.area(), b.area()), (a.area(shared), b.area(shared))
     else:
-        visible = [_area(_clipped(found.boxes[number], shared)) for number in pair]
-        areas = [_area(found.boxes[number]) for number in pair]
+        boxes = [found.boxes[number] for number in pair]
+        areas = tuple(_area(box) for box in boxes)
+        visible = tuple(_area(_clipped(box, shared)) for box in boxes)
     if not common:
         return False
-    if common >= _SAME * (sum(visible) - common):
-        return True
-    smaller = int(areas[1] < areas[0])
-    return bool(cut[pair[smaller]]) and common >= _PIECE * areas[smaller]
+    if not cut[first] and not cut[second]:
+        return common >= _SAME * (sum(areas) - common)
+    if cut[first] != cut[second]:
+        # One tile shows all of the object: the piece must be within it.
+        return common >= _PIECE * areas[0 if cut[first] else 1]
+    return common >= _SAME * (sum(visible) - common) or common >= _PIECE * min(areas)
 
 
-def _group(first: int, matches: list[list[int]], cut: np.ndarray, taken: np.ndarray) -> list[int]:
-    """An object, what matches it, and what matches its pieces, from piece to piece."""
-    group, known = [first], {first}
-    for number in group:
-        if number != first and not cut[number]:
+def _complete(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[_Group]:
+    """Objects that some tile shows whole: the best detection of each."""
+    groups, taken = [], np.zeros(len(cut), bool)
+    for first in order:
+        if cut[first] or taken[first]:
             continue
-        for other in matches[number]:
-            if other not in known and not taken[other]:
-                known.add(other)
-                group.append(other)
-    return group
+        taken[[first, *matches[first]]] = True
+        groups.append(_Group([first], [first, *matches[first]]))
+    return groups
 
 
-def _united(found: FoundObjects, groups: list[list[int]]) -> FoundObjects:
-    """One object for each group of pieces, under the score of its first one."""
-    groups = sorted(groups, key=lambda group: -float(found.scores[group[0]]))
-    firsts = [group[0] for group in groups]
+def _in_pieces(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[_Group]:
+    """Objects that every tile cuts: their pieces, from tile to tile.
+
+    A piece that is within a complete object belongs to it, unless it also continues one of these: then
+    it lies where two objects overlap.
+    """
+    free = [bool(cut[k]) and all(cut[other] for other in matches[k]) for k in range(len(cut))]
+    groups, taken = [], np.zeros(len(cut), bool)
+    for first in order:
+        if not free[first] or taken[first]:
+            continue
+        group, known = [first], {first}
+        for number in group:
+            for other in matches[number] if free[number] else ():
+                if other not in known and not taken[other]:
+                    known.add(other)
+                    group.append(other)
+        taken[group] = True
+        groups.append(_Group(group, group))
+    return groups
+
+
+def _united(found: FoundObjects, groups: list[_Group]) -> FoundObjects:
+    """One object for each group."""
+    scores = np.array([found.scores[group.scored].max() for group in groups], np.float32)
+    order = np.argsort(-scores, kind='stable')
+    groups = [groups[place] for place in order]
     boxes = [
-        np.concatenate([found.boxes[group, :2].min(0), found.boxes[group, 2:].max(0)])
+        np.concatenate([found.boxes[group.united, :2].min(0), found.boxes[group.united, 2:].max(0)])
         for group in groups
     ]
     regions = found.regions
     if regions is not None:
-        regions = [
-            united([regions[n] for n in group]) if len(group) > 1 else regions[group[0]]
-            for group in groups
-        ]
+        regions = [united([regions[number] for number in group.united]) for group in groups]
     return FoundObjects(
         found.window,
         np.array(boxes, np.float32).reshape(-1, 4),
-        found.scores[firsts],
-        found.labels[firsts],
+        scores[order],
+        found.labels[[group.united[0] for group in groups]],
         regions,
     )
 

@@ -8,7 +8,7 @@ from backbones.errors import ConfigError
 
 SMALLEST = 16
 DEFAULT_OVERLAP = 0.2
-# With more, three tiles in a row would share pixels.
+# With more, most pixels would be predicted by four tiles, and evenly spread ones hand over too fast.
 LARGEST_OVERLAP = 0.5
 
 
