@@ -91,10 +91,18 @@ def test_objects_of_one_tile_are_never_merged(merged):
 
 
 def test_a_piece_that_matches_two_objects_drops_neither(merged):
-    piece = ((82, 10, 100, 50), 0.95, 0)
-    whole = [((82, 10, 110, 32), 0.9, 0), ((82, 28, 110, 50), 0.8, 0)]
+    piece = ((82, 14, 100, 46), 0.95, 0)
+    whole = [((82, 10, 110, 40), 0.9, 0), ((82, 20, 110, 50), 0.8, 0)]
     result = merged([piece], whole)
-    assert sorted(map(tuple, result.boxes.tolist())) == [(82, 10, 110, 32), (82, 28, 110, 50)]
+    assert sorted(map(tuple, result.boxes.tolist())) == [(82, 10, 110, 40), (82, 20, 110, 50)]
+
+
+def test_a_piece_where_two_objects_overlap_stays_with_its_other_pieces(merged):
+    """The left tile cuts a long object, whose end in the right tile is within another, whole one."""
+    long = [((20, 10, 100, 30), 0.9, 0)], [((80, 10, 118, 30), 0.8, 0), ((84, 8, 150, 60), 0.7, 0)]
+    windows = LEFT, Window(80, 0, 180, 100)
+    result = merged(*long, windows=windows)
+    assert sorted(map(tuple, result.boxes.tolist())) == [(20, 10, 118, 30), (84, 8, 150, 60)]
 
 
 def test_no_object_at_all(merged):
