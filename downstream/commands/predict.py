@@ -13,7 +13,6 @@ from downstream.running.checkpoint.files import raise_on_full_disk
 
 # What a shell gets where some sources could not be read.
 SOME_BROKEN = 1
-_SHOWN = 20
 
 
 def predict(
@@ -54,8 +53,4 @@ def _report(summary: Summary) -> None:
     for path in summary.files:
         print(f'  {path}')
     if summary.broken:
-        print(f'{len(summary.broken)} could not be read and were skipped:', file=sys.stderr)
-        for message in summary.broken[:_SHOWN]:
-            print(f'  {message}', file=sys.stderr)
-        if len(summary.broken) > _SHOWN:
-            print('  ...', file=sys.stderr)
+        print(f'Skipped because they cannot be read: {len(summary.broken)}.', file=sys.stderr)

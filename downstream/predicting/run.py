@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
@@ -11,7 +11,6 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from mmengine.logging import print_log
 from tqdm import tqdm
 
 from backbones.errors import DataError
@@ -131,7 +130,12 @@ class PredictionRun:
 
     def _skip(self, message: str) -> None:
         self.summary.broken.append(message)
-        print_log(f'Skipped: {message}', 'current', level=logging.WARNING)
+        if self.bar.total > 1:  # else it is the error of the whole run
+            self._say(f'Skipped: {message}')
+
+    def _say(self, sentence: str) -> None:
+        """Print a line, above the progress bar if there is one."""
+        self.bar.write(sentence, file=sys.stderr)
 
     def _pictures(self, sources: list[Source]) -> None:
         numbered = ((k, source) for k, source in enumerate(sources, 1) if not source.is_video)
@@ -267,11 +271,9 @@ class PredictionRun:
                 self.summary.frames += 1
         found = self.summary.frames - before
         if found < video.stated:
-            print_log(
+            self._say(
                 f'{source.place}: {found} of {video.stated} frames could be read; the file is damaged or '
-                'its header states too many.',
-                'current',
-                level=logging.WARNING,
+                'its header states too many.'
             )
 
     def _frame(self, source: Source, frame: Frame) -> Prepared:

@@ -148,7 +148,7 @@ def test_a_folder_of_everything(task, made, mixed, tool, tmp_path):
     out = tmp_path / 'out'
     result = tool('predict', *made(task), mixed, '--out', out, '--score', 0.0, '--batch', 2)
     assert result.code == 1
-    assert '2 could not be read and were skipped' in result.err
+    assert 'Skipped because they cannot be read: 2.' in result.err
     assert 'broken.jpg' in result.err
     assert 'broken.mp4' in result.err
     assert '3 pictures, 1 videos of 3 frames' in result.out
@@ -189,22 +189,30 @@ def test_a_folder_of_everything(task, made, mixed, tool, tmp_path):
 
 
 @pytest.mark.parametrize('task', CLASSES)
-def test_predictions_are_a_data_set_to_train_on(task, made, mixed, tool, tmp_path):
+def test_predictions_are_a_data_set_to_train_on(task, made, shapes, mixed, tool, tmp_path):
     out = tmp_path / 'out'
-    words = (*made(task), mixed, '--out', out, '--score', 0.2, '--as-dataset')
-    assert tool('predict', *words).code == 1  # broken ones
-    found = sorted(path.name for path in (out / 'dataset' / 'images').rglob('*.*'))
-    assert found == ['000000.jpg', '000001.jpg', '000002.jpg', 'x.jpg', 'x.jpg', 'y.png']
-    assert (out / 'dataset' / 'images' / 'a' / 'x.jpg').is_symlink()
-    recipe = made(task)[0]
-    words = (recipe, '--data', out / 'dataset', '--work-dir', tmp_path / 'run')
+    words = (*made(task), shapes / 'images', mixed / 'film.mp4')
+    result = tool('predict', *words, '--out', out, '--score', 0.2, '--as-dataset')
+    assert result.code == 0, result.err
+    assert len(list((out / 'dataset' / 'images').rglob('*.jpg'))) == 7 + 3
+    links = [path for path in (out / 'dataset' / 'images').rglob('*.jpg') if path.is_symlink()]
+    assert len(links) == 7
+    words = (made(task)[0], '--data', out / 'dataset', '--work-dir', tmp_path / 'run')
     result = tool('train', *words, '--epochs', 1, '--batch-size', 2)
     assert result.code == 0, result.err
     assert list((tmp_path / 'run').glob('*.pth'))
     # an earlier data set is not mixed with another one
-    result = tool('predict', *made(task), mixed, '--out', out, '--as-dataset', 'copy')
+    result = tool('predict', *made(task), mixed / 'a', '--out', out, '--as-dataset', 'copy')
     assert result.code == 2
     assert 'dataset exists' in result.err
+    result = tool('predict', *made(task), mixed, '--out', tmp_path / 'new', '--as-dataset', 'copy')
+    assert result.code == 1
+    placed = tmp_path / 'new' / 'dataset' / 'images'
+    assert (placed / 'a' / 'x.jpg').read_bytes() == (mixed / 'a' / 'x.jpg').read_bytes()
+    assert not [path for path in placed.rglob('*.*') if path.is_symlink()]
+    names = {path.relative_to(placed).as_posix() for path in placed.rglob('*.*')}
+    frames = {f'film/00000{number}.jpg' for number in range(3)}
+    assert names == {'a/x.jpg', 'b/x.jpg', 'b/y.png', *frames}
 
 
 def test_a_url_is_predicted_on_and_a_lost_one_named(made, images, tool, tmp_path):
