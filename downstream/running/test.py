@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -110,10 +111,21 @@ def _collected(metrics: list) -> dict:
 
 
 def _dump(task: str, path: str) -> DumpResults:
-    if task == 'detection':
-        from mmdet.evaluation import DumpDetResults
+    if task != 'detection':
+        return type('DumpResults', (DataOnlyMetric, DumpResults), {})(out_file_path=path)
+    from mmdet.evaluation import DumpDetResults
 
-        dump = DumpDetResults
-    else:
-        dump = DumpResults
-    return type(dump.__name__, (DataOnlyMetric, dump), {})(out_file_path=path)
+    class DumpDetections(DataOnlyMetric, DumpDetResults):
+        """mmdet's, also for masks that are run lengths already, as those of tiles are."""
+
+        def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+            for sample in data_samples:
+                coded = sample['pred_instances'].get('masks')
+                if not isinstance(coded, list):
+                    super().process(data_batch, [sample])
+                    continue
+                instances = {k: v for k, v in sample['pred_instances'].items() if k != 'masks'}
+                super().process(data_batch, [{**sample, 'pred_instances': instances}])
+                self.results[-1]['pred_instances']['masks'] = coded
+
+    return DumpDetections(out_file_path=path)
