@@ -34,7 +34,7 @@ _INDEXING = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_in
 # and torchvision's from the call of alertNotDeterministic in its kernel.
 _NOT_DETERMINISTIC = {
     '_roi_align_backward', 'nll_loss2d_forward', '_adaptive_avg_pool2d_backward', 'bincount', 'put_',
-    'upsample_bilinear2d_backward', 'upsample_nearest2d_backward', 'reflection_pad2d_backward',
+    'upsample_bilinear2d_backward', 'reflection_pad2d_backward',
     'adaptive_max_pool2d_backward', 'max_pool3d_with_indices_backward',
 }  # fmt: skip
 # CPUs compute these in float16 and bfloat16, but some of them very slowly.
@@ -266,6 +266,8 @@ def _is_result_on_device(func: Any, name: str, args: Sequence, kwargs: dict, any
     positional = {a.name: value for a, value in zip(func._schema.arguments, args)}
     device = kwargs.get('device', positional.get('device'))
     if not any_is:
+        if device is not None and device.type == 'cuda':
+            return True
         # The engine of autograd makes zeros on the device that it believes in.
         return bool(_in_backward) and not _on_host_explicitly
     return device is None or device.type == 'cuda' or name == '_to_copy'
@@ -412,6 +414,17 @@ def _pretended_autocast() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _without_driver() -> Iterator[None]:
+    """Functions in a backward pass are not seen by ``_Functions``: PyTorch would look for a driver."""
+    own = torch.cuda._lazy_init
+    torch.cuda._lazy_init = lambda: None
+    try:
+        yield
+    finally:
+        torch.cuda._lazy_init = own
+
+
+@contextlib.contextmanager
 def pretended_cuda() -> Iterator[Waits]:
     """Within it tensors and modules can be moved to ``cuda``; yields the count of waits."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
@@ -420,7 +433,7 @@ def pretended_cuda() -> Iterator[Waits]:
     try:
         # One thread, or the engine of autograd would run without the modes.
         one_thread = torch.autograd.set_multithreading_enabled(False)
-        with _Functions(), _Operators(), one_thread, _pretended_autocast():
+        with _Functions(), _Operators(), one_thread, _pretended_autocast(), _without_driver():
             yield _waits[-1]
     finally:
         _waits.pop()

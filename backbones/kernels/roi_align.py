@@ -90,7 +90,8 @@ class RoIAlign:
         height, width = shape[2:]
         for image in range(shape[0]):
             own = (boxes[:, 0] == image).nonzero()[:, 0]
-            for chunk in own.split(_BOXES_AT_A_TIME):
+            # split() gives an empty chunk where an image has no box on this map
+            for chunk in own.split(_BOXES_AT_A_TIME) if len(own) else ():
                 x1, y1, x2, y2 = boxes[chunk, 1:].T
                 rows = self._weights(y1, y2, self.size[0], height)
                 columns = self._weights(x1, x2, self.size[1], width)

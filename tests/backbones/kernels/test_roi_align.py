@@ -70,6 +70,17 @@ def test_the_deterministic_gradient_is_torchvisions(sampling, aligned):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize('sampling', [0, 2])
+def test_the_deterministic_gradient_of_images_without_boxes(sampling):
+    """As on the levels of a pyramid that no proposal is assigned to."""
+    align = RoIAlign((2, 3), 0.25, sampling, True)
+    for boxes in (torch.zeros(0, 5), torch.tensor([[1.0, 2, 3, 40, 50]])):
+        grad = torch.ones(len(boxes), 3, 2, 3)
+        found = align._back_deterministically(grad, boxes, (2, 3, 20, 20))
+        assert found[0].abs().sum() == 0
+        assert (found[1].abs().sum() > 0) == bool(len(boxes))
+
+
 def test_what_is_no_box_samples_nothing():
     maps = torch.randn(2, 20, 8, 8)
     good = torch.tensor([1.0, 4, 4, 20, 20])
