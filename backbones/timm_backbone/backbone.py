@@ -27,6 +27,7 @@ from backbones.optim.layer_depth import (
     folded,
     generic_depths,
 )
+from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import check_model_name, input_statistics
 from backbones.weights.translation import Translation
 
@@ -262,7 +263,7 @@ class TimmBackbone(Backbone):
 
         Some models run parts of a block without calling it (Xception) or index a Sequential (SelecSLS).
         """
-        with torch.device('meta'):
+        with on_meta():
             model = create(self.model_name, self._model_args).eval()
         calls: Counter[str] = Counter()
         for name, module in model.named_modules():

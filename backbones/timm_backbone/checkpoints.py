@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
-import torch
 from torch import Tensor, nn
 
 from backbones.errors import ConfigError
+from backbones.uninitialised import on_meta, without_initialisation
 
 from .create import create
 
@@ -27,7 +27,7 @@ def as_timm_reads(
         args: Arguments of the model.
         state: The tensors of a checkpoint.
     """
-    with torch.device('meta'):
+    with on_meta():
         model = create(name, args)
     # The file may be of RGB images, whose stem is adapted elsewhere, or of as many channels as the model.
     rgb_args = {key: value for key, value in args.items() if key != 'in_chans'}
@@ -43,7 +43,7 @@ def _converted(name: str, args: Mapping, cls: type[nn.Module], overlay: dict) ->
     """What timm hands to ``load_state_dict``; empty if it cannot convert the file."""
     # a converter may look for what the file of another model does not have
     unreadable = suppress(ConfigError, KeyError, IndexError, AttributeError)
-    with _recorded_load(cls) as converted, unreadable:
+    with _recorded_load(cls) as converted, unreadable, without_initialisation():
         create(name, args, pretrained=True, pretrained_cfg_overlay=overlay)
     return converted
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import accepted_arguments
 from backbones.errors import ConfigError
+from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import first_line
 
 # An nn.Module with what timm's models have besides: feature_info, forward_intermediates, ...
@@ -29,7 +29,7 @@ _OTHER_NORMS = ('LayerNorm', 'GroupNorm', 'RmsNorm', 'SimpleNorm')
 
 def dense_model_args(name: str, drop_path_rate: float, given: dict) -> dict:
     """The arguments that make timm's model fit for dense prediction, below those ``given``."""
-    with torch.device('meta'):
+    with on_meta():
         model = create(name, given)
     accepted = accepted_arguments(type(model))
     args: dict[str, object] = {key: value for key, value in _ANY_SIZE.items() if key in accepted}

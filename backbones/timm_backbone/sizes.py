@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backbones.errors import ConfigError
+from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import first_line
 
 from .create import TimmModel, create
@@ -24,7 +25,7 @@ def find_size_divisor(
     1 (any size), powers of two, and the model's own input size, whose windows or partitions fit no
     other number.
     """
-    with torch.device('meta'):
+    with on_meta():
         model = create(name, args).eval()
     side = model.pretrained_cfg['input_size'][-1]
     why = ''

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from math import lcm
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from backbones.base import accepted_arguments
 from backbones.errors import ConfigError
+from backbones.uninitialised import on_meta
 
 from .facts import BackboneFacts, inspect_backbone
 from .report import report
@@ -119,7 +119,7 @@ def _trains_no_stage(backbone: Mapping) -> bool:
         return False
     arguments = {k: v for k, v in backbone.items() if k not in ('init_cfg', 'pretrained')}
     try:
-        with torch.device('meta'):
+        with on_meta():
             stages = getattr(MODELS.build(arguments), 'num_stages', None)
     except Exception:  # what is replaced need not be buildable
         return False

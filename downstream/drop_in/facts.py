@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from backbones.base import accepted_arguments
 from backbones.errors import ConfigError, UserError
 from backbones.names import backbone_config
+from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import first_line
 
 # Sides of the images of the trial passes are the smallest allowed ones from these on.
@@ -144,7 +145,7 @@ def _build(name: str, config: dict) -> tuple[nn.Module, object]:
     It is on the meta device if it can be built and run there. Otherwise it has not run: None for maps.
     """
     try:
-        with torch.device('meta'):
+        with on_meta():
             built = _build_with_statistics(config)
         return built, _maps(built, _trial_size(built), input_channels(built, config))
     except UserError:

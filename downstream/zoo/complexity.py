@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from backbones import ConvNeXt
 from backbones.layers import LayerNorm2d
+from backbones.uninitialised import on_meta
 
 # Number of RoIs with which box heads and mask heads are counted.
 BOX_ROIS, MASK_ROIS = 1000, 100
@@ -31,7 +32,7 @@ DETECTOR_SIZE = (1280, 800)
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """The model of ``cfg`` on the meta device, in evaluation mode."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), on_meta():
         return MODELS.build(cfg.model).eval()
 
 

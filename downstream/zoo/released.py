@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.errors import WeightsError
+from backbones.uninitialised import on_meta
 from backbones.weights.sources import weights_table
 
 # Every classifier has these; a dense-prediction network leaves them out.
@@ -72,7 +73,7 @@ def released_tensors(weights: str) -> Mapping[str, Tensor]:
     for pattern, layout, build in _BUILDERS:
         found = re.search(pattern, row['url'])
         if found and layout == row['layout']:
-            with torch.device('meta'):
+            with on_meta():
                 return build(*found.groups())
     raise WeightsError(
         f'{weights}: no other implementation of the network of {row["url"]} is known.'
