@@ -37,5 +37,7 @@ def test_only_initial_values_of_parameters_are_left_out():
         tensor.fill_(7)
     assert torch.equal(parameter, torch.full((2, 3), 2.0))
     assert torch.equal(tensor, torch.full((3,), 7.0))
-    with on_meta(), pytest.raises(RuntimeError, match='must match'):
-        nn.Parameter(torch.zeros(2)) + torch.zeros(3)
+    with on_meta():
+        parameter = nn.Parameter(torch.zeros(2), requires_grad=False)
+        with pytest.raises(RuntimeError, match='broadcast'):
+            parameter.mul_(torch.zeros(3))
