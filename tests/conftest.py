@@ -96,8 +96,9 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-def pytest_collection_finish() -> None:
-    """What the imports made lives until the end: the collector need not look at it again and again."""
+@pytest.fixture(autouse=True, scope='module')
+def what_was_imported_is_not_looked_at_again():
+    """It lives until the end; mmengine collects for every data set that is built."""
     gc.collect()
     gc.freeze()
 
