@@ -105,9 +105,14 @@ def parts_of_found(found: Found, source: Path, bands: tuple[int, ...] | None = N
         parts.append(made)
     if parts:
         parts[0].findings += [
-            Finding('reader', str(source), note.rstrip('.'), 'note:') for note in found.notes
+            Finding('reader', str(source), _open(note), 'note:') for note in found.notes
         ]
     return parts
+
+
+def _open(sentence: str) -> str:
+    """A sentence without its full stop."""
+    return sentence if sentence.endswith('...') else sentence.removesuffix('.')
 
 
 def _instances(name: str, part: Instances, classes: tuple[str, ...], source: Path) -> Part:

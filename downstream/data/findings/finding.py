@@ -56,7 +56,7 @@ class Finding:
             if self.record
             else f'{self.file} {self.detail}'
         )
-        return f'{named}. {fix}'.rstrip() if fix else f'{named}.'
+        return f'{ended(named)} {fix}'.rstrip()
 
 
 def by_kind(findings: Iterable[Finding]) -> dict[tuple[str, str], list[Finding]]:
@@ -86,4 +86,10 @@ def _line(kind: Kind, group: list[Finding]) -> str:
     files = {finding.file for finding in group}
     where = first.file if len(files) == 1 else f'{len(files)} files'
     example = first.sentence if len(files) == 1 else f'{first.file} {first.sentence}'
-    return f'{where}: {len(group)} {kind.several}, the first: {example}. {kind.fix}'.rstrip()
+    text = f'{where}: {len(group)} {kind.several}, the first: {example}'
+    return f'{ended(text)} {kind.fix}'.rstrip()
+
+
+def ended(text: str) -> str:
+    """A sentence with its full stop; a list that is cut short ends with three."""
+    return text if text.endswith('...') else f'{text}.'

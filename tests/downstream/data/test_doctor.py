@@ -328,6 +328,17 @@ def test_lines_count_and_name_the_first():
     )
 
 
+def test_lists_that_are_cut_short_end_with_three_dots(tmp_path):
+    found = Finding('class-rare', 'a.json', 'has few objects of bolt, nut, ...', part='train')
+    assert found.message == 'a.json has few objects of bolt, nut, ...'
+    assert lines([found, found])[0].endswith('nut, ...')
+    note = Found(
+        'COCO', 'detection', (), {'train': Masks(tmp_path, (), {})}, ('no a, ...', 'No b.')
+    )
+    details = [finding.detail for finding in parts_of_found(note, tmp_path)[0].findings]
+    assert details == ['no a, ...', 'No b']
+
+
 def test_every_kind_can_be_said():
     for name, kind in KINDS.items():
         message = Finding(name, 'file', 'is odd').message
