@@ -17,6 +17,7 @@ import pytest
 from backbones.errors import ConfigError
 from backbones.openmmlab import DISTRIBUTIONS, MissingPackageError, require
 from downstream.paths import find_config
+from downstream.running.config import RunOptions, read_config
 
 from .conftest import EXAMPLES, ROOT, TINY_CONFIG
 
@@ -90,6 +91,20 @@ def test_a_recipe_is_found_from_any_folder_and_by_its_name(task, tmp_path, monke
         == recipe
     )
     assert find_config('configs/det/nothing.py') is find_config('other/' + recipe.name) is None
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
+        'mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py',
+    ],
+)
+def test_a_config_of_mmdet_or_mmseg_is_found(name):
+    path = find_config(name)
+    assert path.name == name.rpartition('/')[2]
+    assert read_config(RunOptions(name)).default_scope == name[:5]
+    assert find_config(f'{name[:5]}::nothing.py') is find_config('os::path') is None
 
 
 def test_a_file_of_the_users_comes_before_a_recipe(tmp_path, monkeypatch):

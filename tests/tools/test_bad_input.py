@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -261,6 +262,39 @@ def test_bad_checkpoint(make, shapes, tool, tmp_path, monkeypatch):
     assert message in result.err
     assert not list(tmp_path.rglob('metrics.json'))
     assert not (tmp_path / 'executed').exists()
+
+
+def test_weights_of_a_stock_config_that_cannot_be_downloaded(shapes, tool, tmp_path, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise URLError('Name or service not known')
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(torch.hub, 'urlopen', offline)
+    path = tmp_path / 'retina.py'
+    path.write_text(
+        f"""_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+data = dict(
+    data_root='{shapes}/',
+    ann_file='annotations/instances_training.json',
+    data_prefix=dict(img='images/training/'),
+    metainfo=dict(classes=('circle', 'square', 'triangle')),
+)
+train_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='{shapes}/annotations/instances_training.json')
+test_evaluator = val_evaluator
+model = dict(bbox_head=dict(num_classes=3))
+"""
+    )
+    result = tool('train', path, '--work-dir', tmp_path / 'work')
+    assert result.code == 2, result.err
+    (line,) = [line for line in result.err.splitlines() if line.startswith('error: ')]
+    assert (
+        'the pretrained weights torchvision://resnet50 (model.backbone.init_cfg.checkpoint)' in line
+    )
+    assert '--cfg-options model.backbone.init_cfg=None trains without them' in line
+    assert 'Traceback' not in result.err
 
 
 def test_an_image_that_breaks_while_training(shapes, tmp_path):
