@@ -128,6 +128,7 @@ def image_facts(path: Path, loading: Loading = _RGB) -> FileFacts:
             return _facts_of_bands(path, header, loading)
         with Image.open(path) as image:
             problems = list(_odd(path, image))
+            image.draft('L', image.size)  # of a JPEG the brightness alone, all of it
             grey = image.convert('L')  # which decodes all of the file
             shown = ImageOps.exif_transpose(grey)
             if shown.size != image.size:
