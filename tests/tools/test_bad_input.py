@@ -294,7 +294,6 @@ model = dict(bbox_head=dict(num_classes=3))
         'the pretrained weights torchvision://resnet50 (model.backbone.init_cfg.checkpoint)' in line
     )
     assert '--cfg-options model.backbone.init_cfg=None trains without them' in line
-    assert 'Traceback' not in result.err
 
 
 def test_an_image_that_breaks_while_training(shapes, tmp_path):
