@@ -403,7 +403,7 @@ def a_box_has_a_negative_size(data):
     data.train['annotations'][3].update(bbox=[50, 50, -20, -20])
 
 
-@CASES.add('box-flat', SAYS, r'(without area|area 0)')
+@CASES.add('area-missing', SAYS, r'has no area.*computed')
 def areas_are_zero(data):
     for annotation in data.train['annotations']:
         annotation['area'] = 0
