@@ -161,19 +161,18 @@ def image_of_mask(where: str, root: Path, dataset: ConfigDict, options: dict) ->
         require_folder(where, f'data_prefix.{key}', folder)
     image_suffix, mask_suffix = options['img_suffix'], options['seg_map_suffix']
     image_dir = folders['img_path']
-    images = sorted(image_dir.rglob(f'*{image_suffix}'))
     if dataset.get('ann_file') and (root / dataset.ann_file).is_file():
-        listed = (root / dataset.ann_file).read_text().split('\n')
-        images = [image_dir / f'{name.strip()}{image_suffix}' for name in listed if name.strip()]
+        lines = (root / dataset.ann_file).read_text().split('\n')
+        names = [line.strip() for line in lines if line.strip()]
+        pairs = [(f'{name}{image_suffix}', f'{name}{mask_suffix}') for name in names]
     else:
+        images = sorted(image_dir.rglob(f'*{image_suffix}'))
         _report_other_suffixes(where, image_dir, image_suffix, len(images))
-    for path in images:
-        require_within(path, [os.path.abspath(image_dir)])
-    return {
-        folders['seg_map_path']
-        / path.relative_to(image_dir).as_posix().replace(image_suffix, mask_suffix): path
-        for path in images
-    }
+        names = [path.relative_to(image_dir).as_posix() for path in images]
+        pairs = [(name, name.replace(image_suffix, mask_suffix)) for name in names]  # as mmseg does
+    for image, _ in pairs:
+        require_within(image_dir / image, [os.path.abspath(image_dir)])
+    return {folders['seg_map_path'] / mask: image_dir / image for image, mask in pairs}
 
 
 def _report_other_suffixes(where: str, folder: Path, suffix: str, found: int) -> None:

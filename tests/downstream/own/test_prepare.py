@@ -14,6 +14,7 @@ from PIL import Image
 
 from backbones import ConfigError, DataError
 from downstream.data.checks import check_datasets
+from downstream.data.doctor.parts import parts_of_config
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below
 from downstream.own.leaf import code, is_as_written
@@ -213,6 +214,19 @@ def test_a_segmenter(shapes, tmp_path, capsys):
     sample = dataset[0]['data_samples'].gt_sem_seg.data
     assert sample.shape == (1, 128, 128)
     assert len(dataset.metainfo['classes']) == cfg.model.decode_head.num_classes == len(cfg.classes)
+
+
+def test_a_segmenter_of_polygons(instances, tmp_path):
+    """Masks are drawn; their names and those of the images differ in a suffix that is added."""
+    cfg = training_config(prepared(tmp_path, SEGMENTER, instances))
+    check_datasets(cfg, ('train', 'val'), full=True)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert dataset.metainfo['classes'] == ('background', 'circle', 'square', 'triangle')
+    drawn = dataset[0]['data_samples'].gt_sem_seg.data
+    assert set(drawn.unique().tolist()) <= {0, 1, 2, 3}
+    (part, *_) = parts_of_config(cfg)
+    assert all(mask.is_file() and image.is_file() for mask, image in part.image_of.items())
+    assert len(part.images) == len(dataset)
 
 
 def test_unknown_recipes_and_tasks_are_one_line(instances, tmp_path):
