@@ -220,6 +220,7 @@ def test_a_segmenter_of_polygons(instances, tmp_path):
     """Masks are drawn; their names and those of the images differ in a suffix that is added."""
     cfg = training_config(prepared(tmp_path, SEGMENTER, instances))
     check_datasets(cfg, ('train', 'val'), full=True)
+    init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     assert dataset.metainfo['classes'] == ('background', 'circle', 'square', 'triangle')
     drawn = dataset[0]['data_samples'].gt_sem_seg.data
