@@ -55,7 +55,7 @@ setup(
         'pycocotools>=2.0.8',
         'pyyaml',
         'scipy',
-        'faster-coco-eval>=1.8',
+        'hotcoco>=1.3',
         'rich',
         'tqdm',
     ],

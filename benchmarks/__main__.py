@@ -37,7 +37,7 @@ def machine() -> str:
     name = next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), '')
     versions = ', '.join(
         f'{package} {importlib.metadata.version(package)}'
-        for package in ('torch', 'timm', 'torchvision', 'transformers', 'faster-coco-eval')
+        for package in ('torch', 'timm', 'torchvision', 'transformers', 'hotcoco')
     )
     day = datetime.date.today().isoformat()
     capability = torch.backends.cpu.get_cpu_capability()

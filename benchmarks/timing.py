@@ -49,7 +49,11 @@ class Timings:
 
 
 def interleave(
-    cases: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1, title: str = ''
+    cases: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    title: str = '',
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Timings:
     """Call every case once a round, each round starting with another one.
 
@@ -58,16 +62,18 @@ def interleave(
         rounds: How often each is timed.
         warm_up: Rounds before, not timed.
         title: For the progress bar.
+        clock: ``time.process_time`` for the seconds that this process computes, which are the same beside
+            others that need the machine.
     """
     names = list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for round_ in tqdm(range(-warm_up, rounds), desc=title, leave=False):
         first = round_ % len(names)
         for name in names[first:] + names[:first]:
-            begin = time.perf_counter()
+            begin = clock()
             cases[name]()
             if round_ >= 0:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return Timings(seconds)
 
 

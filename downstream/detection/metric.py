@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import io
-import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,22 +12,25 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation.metrics import CocoMetric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
-from pycocotools import mask
-from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import ConfigError, DataError
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.quiet import without_coco_output
 
+from .coco_evaluation import (
+    Detections,
+    HotcocoTruth,
+    Rules,
+    figures_of,
+    with_hotcoco,
+    with_pycocotools,
+)
 from .completed import read_truth
 
-_BACKENDS = ('faster-coco-eval', 'pycocotools')
+_BACKENDS = ('hotcoco', 'pycocotools')
 _KINDS = ('bbox', 'segm')
 # COCO's own limits of detections per image; mmdet's default is (100, 300, 1000).
 _MAX_DETECTIONS = (1, 10, 100)
-
-# Position of an area range in COCOeval's arrays.
-_AREAS = {'all': 0, 's': 1, 'm': 2, 'l': 3}
 # The keys under which mmdet reports the figures, for hooks such as save_best.
 _MMDET_KEYS = {
     'AP': 'mAP',
@@ -62,13 +61,16 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
         outfile_prefix: Write the detections to ``<prefix>.bbox.json`` and ``<prefix>.segm.json``, in
             COCO's result format.
         save_dir: The same with the prefix ``<save_dir>/detections``.
-        backend: ``'faster-coco-eval'``, which computes the figures of pycocotools several times as
-            fast, ``'pycocotools'``, or ``'auto'``: the first that is installed.
+        backend: ``'hotcoco'``, which computes the figures of pycocotools many times as fast,
+            ``'pycocotools'``, or ``'auto'``: the first that is installed.
         kwargs: ``prefix``, ``collect_device``, ``backend_args``, ``sort_categories`` of ``CocoMetric``.
 
     Raises:
         ConfigError: An option has an impossible value, is not supported, or is not installed.
     """
+
+    # process stores arrays, run-length codes and numbers.
+    results_on_cpu = True
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
             )
         self.backend = _installed(backend)
         self.report: dict[str, dict] = {}
+        self._fast_truth: HotcocoTruth | None = None
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store the detections of a batch.
@@ -135,19 +138,14 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
             raise ConfigError(
                 "metric='segm' evaluates masks, but the model predicts none; set metric='bbox'."
             )
-        with tempfile.TemporaryDirectory() as aside:
-            self._set_truth(truth, aside)
-            files = [
-                self.results2json(predictions, prefix)
-                for prefix in self._prefixes() or [f'{aside}/detections']
-            ][-1]
-            if self.format_only:
-                print_log(f'Detections: {", ".join(sorted(set(files.values())))}', 'current')
-                return {}
-            detections = {kind: json.loads(Path(files[kind]).read_text()) for kind in self.metrics}
+        self._set_truth(truth)
+        written = [self.results2json(predictions, prefix) for prefix in self._prefixes()]
+        if self.format_only:
+            print_log(f'Detections: {", ".join(sorted(set(written[-1].values())))}', 'current')
+            return {}
         flat = {}
-        for kind, found in detections.items():
-            self.report[kind] = self._evaluate(kind, found)
+        for kind in self.metrics:
+            self.report[kind] = self._evaluate(kind, predictions)
             flat |= self._flat(kind, self.report[kind])
         return flat
 
@@ -160,10 +158,10 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
             Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         return prefixes
 
-    def _set_truth(self, truth: Sequence[dict], folder: str) -> None:
+    def _set_truth(self, truth: Sequence[dict]) -> None:
         if self._coco_api is None:
-            with without_coco_output():
-                self._coco_api = COCO(self.gt_to_coco_json(truth, f'{folder}/truth'))
+            with without_coco_output(), tempfile.TemporaryDirectory() as aside:
+                self._coco_api = COCO(self.gt_to_coco_json(truth, f'{aside}/truth'))
         if self.cat_ids is None:
             self.cat_ids = self._coco_api.get_cat_ids(cat_names=self.dataset_meta['classes'])
         if self.img_ids is None:
@@ -175,108 +173,28 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
             flat |= {f'{kind}_{n}_precision': _number(v) for n, v in report['per_class'].items()}
         return flat
 
-    def _evaluate(self, kind: str, detections: list[dict]) -> dict:
-        if not detections:
+    def _evaluate(self, kind: str, predictions: Sequence[dict]) -> dict:
+        found = Detections.collected(predictions, self.cat_ids, masks=kind == 'segm')
+        if not len(found):
             print_log(f'No {kind} detections at all: every AP is 0.', 'current')
             names = self.dataset_meta['classes']
             figures = (*_MMDET_KEYS, 'AR')
             return dict.fromkeys(figures, 0.0) | {'per_class': dict.fromkeys(names, 0.0)}
-        if kind == 'segm':
-            # With a box in the result pycocotools takes the box's area for the size classes.
-            detections = [{k: v for k, v in d.items() if k != 'bbox'} for d in detections]
-        evaluation = evaluated(
-            lambda: self._evaluation(kind, detections),
-            catIds=self.cat_ids,
-            imgIds=self.img_ids,
-            maxDets=self.proposal_nums,
-            iouThrs=self.iou_thrs,
-        )
-        names = [self._coco_api.cats[cat]['name'] for cat in self.cat_ids]
-        return figures_of(evaluation, names)
-
-    def _evaluation(self, kind: str, detections: list[dict]) -> COCOeval:
-        """An evaluation of ``detections``, of either library."""
+        rules = Rules(self.img_ids, self.cat_ids, self.iou_thrs, self.proposal_nums)
         if self.backend == 'pycocotools':
-            return COCOeval(self._coco_api, self._coco_api.loadRes(detections), kind)
-        return faster_evaluation(self._coco_api.dataset, detections, kind)
-
-
-def evaluated(make: Callable[[], COCOeval], **params) -> COCOeval:
-    """The evaluation that ``make`` returns, computed under ``params`` and without printing.
-
-    The garbage collector is off meanwhile: it would spend a quarter of the time on looking through
-    millions of small objects that form no cycles.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            evaluation = make()
-            for name, value in params.items():
-                setattr(evaluation.params, name, value)
-            evaluation.evaluate()
-            evaluation.accumulate()
-    finally:
-        if was_on:
-            gc.enable()
-    return evaluation
-
-
-def figures_of(evaluation: COCOeval, names: Sequence[str]) -> dict:
-    """AP, AP50, AP75, APs, APm, APl, AR and ``per_class`` of an accumulated evaluation.
-
-    The definitions are those of COCOeval's ``summarize``, which has fixed limits of detections.
-
-    Args:
-        evaluation: Its ``eval['precision']`` is (IoU threshold, recall, class, area range, limit of
-            detections per image), ``eval['recall']`` the same without the second axis.
-        names: Of the classes.
-    """
-    precision = np.asarray(evaluation.eval['precision'])[..., -1]
-    recall = np.asarray(evaluation.eval['recall'])[..., -1]
-    thresholds = np.asarray(evaluation.params.iouThrs)
-    report = {'AP': _mean(precision[..., 0])}
-    for threshold in (0.5, 0.75):
-        at = np.isclose(thresholds, threshold)
-        report[f'AP{threshold * 100:.0f}'] = _mean(precision[at][..., 0])
-    report |= {f'AP{a}': _mean(precision[..., i]) for a, i in _AREAS.items() if i}
-    report['AR'] = _mean(recall[..., 0])
-    report['per_class'] = {n: _mean(precision[:, :, i, 0]) for i, n in enumerate(names)}
-    return report
-
-
-def faster_evaluation(truth: dict, detections: list[dict], kind: str) -> COCOeval:
-    """faster-coco-eval's evaluation of ``detections`` against ``truth``, both in COCO's format.
-
-    Areas and boxes of all masks are computed at once: its own ``loadRes`` takes half as long as the
-    evaluation for them.
-    """
-    import faster_coco_eval
-    from faster_coco_eval import COCOeval_faster
-
-    expected = faster_coco_eval.COCO(truth)
-    if kind != 'segm':
-        return COCOeval_faster(expected, expected.loadRes(detections), kind)
-    masks = [detection['segmentation'] for detection in detections]
-    # pycocotools counts the masks of a call in 8 bits.
-    areas = [mask.area(masks[i : i + 255]) for i in range(0, len(masks), 255)]
-    found = faster_coco_eval.COCO()
-    found.dataset = {key: truth[key] for key in ('images', 'categories')}
-    found.dataset['annotations'] = [
-        {**detection, 'id': number, 'area': area, 'bbox': box, 'iscrowd': 0}
-        for number, (detection, area, box) in enumerate(
-            zip(detections, np.concatenate(areas).tolist(), mask.toBbox(masks).tolist()), 1
-        )
-    ]
-    found.createIndex()
-    return COCOeval_faster(expected, found, kind)
+            arrays = with_pycocotools(self._coco_api, found, rules)
+        else:
+            if self._fast_truth is None:
+                self._fast_truth = HotcocoTruth(self._coco_api.dataset)
+            arrays = with_hotcoco(self._fast_truth, found, rules)
+        return figures_of(arrays, rules, {i: self._coco_api.cats[i]['name'] for i in self.cat_ids})
 
 
 def _installed(backend: str) -> str:
     if backend not in ('auto', *_BACKENDS):
         raise ConfigError(f'backend={backend!r}: give auto, {" or ".join(_BACKENDS)}.')
-    is_there = find_spec('faster_coco_eval') is not None
-    if backend == 'faster-coco-eval' and not is_there:
+    is_there = find_spec('hotcoco') is not None
+    if backend == 'hotcoco' and not is_there:
         raise ConfigError(
             f'backend={backend!r} is not installed: pip install {backend}, or say pycocotools.'
         )
@@ -314,12 +232,6 @@ def _thresholds(thresholds: float | Sequence[float] | None) -> np.ndarray:
     if not array.size or not ((array > 0) & (array <= 1)).all():
         raise ConfigError(f'iou_thrs={thresholds!r}: give IoU thresholds above 0 and up to 1.')
     return array
-
-
-def _mean(values: np.ndarray) -> float | None:
-    """The mean of what COCOeval could compute; it marks the rest with -1."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else None
 
 
 def _number(value: float | None) -> float:

@@ -66,7 +66,7 @@ def processed(metric: CocoInstanceMetric, predictions: list[dict]) -> dict:
     return metric.evaluate(len(predictions))
 
 
-@pytest.mark.parametrize('backend', ['faster-coco-eval', 'pycocotools'])
+@pytest.mark.parametrize('backend', ['hotcoco', 'pycocotools'])
 def test_figures_equal_pycocotools_on_the_saved_detections(backend, annotations, tmp_path):
     metric = CocoInstanceMetric(
         ann_file=annotations,
@@ -152,7 +152,7 @@ def random_set(folder, seed: int) -> tuple[str, list[dict]]:
 def test_both_backends_agree_on_whatever_there_is(seed, kind, tmp_path):
     path, detections = random_set(tmp_path, seed)
     reports = []
-    for backend in ('faster-coco-eval', 'pycocotools'):
+    for backend in ('hotcoco', 'pycocotools'):
         metric = made(path, metric=kind, backend=backend)
         metric.compute_metrics(results_of(detections))
         reports.append(metric.report[kind])
@@ -164,7 +164,7 @@ def test_both_backends_agree_on_whatever_there_is(seed, kind, tmp_path):
     assert 0.05 < known[0]['AP'] < 0.9
 
 
-@pytest.mark.parametrize('backend', ['faster-coco-eval', 'pycocotools'])
+@pytest.mark.parametrize('backend', ['hotcoco', 'pycocotools'])
 def test_iou_thresholds_and_limits_of_detections(backend, tmp_path):
     path, detections = random_set(tmp_path, 0)
     own = tmp_path / 'own.json'
@@ -287,9 +287,9 @@ def test_what_cannot_be_evaluated_is_an_error(annotations):
 
 
 def test_a_backend_that_is_not_there(annotations, monkeypatch):
-    with pytest.raises(ConfigError, match='give auto, faster-coco-eval or pycocotools'):
+    with pytest.raises(ConfigError, match='give auto, hotcoco or pycocotools'):
         CocoInstanceMetric(ann_file=annotations, backend='cocoapi')
     monkeypatch.setattr('downstream.detection.metric.find_spec', lambda name: None)
     assert CocoInstanceMetric(ann_file=annotations).backend == 'pycocotools'
-    with pytest.raises(ConfigError, match='pip install faster-coco-eval'):
-        CocoInstanceMetric(ann_file=annotations, backend='faster-coco-eval')
+    with pytest.raises(ConfigError, match='pip install hotcoco'):
+        CocoInstanceMetric(ann_file=annotations, backend='hotcoco')
