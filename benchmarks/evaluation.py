@@ -72,6 +72,8 @@ def random_coco(images: int, masks: bool) -> tuple[dict, list[dict]]:
 
 def collected(found: list[dict], images: int) -> list[tuple[dict, dict]]:
     """Detections as a metric's ``process`` stores them: pairs of ground truth and prediction."""
+    from downstream.detection.coco_evaluation import mask_areas
+
     of_image: dict[int, list[dict]] = {image: [] for image in range(1, images + 1)}
     for one in found:
         of_image[one['image_id']].append(one)
@@ -88,6 +90,7 @@ def collected(found: list[dict], images: int) -> list[tuple[dict, dict]]:
         if own and 'segmentation' in own[0]:
             codes = [one['segmentation'] for one in own]
             prediction['masks'] = [{**code, 'counts': code['counts'].encode()} for code in codes]
+            prediction['mask_areas'] = mask_areas(prediction['masks'])
         results.append(({'img_id': image, 'width': 640, 'height': 480}, prediction))
     return results
 

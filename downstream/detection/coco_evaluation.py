@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
+from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -35,6 +38,8 @@ class Detections:
     """``(N,)`` of float64."""
     masks: list[dict] | None = None
     """Run-length codes, where masks are evaluated."""
+    areas: np.ndarray | None = None
+    """``(N,)``, pixels of the masks."""
 
     @classmethod
     def collected(
@@ -44,7 +49,8 @@ class Detections:
 
         Args:
             predictions: One for each image: ``img_id``, ``bboxes`` ``(n, 4)`` as left, top, right and
-                bottom, ``scores``, ``labels`` and, for masks, ``masks`` and maybe ``mask_scores``.
+                bottom, ``scores``, ``labels`` and, for masks, ``masks``, their ``mask_areas`` and maybe
+                ``mask_scores``.
             categories: Ids of the labels 0, 1, ...
             masks: Whether these are detections of masks.
         """
@@ -53,14 +59,17 @@ class Detections:
         boxes = boxes.astype(np.float64)
         boxes[:, 2:] -= boxes[:, :2]
         key = 'mask_scores' if masks and 'mask_scores' in predictions[0] else 'scores'
+        scores = np.concatenate([one[key] for one in predictions]).astype(np.float64)
+        _demote_broken(boxes, scores)
         return cls(
             images=[one['img_id'] for one in predictions],
             counts=[len(one['labels']) for one in predictions],
             labels=np.concatenate([one['labels'] for one in predictions]).astype(np.int64),
             categories=categories,
             boxes=boxes,
-            scores=np.concatenate([one[key] for one in predictions]).astype(np.float64),
+            scores=scores,
             masks=[code for one in predictions for code in one['masks']] if masks else None,
+            areas=np.concatenate([one['mask_areas'] for one in predictions]) if masks else None,
         )
 
     def __len__(self) -> int:
@@ -174,8 +183,7 @@ def with_hotcoco(truth: HotcocoTruth, found: Detections, rules: Rules) -> dict[s
     else:
         detections = truth.coco.load_res(rows, segmentation=found.masks)
         # It takes the areas of the boxes; those of the masks decide what is small or large.
-        areas = hotcoco.mask.area(found.masks)
-        detections.update_anns(ids=np.arange(1, len(found) + 1), area=areas)
+        detections.update_anns(ids=np.arange(1, len(found) + 1), area=found.areas)
     evaluation = hotcoco.COCOeval(truth.coco, detections, 'bbox' if found.masks is None else 'segm')
     rules.apply(
         evaluation.params,
@@ -185,6 +193,13 @@ def with_hotcoco(truth: HotcocoTruth, found: Detections, rules: Rules) -> dict[s
     evaluation.evaluate()
     evaluation.accumulate()
     return evaluation.eval
+
+
+def mask_areas(masks: Sequence[dict]) -> np.ndarray:
+    """Pixels ``(N,)`` of run-length codes, as pycocotools counts them."""
+    # pycocotools numbers the masks of a call in 8 bits.
+    parts = [rle.area(masks[i : i + 255]) for i in range(0, len(masks), 255)]
+    return np.concatenate([np.empty(0, np.uint32), *parts])
 
 
 def figures_of(arrays: Mapping[str, np.ndarray], rules: Rules, names: Mapping[Any, str]) -> dict:
@@ -210,6 +225,22 @@ def figures_of(arrays: Mapping[str, np.ndarray], rules: Rules, names: Mapping[An
         name: _mean(precision[:, :, places[category], 0]) for category, name in names.items()
     }
     return report
+
+
+def _demote_broken(boxes: np.ndarray, scores: np.ndarray) -> None:
+    """Make wrong detections, of the lowest rank, of those that are not numbers, in place.
+
+    How these are ranked is undefined, and hotcoco refuses them.
+    """
+    broken = ~(np.isfinite(boxes).all(1) & np.isfinite(scores))
+    if broken.any():
+        print_log(
+            f'{broken.sum()} of {len(scores)} detections have a box or a score that is not finite; '
+            'they count as wrong.',
+            'current',
+            logging.WARNING,
+        )
+        boxes[broken], scores[broken] = 0, -1
 
 
 def _ordered(ids: Iterable) -> list:

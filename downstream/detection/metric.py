@@ -22,6 +22,7 @@ from .coco_evaluation import (
     HotcocoTruth,
     Rules,
     figures_of,
+    mask_areas,
     with_hotcoco,
     with_pycocotools,
 )
@@ -119,7 +120,12 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
                     f'image {sample["img_id"]} ({sample.get("img_path", "?")}) is not in the annotations '
                     "of the evaluator; give the evaluator and its data loader the same 'ann_file'."
                 )
+        first = len(self.results)
         super().process(data_batch, data_samples)
+        for _, prediction in self.results[first:]:
+            if 'masks' in prediction:
+                # Here every process counts its own, and beside a network this takes no time.
+                prediction['mask_areas'] = mask_areas(prediction['masks'])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """The figures of ``results``, pairs of ground truth and prediction, one for each image.

@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from backbones.errors import ConfigError, DataError
 from downstream.data.shapes import THINGS, make_shapes
 from downstream.detection import CocoInstanceMetric
+from downstream.detection.coco_evaluation import mask_areas
 from tests.conftest import coco_by_hand
 
 
@@ -205,6 +206,7 @@ def results_of(detections: list[dict]) -> list[tuple[dict, dict]]:
         masks = [dict(d['segmentation']) for d in own]
         truth = {'img_id': image, 'width': 400, 'height': 300}
         found = {'bboxes': boxes, 'labels': labels, 'scores': scores, 'masks': masks}
+        found['mask_areas'] = mask_areas(masks)
         results.append((truth, {'img_id': image, **found}))
     return results
 
