@@ -6,7 +6,6 @@ import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
 from .completed import CompletedCOCO
 from .metric import CocoInstanceMetric
-from .pictures import DetectionPicturesHook
 from .precision import Float32RoIExtractor, Float32RPNHead
 from .preprocessor import AsyncDetDataPreprocessor
 from .tta import InstanceTTAModel
@@ -15,7 +14,6 @@ __all__ = [
     'AsyncDetDataPreprocessor',
     'CocoInstanceMetric',
     'CompletedCOCO',
-    'DetectionPicturesHook',
     'Float32RPNHead',
     'Float32RoIExtractor',
     'InstanceTTAModel',

@@ -7,6 +7,7 @@ from downstream.running.hooks.first_batches import FirstBatchesHook
 from downstream.running.hooks.hanging import HangHook
 from .precision import BFloat16OptimWrapper
 from downstream.running.hooks.patience import PatienceHook
+from downstream.running.hooks.pictures import DetectionPicturesHook, SegmentationPicturesHook
 from downstream.running.hooks.preemption import PreemptionHook
 from downstream.running.hooks.progress import ProgressHook
 from .runner import SuiteRunner
@@ -16,6 +17,7 @@ from downstream.running.hooks.unreadable import UnreadableImagesHook
 __all__ = [
     'BFloat16OptimWrapper',
     'CudnnBenchmarkHook',
+    'DetectionPicturesHook',
     'FiniteLossHook',
     'FirstBatchesHook',
     'ForeachExponentialMovingAverage',
@@ -24,6 +26,7 @@ __all__ = [
     'PreemptionHook',
     'ProgressHook',
     'SafeCheckpointHook',
+    'SegmentationPicturesHook',
     'SuiteRunner',
     'UnreadableImagesHook',
 ]

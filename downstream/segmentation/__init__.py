@@ -5,7 +5,6 @@ from downstream.quiet import import_quietly
 import_quietly('mmseg.datasets', 'mmseg.models', 'mmseg.evaluation')
 
 from .metric import SegmentationMetric
-from .pictures import SegmentationPicturesHook
 from .preprocessor import AsyncSegDataPreProcessor
 
-__all__ = ['AsyncSegDataPreProcessor', 'SegmentationMetric', 'SegmentationPicturesHook']
+__all__ = ['AsyncSegDataPreProcessor', 'SegmentationMetric']

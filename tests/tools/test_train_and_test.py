@@ -87,7 +87,7 @@ def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_
     assert len(pictures) == 3
     height, width = cv2.imread(str(pictures[0])).shape[:2]
     assert width == 2 * 320  # ground truth beside prediction
-    assert height == 256
+    assert 256 < height < 280  # and their titles
 
 
 def test_segmentation_figures_equal_counting_by_hand(trained, shapes, tool, tmp_path):
