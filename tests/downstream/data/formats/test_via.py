@@ -159,9 +159,11 @@ def test_a_wrong_region_is_named(tmp_path, shape, attributes, words):
     ],
 )
 def test_a_wrong_entry_is_named(tmp_path, entry, words):
-    one_region(tmp_path, RECT, **entry)
+    folder = tmp_path / 'above' / 'set'  # images are looked for beside the folder as well
+    folder.mkdir(parents=True)
+    one_region(folder, RECT, **entry)
     with pytest.raises(DataError, match=words):
-        find(tmp_path)
+        find(folder)
 
 
 def test_a_region_without_the_class_of_the_others_is_refused(tmp_path):
