@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks import backbone, evaluation, first_gpu, gpu, memory, models, operators
+from benchmarks import backbone, drawing, evaluation, first_gpu, gpu, memory, models, operators
 from benchmarks.backbone import BASE, OURS
 from benchmarks.timing import alone
 from downstream.contract.saved_memory import saved_activation_bytes
@@ -156,6 +156,19 @@ def gpu_table(rounds: int) -> list[str]:
     return lines
 
 
+def drawing_table(rounds: int) -> list[str]:
+    """Pictures, on one thread."""
+    lines = ['| | this suite | OpenMMLab | speed | target |', '|---|---|---|---|---|']
+    for result in drawing.measure(rounds):
+        timings = result.timings
+        own, peer = (timings.spread(name).median for name in (OURS, drawing.PEER))
+        lines.append(
+            f'| {result.name} | {1000 * own:.0f} ms | {1000 * peer:.0f} ms '
+            f'| {timings.speed(OURS, drawing.PEER):.1f} | {result.target} |'
+        )
+    return lines
+
+
 def evaluation_table(rounds: int) -> list[str]:
     """Evaluators, on one thread."""
     lines = [
@@ -190,6 +203,7 @@ PARTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
     'models': ('Whole models', _fewer(model_table)),
     'operators': ('Operators of detectors', operator_table),
     'evaluation': ('Evaluation, one thread', _fewer(evaluation_table)),
+    'drawing': ('Drawing, one thread', drawing_table),
     'gpu': ('Backbone on a GPU', gpu_table),
 }
 
