@@ -1,11 +1,14 @@
 """What is drawn is where it should be, in its class's colour, legible, and nothing else is touched."""
 
+import json
 from itertools import combinations
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as rle
 
+from downstream.data.run_lengths import encoded
 from downstream.drawing import (
     beside,
     class_color,
@@ -15,6 +18,7 @@ from downstream.drawing import (
     legend,
 )
 from downstream.drawing.labels import free_place, text_mask, text_px
+from tests.tools.real_data import DATA, needs_data
 
 GREY = 120
 
@@ -201,3 +205,25 @@ def test_a_legend_names_each_class_in_its_colour():
     for index in names:
         assert (strip == class_color(index)).all(-1).sum() > 30
     assert legend(names, class_palette(12), 2000, 12).shape[0] < strip.shape[0]
+
+
+@needs_data
+def test_real_images_with_crowds_and_many_objects():
+    file = next((DATA / 'tiny_coco' / 'annotations').glob('*val*.json'))
+    content = json.loads(file.read_text())
+    names = [one['name'] for one in content['categories']]
+    places = {one['id']: place for place, one in enumerate(content['categories'])}
+    for info in content['images'][:4]:
+        image = cv2.imread(str(DATA / 'tiny_coco' / 'val2017' / info['file_name']))
+        own = [one for one in content['annotations'] if one['image_id'] == info['id']]
+        boxes = np.array([one['bbox'] for one in own], float).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        codes = [encoded(one['segmentation'], *image.shape[:2]) for one in own]
+        labels = [places[one['category_id']] for one in own]
+        picture = draw_detections(image, boxes, labels, masks=codes, classes=names)
+        objects = np.any([rle.decode(code) for code in codes], axis=0)
+        assert (picture != image).any(-1)[objects].mean() > 0.99
+        away = np.ones_like(objects)
+        for left, top, right, bottom in boxes.astype(int):
+            away[max(0, top - 25) : bottom + 25, max(0, left - 110) : right + 110] = False
+        assert (picture == image).all(-1)[away].all()
