@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import __main__, gpu, memory, models, operators
+from benchmarks import __main__, drawing, evaluation, gpu, memory, models, operators
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
 from benchmarks.timing import Spread, interleave
@@ -84,6 +84,18 @@ def test_the_gpu_part_runs_as_far_as_a_cpu_goes(training):
 def test_operators_give_what_torchvisions_do():
     for result in operators.measure(2):
         assert result.error < 1e-4  # float32 knows coordinates of 300 pixels to 3e-5
+
+
+@pytest.mark.parametrize('kind', ['bbox', 'segm'])
+def test_evaluators_find_the_same_figures(kind):
+    result = evaluation.coco(kind, images=4, rounds=2, target=1.0)
+    assert result.error <= 1e-12
+    assert set(result.timings.seconds) == {'pycocotools', OURS}
+
+
+def test_pictures_are_drawn_by_both():
+    for result in (drawing.detections(2, (60, 80), 2), drawing.segmentation(2, (60, 80))):
+        assert all(min(values) > 0 for values in result.timings.seconds.values())
 
 
 @pytest.mark.slow
