@@ -38,20 +38,13 @@ class FoundObjects:
     regions: list[Region] | None = None
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Detections of one object: those whose extents are united, and those that its score is taken of."""
-
-    united: list[int]
-    scored: list[int]
-
-
 def merge(tiles: Sequence[FoundObjects], height: int, width: int) -> FoundObjects:
     """The objects of all tiles, each once, by descending score.
 
-    Of the detections of one object the best one that no seam cuts is kept. Where every tile shows but a
-    piece, boxes and masks are united. The score is the highest one. Detections of one tile are never
-    merged: the detector has decided that they are different objects.
+    Of the detections of one object the best one that no seam cuts is kept, under its own score: a piece
+    may look like something else. Where every tile shows but a piece, boxes and masks are united under the
+    highest score. Detections of one tile are never merged: the detector has decided that they are
+    different objects.
 
     Args:
         tiles: One or more.
@@ -143,18 +136,18 @@ def _agree(
     return common >= _SAME * (sum(visible) - common) or common >= _PIECE * min(areas)
 
 
-def _complete(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[_Group]:
+def _complete(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[list[int]]:
     """Objects that some tile shows whole: the best detection of each."""
     groups, taken = [], np.zeros(len(cut), bool)
     for first in order:
         if cut[first] or taken[first]:
             continue
         taken[[first, *matches[first]]] = True
-        groups.append(_Group([first], [first, *matches[first]]))
+        groups.append([first])
     return groups
 
 
-def _in_pieces(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[_Group]:
+def _in_pieces(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[list[int]]:
     """Objects that every tile cuts: their pieces, from tile to tile.
 
     A piece that is within a complete object belongs to it, unless it also continues one of these: then
@@ -172,27 +165,26 @@ def _in_pieces(order: list[int], matches: list[list[int]], cut: np.ndarray) -> l
                     known.add(other)
                     group.append(other)
         taken[group] = True
-        groups.append(_Group(group, group))
+        groups.append(group)
     return groups
 
 
-def _united(found: FoundObjects, groups: list[_Group]) -> FoundObjects:
-    """One object for each group."""
-    scores = np.array([found.scores[group.scored].max() for group in groups], np.float32)
-    order = np.argsort(-scores, kind='stable')
-    groups = [groups[place] for place in order]
+def _united(found: FoundObjects, groups: list[list[int]]) -> FoundObjects:
+    """One object for each group, under the score of its first one."""
+    groups = sorted(groups, key=lambda group: -float(found.scores[group[0]]))
+    firsts = [group[0] for group in groups]
     boxes = [
-        np.concatenate([found.boxes[group.united, :2].min(0), found.boxes[group.united, 2:].max(0)])
+        np.concatenate([found.boxes[group, :2].min(0), found.boxes[group, 2:].max(0)])
         for group in groups
     ]
     regions = found.regions
     if regions is not None:
-        regions = [united([regions[number] for number in group.united]) for group in groups]
+        regions = [united([regions[number] for number in group]) for group in groups]
     return FoundObjects(
         found.window,
         np.array(boxes, np.float32).reshape(-1, 4),
-        scores[order],
-        found.labels[[group.united[0] for group in groups]],
+        found.scores[firsts],
+        found.labels[firsts],
         regions,
     )
 

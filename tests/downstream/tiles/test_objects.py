@@ -45,12 +45,17 @@ def test_an_object_that_both_tiles_show_whole_is_there_once(merged):
     assert result.scores.tolist() == [pytest.approx(0.9)]
 
 
-def test_the_whole_object_wins_over_its_piece_and_keeps_the_best_score(merged):
-    result = merged([((60, 10, 100, 30), 0.9, 0)], [((81, 50, 90, 60), 0.5, 0)])
-    assert len(result.boxes) == 2
+def test_the_whole_object_wins_over_its_piece(merged):
     result = merged([((82, 10, 100, 30), 0.9, 0)], [((83, 10, 120, 30), 0.6, 0)])
     assert result.boxes.tolist() == [[83, 10, 120, 30]]
-    assert result.scores.tolist() == [pytest.approx(0.9)]
+    assert result.scores.tolist() == [pytest.approx(0.6)]
+
+
+def test_a_piece_raises_no_doubtful_detection(merged):
+    """The right tile is sure of one object, and hardly of a second one that the piece is within too."""
+    whole = [((82, 10, 120, 40), 0.8, 0), ((82, 8, 125, 44), 0.05, 0)]
+    result = merged([((82, 10, 100, 40), 0.9, 0)], whole)
+    assert result.scores.tolist() == [pytest.approx(0.8), pytest.approx(0.05)]
 
 
 def test_pieces_of_an_object_that_no_tile_shows_whole_are_united(merged):
