@@ -23,6 +23,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from backbones.errors import ConfigError
 
 from .batch import smallest_batch
+from .channels import chosen_bands
 from .checkpoint.writer import free_memory
 
 # Share of the memory that a probe may fill: batches differ in their number of objects.
@@ -118,7 +119,8 @@ def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) ->
 
 
 def _random_batch(cfg: Config, batch: int, size: tuple[int, int]) -> dict:
-    inputs = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(batch)]
+    channels = len(chosen_bands(cfg) or 'RGB')
+    inputs = [torch.randint(0, 256, (channels, *size), dtype=torch.uint8) for _ in range(batch)]
     make = _segmented if cfg.default_scope == 'mmseg' else _detected
     return {'inputs': inputs, 'data_samples': [make(cfg, size) for _ in range(batch)]}
 

@@ -6,6 +6,7 @@ from mmengine.config import Config
 
 from backbones import ConfigError
 from downstream.running import batch_probe
+from downstream.running.config import RunOptions, read_config
 from tests import processes
 from tests.conftest import EXAMPLES, ROOT
 
@@ -15,6 +16,12 @@ MB = 2**20
 @pytest.mark.parametrize('task', EXAMPLES)
 def test_a_step_on_random_images_trains_the_model(task):
     cfg = Config.fromfile(ROOT / EXAMPLES[task])
+    batch_probe.run_steps(cfg, 2, (64, 96), steps=1)
+
+
+@pytest.mark.parametrize('task', EXAMPLES)
+def test_a_step_on_images_of_many_bands(task):
+    cfg = read_config(RunOptions(str(ROOT / EXAMPLES[task]), bands=(1, 2, 3, 4, 5)))
     batch_probe.run_steps(cfg, 2, (64, 96), steps=1)
 
 
