@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +20,9 @@ from downstream.data.formats.split import split
 from downstream.data.formats.write import write
 from downstream.distributed.processes import is_first_process, process_count
 from downstream.running import settings
-from downstream.running.batch_probe import largest_batch
+from downstream.running.batch_probe import largest_batch, require_one_process
 from downstream.running.channels import chosen_bands
-from downstream.running.config import TrainOptions
+from downstream.running.config import TrainOptions, training_config
 
 from . import leaf
 from .objects import choose_objects
@@ -60,15 +62,31 @@ def prepare(options: TrainOptions, data: DataOptions) -> TrainOptions:
     Raises:
         UserError: The data, the recipe or an option is not possible.
     """
-    plan = _plan(options, data)
+    probes = options.batch_size == 'auto'
+    if probes:
+        require_one_process(process_count(options.launcher))
+    plan = _plan(replace(options, batch_size=None) if probes else options, data)
     config = plan.work_dir / f'{plan.work_dir.name}.py'
     written = write(plan.found, plan.work_dir / 'data')
     leaf.write(config, config_text(plan, written, config))
-    if is_first_process():
-        print('\n'.join(_summary(plan, config)), flush=True)
-    return replace(
+    ready = replace(
         options, config=str(config), work_dir=str(plan.work_dir), **dict.fromkeys(_WRITTEN)
     )
+    if probes:
+        # The model that is trained decides: its backbone, its classes, its precision.
+        with redirect_stdout(io.StringIO()):  # the report follows, when the run starts
+            probed = training_config(ready)
+        most, images = largest_batch(probed, plan.processes), _trained(plan.found)
+        batch = min(most, images)
+        fitting = replace(options, batch_size=batch)
+        chosen, fitted = _schedule(fitting, plan.base, plan.found, plan.processes)
+        reason = 'the largest that fits the memory' if most < images else 'all images of training'
+        fits = replace(chosen.batch, reason=reason)
+        plan = replace(plan, schedule=replace(chosen, batch=fits), cfg=fitted)
+        leaf.write(config, config_text(plan, written, config))
+    if is_first_process():
+        print('\n'.join(_summary(plan, config)), flush=True)
+    return ready
 
 
 def _plan(options: TrainOptions, data: DataOptions) -> Plan:
@@ -133,32 +151,35 @@ def _schedule(
     options: TrainOptions, cfg: Config, found: Found, processes: int
 ) -> tuple[Schedule, Config]:
     """The schedule for a set, and the recipe with it."""
-    parts = counts(found)
-    images = parts['train'].images
-    if found.task == 'detection':  # CocoDataset leaves images without objects out (filter_empty_gt)
-        images -= parts['train'].empty
-    if not images:
-        raise DataError('no image for training has an object; nothing can be learned from them.')
+    images = _trained(found)
     fitted = deepcopy(cfg)
     if options.image_size is not None:
         settings.set_image_size(fitted, options.image_size)
-    batch = options.batch_size
-    if batch == 'auto':
-        batch = min(largest_batch(fitted, processes), images)
     chosen = schedule(
         read_schedule(cfg),
         images,
-        parts['val'].images,
+        counts(found)['val'].images,
         processes,
         fine_tuned=options.start_from is not None,
         epochs=options.epochs,
-        batch=batch,
+        batch=options.batch_size,
         rate=options.lr,
     )
     apply(chosen, fitted, images, processes)
     if options.patience is not None:
         settings.set_patience(fitted, options.patience)
     return chosen, fitted
+
+
+def _trained(found: Found) -> int:
+    """How many images are trained on."""
+    part = counts(found)['train']
+    images = part.images
+    if found.task == 'detection':  # CocoDataset leaves images without objects out (filter_empty_gt)
+        images -= part.empty
+    if not images:
+        raise DataError('no image for training has an object; nothing can be learned from them.')
+    return images
 
 
 def _name(recipe: Path, source: Path, backbone: str | None) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import resource
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -41,16 +43,12 @@ def largest_batch(cfg: Config, processes: int) -> int:
 
     Args:
         cfg: A config to train.
-        processes: Must be 1: processes would have to agree.
+        processes: Must be 1.
 
     Raises:
         ConfigError: There are several processes, or not even the smallest batch fits.
     """
-    if processes > 1:
-        raise ConfigError(
-            '--batch-size auto is for one process: probe without a launcher, and give the number times '
-            'the processes.'
-        )
+    require_one_process(processes)
     height, width = largest_size(cfg)
     smallest = smallest_batch(cfg)
     probe = _largest_on_cuda if get_device() == 'cuda' else _largest_on_cpu
@@ -65,6 +63,15 @@ def largest_batch(cfg: Config, processes: int) -> int:
         'current',
     )
     return found
+
+
+def require_one_process(processes: int) -> None:
+    """Raise a ConfigError if there are several processes, which would have to agree on a batch."""
+    if processes > 1:
+        raise ConfigError(
+            '--batch-size auto is for one process: probe without a launcher, and give the number times '
+            'the processes.'
+        )
 
 
 def largest_size(cfg: Config) -> tuple[int, int]:
@@ -107,7 +114,7 @@ def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) ->
 
     The second step has the optimizer's state besides.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), _without_log():
         model_cfg = deepcopy(cfg.model)
         model_cfg.backbone.pop('init_cfg', None)
         model = MODELS.build(model_cfg).to(get_device()).train()
@@ -116,6 +123,18 @@ def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) ->
         optimizer = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
         for _ in range(steps):
             model.train_step(_random_batch(cfg, batch, size), optimizer)
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """What a model says when it is built is said by the run."""
+    logger = MMLogger.get_current_instance()
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _random_batch(cfg: Config, batch: int, size: tuple[int, int]) -> dict:
@@ -202,7 +221,10 @@ def _taken_in_child(run: Callable[[int], None], batch: int) -> int:
             run(batch)
             os.write(writer, str(_peak() - before).encode())
             code = 0
+        except BaseException:  # this process ends before Python would print it
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(code)
     os.close(writer)
     _, status = os.waitpid(pid, 0)

@@ -20,6 +20,7 @@ from downstream.data.formats.images import files_below
 from downstream.own.leaf import code, is_as_written
 from downstream.own.objects import choose_objects
 from downstream.own.prepare import DataOptions, prepare
+from downstream.running import batch_probe
 from downstream.running.channels import set_trained_statistics
 from downstream.running.config import TrainOptions, training_config
 from tests.conftest import EXAMPLES, ROOT
@@ -115,6 +116,30 @@ def test_settings_are_in_the_config(instances, tmp_path):
     assert cfg.optim_wrapper.optimizer.lr == 1e-3
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 3
     assert cfg.default_hooks.patience.patience == 2
+
+
+def test_the_batch_is_probed_with_the_model_that_is_trained(instances, tmp_path, monkeypatch):
+    """Not with the recipe's: its backbone, its 80 classes, its float16, which no CPU trains in."""
+    recipe = str(ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py')
+    seen = []
+
+    def run(cfg: Config, batch: int, size: tuple[int, int]) -> None:
+        if not seen:
+            seen.append(cfg)
+
+    # The probe itself has tests of its own.
+    monkeypatch.setattr(batch_probe, 'run_steps', run)
+    monkeypatch.setattr(batch_probe, '_largest_on_cpu', lambda run, least: run(least) or 5)
+    monkeypatch.setattr(batch_probe, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    words = dict(batch_size='auto', image_size=96, backbone='convnext-atto')
+    options = prepared(tmp_path, recipe, instances, **words)
+    (probed,) = seen
+    assert probed.model.backbone.arch == 'atto'
+    assert probed.optim_wrapper.type == 'OptimWrapper'
+    assert probed.model.roi_head.bbox_head[0].num_classes == 3
+    cfg = training_config(options)
+    assert cfg.train_dataloader.batch_size == 5
 
 
 def test_an_edited_config_is_not_overwritten(instances, tmp_path):
