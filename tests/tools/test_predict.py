@@ -109,16 +109,17 @@ def test_predict_and_test_agree_to_the_last_bit(
         assert len(np.unique(pair[0])) > 1
 
 
-def test_tiles_are_pickled_too(made, tool, tmp_path):
+def test_tiles_are_pickled_and_drawn_too(made, tool, tmp_path):
     path = tmp_path / 'out.pkl'
     words = (*made('detection'), '--work-dir', tmp_path, '--tile', 200, '--out', path)
-    result = tool('test', *words)
+    result = tool('test', *words, '--show-dir', tmp_path / 'pictures')
     assert result.code == 0, result.err
     predictions = pickle.loads(path.read_bytes())
     for sample in predictions:
         masks = sample['pred_instances']['masks']
         assert len(masks) == len(sample['pred_instances']['scores']) > 0
         assert {tuple(code['size']) for code in masks} == {(256, 320)}
+    assert len(list((tmp_path / 'pictures').iterdir())) == len(predictions)
 
 
 def write_video(path: Path, frames: list[np.ndarray]) -> None:
