@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
-from pycocotools import mask as rle
 
 from .colors import class_palette
 from .labels import free_place, put_text, text_mask, text_px
+from .masks import pixels_of
 from .shapes import draw_box, draw_region, line_px
 
 # The longer side at which the places of names in a label map are looked for.
@@ -61,7 +61,8 @@ def draw_detections(
         return picture
     colors = _bgr(palette, classes, int(labels.max()) + 1)
     for one in order if masks is not None else ():
-        draw_region(picture, _pixels(masks[one]), colors[labels[one]], alpha)
+        pixels, place = pixels_of(masks[one])
+        draw_region(picture, pixels, colors[labels[one]], alpha, place=place)
     for one in order:
         draw_box(picture, boxes[one], colors[labels[one]])
     texts = captions
@@ -125,13 +126,6 @@ def _bgr(
 
 def _name(classes: Sequence[str], label: int) -> str:
     return str(classes[label]) if 0 <= label < len(classes) else str(label)
-
-
-def _pixels(mask: np.ndarray | Mapping) -> np.ndarray:
-    if not isinstance(mask, Mapping):
-        return np.asarray(mask)
-    code = rle.frPyObjects(mask, *mask['size']) if isinstance(mask['counts'], list) else mask
-    return rle.decode(code)
 
 
 def _draw_labels(picture: np.ndarray, labels: list[tuple]) -> None:

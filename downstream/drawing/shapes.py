@@ -34,23 +34,32 @@ def draw_box(image: np.ndarray, box: Sequence[float], color: Color) -> None:
 
 
 def draw_region(
-    image: np.ndarray, region: np.ndarray, color: Color, opacity: float = 0.45, outline: bool = True
+    image: np.ndarray,
+    region: np.ndarray,
+    color: Color,
+    opacity: float = 0.45,
+    outline: bool = True,
+    place: tuple[int, int] = (0, 0),
 ) -> None:
     """Tint a region and outline it, in place.
 
     Args:
         image: ``(H, W, 3)`` of uint8.
-        region: ``(H, W)`` of bool or of uint8, 0 outside.
+        region: ``(H, W)`` of bool or of uint8, 0 outside; or a part of the image.
         color: In the order of the image's channels.
         opacity: 0 to 1.
         outline: Whether the region's border is drawn in the full colour.
+        place: Left and top of ``region`` in the image.
     """
     pixels = np.ascontiguousarray(region).view(np.uint8)
+    if not pixels.size:
+        return
     x, y, width, height = cv2.boundingRect(pixels)
     if not width:
         return
     # Only the surroundings of the region are touched: most objects are a small part of their image.
     inner = pixels[y : y + height, x : x + width]
+    x, y = x + place[0], y + place[1]
     part = image[y : y + height, x : x + width]
     tinted = cv2.addWeighted(part, 1 - opacity, np.full_like(part, color), opacity, 0)
     cv2.copyTo(tinted, inner, part)
