@@ -50,6 +50,7 @@ PRIVATE_ATTRIBUTES = {
     'mmengine.runner.EpochBasedTrainLoop._epoch': 'resuming within an epoch',
     'mmengine.runner.IterBasedTrainLoop._iter': 'seeding every step',
     'mmengine.runner.Runner._train_loop': 'telling a training from a test',
+    'mmengine.visualization.Visualizer._vis_backends': 'finding the loggers of a run',
 }
 _DISTRIBUTIONS = {
     **DISTRIBUTIONS,

@@ -51,6 +51,13 @@ def parse_args() -> argparse.Namespace:
         default='quick',
         help='check of the data before training; full opens every file; only does that and stops',
     )
+    parser.add_argument(
+        '--log-to',
+        nargs='+',
+        choices=['tensorboard', 'wandb', 'mlflow', 'trackio'],
+        default=[],
+        help='figures, pictures and the config also there; docs/settings.md#loggers',
+    )
     return parse_run_arguments(parser)
 
 
@@ -67,6 +74,7 @@ def main() -> None:
             resume=args.resume,
             auto_scale_lr=args.auto_scale_lr,
             keep_batch=args.keep_batch,
+            log_to=tuple(args.log_to),
         )
         from downstream.running.train import check_data_only, train
 

@@ -5,6 +5,7 @@ from downstream.running.hooks.cudnn_benchmark import CudnnBenchmarkHook
 from downstream.running.hooks.finite import FiniteLossHook
 from downstream.running.hooks.first_batches import FirstBatchesHook
 from downstream.running.hooks.hanging import HangHook
+from downstream.running.loggers import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
 from .precision import BFloat16OptimWrapper
 from downstream.running.hooks.patience import PatienceHook
 from downstream.running.hooks.pictures import DetectionPicturesHook, SegmentationPicturesHook
@@ -22,11 +23,15 @@ __all__ = [
     'FirstBatchesHook',
     'ForeachExponentialMovingAverage',
     'HangHook',
+    'MLflowLogger',
     'PatienceHook',
     'PreemptionHook',
     'ProgressHook',
     'SafeCheckpointHook',
     'SegmentationPicturesHook',
     'SuiteRunner',
+    'TensorboardLogger',
+    'TrackioLogger',
     'UnreadableImagesHook',
+    'WandbLogger',
 ]

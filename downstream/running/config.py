@@ -28,6 +28,7 @@ from .batch import keep_batch, recipe_batch
 from .batch_probe import largest_batch
 from .channels import chosen_bands, set_tested_statistics, use_bands
 from .checkpoint.read import read
+from .loggers.choose import add_loggers, drop_loggers
 from .optimizer_kernels import fuse_on_cuda_alone
 from .precision import require_usable_gpu, set_precision
 
@@ -75,6 +76,7 @@ class TrainOptions(RunOptions):
         batch_size: Images a step, of all processes together, or 'auto': as many as fit.
         image_size: See :func:`.settings.image_size`.
         patience: Evaluations without improvement after which the run stops.
+        log_to: Loggers by name; see :mod:`.loggers.choose`.
     """
 
     amp: str | None = None
@@ -87,6 +89,7 @@ class TrainOptions(RunOptions):
     batch_size: int | str | None = None
     image_size: int | None = None
     patience: int | None = None
+    log_to: tuple[str, ...] = ()
 
 
 @dataclass
@@ -138,6 +141,8 @@ def read_config(options: RunOptions) -> Config:
     if options.backbone:
         stem = _put_backbone(cfg, options, stem)
     overrides.merge(cfg, options.cfg_options)
+    if not isinstance(options, TrainOptions):
+        drop_loggers(cfg)
     overrides.check_values(cfg)
     if cfg.get('default_scope') not in _SCOPES:
         raise ConfigError(
@@ -214,6 +219,7 @@ def training_config(options: TrainOptions) -> Config:
     """
     require_usable_gpu()
     cfg = read_config(options)
+    add_loggers(cfg, options.log_to)
     set_precision(cfg, options.amp)
     fuse_on_cuda_alone(cfg)
     resume = options.resume or ('auto' if was_restarted() else None)

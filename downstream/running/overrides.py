@@ -34,9 +34,13 @@ _BACKENDS = {
     'AimVisBackend': 'aim',
     'ClearMLVisBackend': 'clearml',
     'DVCLiveVisBackend': 'dvclive',
+    'MLflowLogger': 'mlflow',
     'MLflowVisBackend': 'mlflow',
     'NeptuneVisBackend': 'neptune',
+    'TensorboardLogger': 'tensorboard',
     'TensorboardVisBackend': 'tensorboard',
+    'TrackioLogger': 'trackio',
+    'WandbLogger': 'wandb',
     'WandbVisBackend': 'wandb',
 }
 
@@ -204,8 +208,14 @@ def check_values(cfg: Config) -> None:
         )
     for backend in backends:
         package = _BACKENDS.get(_name(backend.get('type')))
-        if package and find_spec(package) is None:
+        if package and not is_installed(package):
             raise ConfigError(
                 f'visualizer.vis_backends: {backend["type"]} needs {package}, which is not installed: '
                 f'pip install {package}.'
             )
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; a folder of the same name, such as wandb's files, is none."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None

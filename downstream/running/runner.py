@@ -36,6 +36,7 @@ from downstream.running.checkpoint import files, sharding, writer
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.hooks.sharded import ShardedModelHook
 from downstream.running.hooks.unreadable import UnreadableImagesHook
+from downstream.running.loggers.hook import LoggersHook, background_loggers
 from downstream.running.resume.gradient_order import GradientOrder
 from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
@@ -153,6 +154,9 @@ class SuiteRunner(Runner):
         return loader
 
     def train(self) -> nn.Module:
+        loggers = background_loggers(self.visualizer)
+        if loggers and is_main_process():
+            self.register_hook(LoggersHook(loggers))
         try:
             with (
                 files.raise_on_full_disk(self.work_dir),

@@ -78,7 +78,7 @@ class PicturesHook(Hook):
         step = runner.iter + batch_idx
         if self.draw and step % self.interval == 0:
             dataset = runner.val_dataloader.dataset
-            self._give(outputs[0], self._picture(dataset, outputs[0]), 'val_img', step)
+            self._give(outputs[0], self.picture(dataset, outputs[0]), 'val_img', step)
 
     def after_test_iter(
         self, runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence[Any] = ()
@@ -88,14 +88,20 @@ class PicturesHook(Hook):
         dataset = runner.test_dataloader.dataset
         for sample in outputs:
             self._tested += 1
-            picture = self._picture(dataset, sample)
+            picture = self.picture(dataset, sample)
             if self.test_out_dir is not None:
                 folder = Path(runner.work_dir, runner.timestamp, self.test_out_dir)
                 _write(picture, folder / _name(dataset, sample.img_path))
             if self.show or self.test_out_dir is None:
                 self._give(sample, picture, 'test_img', self._tested)
 
-    def _picture(self, dataset: object, sample: Any) -> np.ndarray:
+    def picture(self, dataset: object, sample: Any) -> np.ndarray:
+        """Ground truth, where there is one, beside the prediction: BGR of uint8.
+
+        Args:
+            dataset: Where the image comes from.
+            sample: What the model returned for it.
+        """
         # The classes of the innermost data set, which wrappers pass on.
         classes = dataset.metainfo['classes']
         image = np.ascontiguousarray(shown_image(dataset, sample.img_path)[..., ::-1])
@@ -162,8 +168,9 @@ class SegmentationPicturesHook(PicturesHook):
             if key in sample
         }
 
-    def _picture(self, dataset: object, sample: Any) -> np.ndarray:
-        picture = super()._picture(dataset, sample)
+    def picture(self, dataset: object, sample: Any) -> np.ndarray:
+        """See :meth:`PicturesHook.picture`."""
+        picture = super().picture(dataset, sample)
         classes = dataset.metainfo['classes']
         present = np.unique(
             np.concatenate(
