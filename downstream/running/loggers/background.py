@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -47,6 +48,7 @@ class BackgroundLogger(BaseVisBackend):
         self._service = self.service(**options)
         self._config = Config()
         self._worker: Worker | None = None
+        self._until = math.inf
         self._position: Callable[[], int] = lambda: 0
 
     @property
@@ -84,7 +86,7 @@ class BackgroundLogger(BaseVisBackend):
             called = self._service.open(run)
             write_text(state, json.dumps({'run': called}) + '\n')
 
-        self._position = position
+        self._position, self._until = position, math.inf
         self._worker = Worker(
             f'logger {self._service.title}', open_service, self._say, self._service.is_permanent
         )
@@ -101,15 +103,11 @@ class BackgroundLogger(BaseVisBackend):
         iteration = scalar_dict.get('iter')  # lines of training alone have it
         part = 'val' if iteration is None else 'train'
         values = {
-            name: value for name, value in scalar_dict.items() if name not in ('iter', 'step')
+            name if name.startswith(f'{part}/') else f'{part}/{name}': value
+            for name, value in scalar_dict.items()
+            if name not in ('iter', 'step')
         }
-        self.record(
-            {
-                name if name.startswith(f'{part}/') else f'{part}/{name}': value
-                for name, value in values.items()
-            },
-            iteration,
-        )
+        self.record(values, iteration)
 
     def add_scalar(self, name: str, value: Any, step: int = 0, **kwargs: Any) -> None:
         """Record one figure."""
@@ -141,20 +139,27 @@ class BackgroundLogger(BaseVisBackend):
                 partial(self._service.picture, name, small, self._position()), large=True
             )
 
-    def close(self, failed: bool = False) -> None:
-        """End the run and log what was lost; a second call does nothing.
+    def stop(self, failed: bool = False) -> None:
+        """Let the run end in the service, after what waits; returns at once.
 
         Args:
-            failed: Whether the run ends by an error or a signal.
+            failed: Whether an error or a signal ends the run.
         """
+        if self._worker is not None:
+            self._worker.stop(partial(self._service.close, failed))
+            self._until = min(self._until, time.monotonic() + self.wait)
+
+    def close(self) -> None:
+        """End the run, wait for the service, and log what was lost; a second call does nothing."""
         if self._worker is None:
             return
+        self.stop()
         worker, self._worker = self._worker, None
-        in_time = worker.close(partial(self._service.close, failed), self.wait)
+        in_time = worker.join(self._until - time.monotonic())
         if worker.lost:
-            why = '' if in_time else f', the service did not answer within {self.wait:g} s'
+            why = '' if in_time else f': it did not answer within {self.wait:g} s'
             print_log(
-                f'{self._service.title}: {worker.lost} of {worker.submitted} records were lost{why}.',
+                f'{self._service.title}: {worker.lost} of {worker.submitted} records are lost{why}.',
                 'current',
                 logging.WARNING,
             )

@@ -33,7 +33,8 @@ class LoggersHook(Hook):
         pictures: How many pictures of the first batches, and of each validation, they get.
     """
 
-    priority = 'VERY_LOW'
+    # LoggerHook, which comes later, closes the back ends one by one; here they end at the same time.
+    priority = 'NORMAL'
 
     def __init__(self, loggers: Sequence[BackgroundLogger], pictures: int = 4) -> None:
         self.loggers = loggers
@@ -74,13 +75,17 @@ class LoggersHook(Hook):
                 logger.record(figures)
 
     def after_run(self, runner: Runner) -> None:
-        for logger in self.loggers:
-            logger.close()
+        self._end(failed=False)
 
     def close(self) -> None:
         """End the loggers of a run that did not reach its end."""
+        self._end(failed=True)
+
+    def _end(self, failed: bool) -> None:
         for logger in self.loggers:
-            logger.close(failed=True)
+            logger.stop(failed)
+        for logger in self.loggers:
+            logger.close()
 
     def _send_first_batches(self, runner: Runner) -> None:
         """The pictures that :class:`FirstBatchesHook` has written meanwhile."""
