@@ -12,6 +12,14 @@ TEST = [
 DOCS = ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7', 'mkdocstrings[python]>=1.0']
 # The bands of TIFFs (--channels, --bands); imagecodecs has their compressions, LZW among them.
 TIFF = ['tifffile>=2024.8.10', 'imagecodecs>=2024.6.1']
+# --log-to: each is imported when a training begins. MLflow without a server writes to SQLite, for which
+# mlflow-skinny brings no driver.
+LOGGERS = {
+    'tensorboard': ['tensorboard>=2.20'],
+    'wandb': ['wandb>=0.31'],
+    'mlflow': ['mlflow-skinny>=3.10', 'sqlalchemy>=2', 'alembic>=1.13'],
+    'trackio': ['trackio>=0.43'],
+}
 LINT = ['mypy>=2', 'ruff>=0.12']
 # Maintained forks of OpenMMLab's packages. They install the same import packages (mmengine, mmcv,
 # mmdet, mmseg) as the originals and would overwrite them, so they are no dependency: docs/install.md.
@@ -65,6 +73,16 @@ setup(
         'docs': DOCS,
         'bench': ['transformers', 'tqdm'],
         'tiff': TIFF,
-        'dev': [*OPENMMLAB, *TEST, *DOCS, *LINT, *TIFF],
+        **LOGGERS,
+        'loggers': sum(LOGGERS.values(), []),
+        'dev': [
+            *OPENMMLAB,
+            *TEST,
+            *DOCS,
+            *LINT,
+            *TIFF,
+            *LOGGERS['tensorboard'],
+            *LOGGERS['mlflow'],
+        ],
     },
 )

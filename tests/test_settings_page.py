@@ -30,7 +30,7 @@ def is_for_segmentation(block: str) -> bool:
 
 @pytest.mark.parametrize('block', BLOCKS, ids=lambda text: ' '.join(text.split())[:50])
 def test_a_setting_builds(block, tmp_path, monkeypatch):
-    monkeypatch.setattr(overrides, 'find_spec', lambda name: True)
+    monkeypatch.setattr(overrides, 'is_installed', lambda name: True)
     base = SEGMENTER if is_for_segmentation(block) else DETECTOR
     cfg, former = read(block, tmp_path, base), Config.fromfile(ROOT / base)
     assert cfg.to_dict() != former.to_dict()
