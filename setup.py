@@ -74,7 +74,7 @@ setup(
         'bench': ['transformers', 'tqdm'],
         'tiff': TIFF,
         **LOGGERS,
-        'loggers': sum(LOGGERS.values(), []),
+        'loggers': [package for packages in LOGGERS.values() for package in packages],
         'dev': [
             *OPENMMLAB,
             *TEST,

@@ -24,6 +24,7 @@ PRIVATE_NAMES: dict[str, str] = {
     'mmengine.optim.DefaultOptimWrapperConstructor._validate_cfg': 'checking the options of layer decay',
     'mmengine.runner.Runner._init_model_weights': 'loading pretrained weights completely',
     'mmengine.runner.checkpoint._safe_torch_load': 'reading checkpoints without running code in them',
+    'mmengine.visualization.BaseVisBackend._init_env': 'loggers that begin with a training',
     'timm.models.swin_transformer.SwinTransformerBlock._attn': 'Swin on maps of any size',
     'timm.models.swin_transformer_v2.SwinTransformerV2Block._attn': 'Swin V2 on maps of any size',
     'torch._C._functorch.peek_interpreter_stack': _FUSED,

@@ -28,7 +28,7 @@ from .batch import keep_batch, recipe_batch
 from .batch_probe import largest_batch
 from .channels import chosen_bands, set_tested_statistics, use_bands
 from .checkpoint.read import read
-from .loggers.choose import add_loggers, drop_loggers
+from .log_to import add_loggers, drop_loggers
 from .optimizer_kernels import fuse_on_cuda_alone
 from .precision import require_usable_gpu, set_precision
 
@@ -76,7 +76,7 @@ class TrainOptions(RunOptions):
         batch_size: Images a step, of all processes together, or 'auto': as many as fit.
         image_size: See :func:`.settings.image_size`.
         patience: Evaluations without improvement after which the run stops.
-        log_to: Loggers by name; see :mod:`.loggers.choose`.
+        log_to: Loggers by name; see :mod:`.log_to`.
     """
 
     amp: str | None = None

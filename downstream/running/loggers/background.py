@@ -17,10 +17,13 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.visualization import BaseVisBackend
 
+from backbones.upstream import required
 from downstream.running.checkpoint.files import write_text
 
 from .service import RunFacts, Service, flat_settings
 from .worker import Worker
+
+required('mmengine.visualization.BaseVisBackend._init_env')  # which is overridden
 
 FOLDER = 'loggers'
 # Pictures are made smaller for a service; those in the work dir keep their size.

@@ -10,9 +10,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 
+from downstream.running.log_to import LOGGERS
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
-from downstream.running.loggers.choose import LOGGERS
 
 from ...conftest import write_tiny_config
 

@@ -13,9 +13,9 @@ from mmengine.registry import VISBACKENDS
 
 from backbones.errors import ConfigError
 from downstream.running import overrides
+from downstream.running.log_to import LOGGERS, add_loggers, drop_loggers
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
-from downstream.running.loggers.choose import LOGGERS, add_loggers, drop_loggers
 from downstream.running.loggers.hook import per_class_figures
 from downstream.running.loggers.mlflow_service import mlflow_name
 from downstream.running.loggers.service import RunFacts, Service
@@ -271,10 +271,10 @@ class TestChoice:
             add_loggers(self.config(), [name])
 
     def test_the_drivers_of_mlflow_are_named(self, monkeypatch):
-        from downstream.running.loggers import choose
+        from downstream.running import log_to
 
         monkeypatch.setattr(overrides, 'is_installed', lambda package: True)
-        monkeypatch.setattr(choose, 'is_installed', lambda package: package != 'alembic')
+        monkeypatch.setattr(log_to, 'is_installed', lambda package: package != 'alembic')
         monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
         with pytest.raises(ConfigError, match='needs alembic, .* pip install alembic'):
             add_loggers(self.config(), ['mlflow'])

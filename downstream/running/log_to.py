@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from backbones.errors import ConfigError
-from downstream.running.overrides import check_values, is_installed
 
-from . import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
+from .loggers import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
+from .overrides import check_values, is_installed
 
 LOGGERS = {
     cls.service.title: cls.__name__
