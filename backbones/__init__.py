@@ -1,9 +1,11 @@
 """What is evaluated. Importing it registers every backbone and the layer-decay constructor."""
 
+from backbones.deferred import install as _defer_imports
 from backbones.openmmlab import MissingPackageError
 from backbones.openmmlab import require as _require
 
 _require('mmengine')
+_defer_imports()
 
 from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
 from backbones.convnext.fused_switch import set_fused
