@@ -1,8 +1,8 @@
 """Imports of other libraries that a run seldom needs, put off until they are used.
 
 mmengine imports transformers in search of one optimizer, mmdet imports imgaug, scipy and matplotlib for
-transforms of other tasks, torchvision imports torch's compiler for one function that is seldom called. All
-of that is a third to a half of what a command waits for before its first picture.
+transforms of other tasks, torchvision imports torch's compiler for one function that is seldom called. That
+is about a third of what a command computes before its first picture (docs/performance.md).
 
 While one of the modules of :data:`DEFERRED` is executed for the first time, the libraries that are listed
 for it are placeholders in ``sys.modules``, and what it takes from them by ``from ... import`` is a
@@ -29,9 +29,16 @@ from types import ModuleType, new_class
 from typing import Any
 
 SWITCH = 'CONVNEXT_IMPORTS'
+# Optimizers in TorchScript, which are compiled when they are imported.
+_FUNCTIONAL = tuple(
+    f'torch.distributed.optim.functional_{name}'
+    for name in 'adadelta adagrad adam adamax adamw rmsprop rprop sgd'.split()
+)
 # Module -> what it imports when it is imported, and needs in few of its functions.
 DEFERRED: dict[str, tuple[str, ...]] = {
     'mmengine.optim.optimizer.builder': ('transformers',),  # Adafactor
+    'torch.distributed.optim': _FUNCTIONAL,
+    'torch.distributed.optim.utils': _FUNCTIONAL,
     'torchvision.ops.roi_align': ('torch._dynamo.utils',),  # RoIAlign without a kernel
     'mmdet.datasets.transforms.generate_line': (  # lanes
         'imgaug',
@@ -41,17 +48,23 @@ DEFERRED: dict[str, tuple[str, ...]] = {
         'scipy.interpolate',
     ),
     'mmdet.datasets.transforms.text_transformers': ('transformers',),  # phrases
+    'mmdet.datasets.transforms.transforms': ('albumentations', 'imagecorruptions'),
     'mmdet.evaluation.metrics.crowdhuman_metric': ('scipy.sparse', 'scipy.sparse.csgraph'),
     'mmdet.evaluation.metrics.culane_metric': ('scipy.interpolate', 'scipy.optimize'),
     'mmdet.models.dense_heads.clr_head.clr_head': ('matplotlib', 'matplotlib.pyplot'),
     'mmdet.models.dense_heads.clr_head.lane': ('scipy.interpolate',),
-    'mmdet.models.dense_heads.atss_vlfusion_head': ('transformers',),
+    'mmdet.models.dense_heads.atss_vlfusion_head': (
+        'mmdet.models.utils.vlfuse_helper',
+        'transformers',
+    ),
     'mmdet.models.language_models.bert': ('transformers',),
+    'mmdet.models.layers.transformer.grounding_dino_layers': ('mmdet.models.utils.vlfuse_helper',),
     'mmdet.models.task_modules.assigners.hungarian_assigner': ('scipy.optimize',),
     'mmdet.models.task_modules.assigners.topk_hungarian_assigner': ('scipy.optimize',),
     'mmdet.models.task_modules.tracking.aflink': ('scipy.optimize',),
     'mmdet.models.task_modules.tracking.kalman_filter': ('scipy', 'scipy.linalg'),
     'mmdet.models.trackers.sort_tracker': ('scipy.optimize',),
+    'mmdet.models.utils': ('mmdet.models.utils.vlfuse_helper',),  # subclasses of transformers'
     'mmdet.utils.mot_error_visualize': (
         'matplotlib',
         'matplotlib.colors',
@@ -63,9 +76,10 @@ DEFERRED: dict[str, tuple[str, ...]] = {
         'matplotlib.colors',
         'matplotlib.pyplot',
     ),
-    'mmseg.datasets.transforms.transforms': ('scipy.ndimage',),
+    'mmseg.datasets.transforms.transforms': ('albumentations', 'scipy.ndimage'),
     'mmseg.models.assigners.hungarian_assigner': ('scipy.optimize',),
     'mmseg.models.backbones.beit': ('scipy', 'scipy.interpolate'),
+    'mmseg.models.backbones.timm_backbone': ('timm',),
     'mmseg.models.losses.huasdorff_distance_loss': ('scipy.ndimage',),
 }
 """Importing modules and the libraries that they wait for."""
@@ -120,6 +134,7 @@ class _Library(ModuleType):
         super().__init__(library)
         self.__spec__ = ModuleSpec(library, None)  # find_spec says that it is installed
         self._importer, self._is_executing = importer, True
+        self._outer = sys.modules.get(library)  # the placeholder of a module that imports this one
 
     def __getattr__(self, name: str) -> Any:
         library = self.__name__
@@ -139,7 +154,10 @@ class _Library(ModuleType):
         """The module that imports the library has been executed: others import the real one."""
         self._is_executing = False
         if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
+            if self._outer is None:
+                del sys.modules[self.__name__]
+            else:
+                sys.modules[self.__name__] = self._outer
 
     def __reduce__(self) -> tuple:
         return importlib.import_module, (self.__name__,)
@@ -252,5 +270,7 @@ def _placeholders(importer: str) -> Iterator[_Library]:
     """Placeholders for libraries that are installed and not yet imported."""
     for name in DEFERRED.get(importer, ()):
         family = name.partition('.')[0]
-        if name not in sys.modules and (family in sys.modules or find_spec(family) is not None):
+        if name in sys.modules and not isinstance(sys.modules[name], _Library):
+            continue
+        if family in sys.modules or find_spec(family) is not None:
             yield _Library(name, importer)

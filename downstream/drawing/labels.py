@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,18 @@ def text_px(image: np.ndarray) -> int:
 def _font(px: int) -> ImageFont.FreeTypeFont:
     # OpenCV's own fonts have ASCII alone; matplotlib, which mmengine needs, brings DejaVu: Latin, Greek,
     # Cyrillic and others.
+    return ImageFont.truetype(str(_data_path() / 'fonts' / 'ttf' / 'DejaVuSans.ttf'), px)
+
+
+def _data_path() -> Path:
+    """matplotlib's data, without its import, which takes longer than a picture, where they can be found."""
+    spec = find_spec('matplotlib')
+    folder = Path(spec.origin or '').parent / 'mpl-data' if spec else Path()
+    if spec and folder.is_dir():
+        return folder
     import matplotlib
 
-    path = Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')
-    return ImageFont.truetype(str(path), px)
+    return Path(matplotlib.get_data_path())
 
 
 @lru_cache(maxsize=2048)

@@ -16,17 +16,13 @@ import torch
 import torch.distributed as dist
 from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    set_model_state_dict,
-)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from backbones.errors import ConfigError
 
+# torch.distributed.checkpoint is imported in the functions: it is slow, and few runs are sharded.
 _DTYPES = {None: None, 'bfloat16': torch.bfloat16}
 
 
@@ -164,6 +160,8 @@ def gather_model(model: nn.Module) -> dict[str, Tensor]:
 
     Every process must call this. On the others one tensor at a time is whole.
     """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     whole = get_model_state_dict(model, options=options)
     for name, _ in model.named_buffers():
@@ -174,6 +172,8 @@ def gather_model(model: nn.Module) -> dict[str, Tensor]:
 
 def load_model(model: nn.Module, state: dict[str, Tensor], strict: bool = True) -> None:
     """Load whole tensors into a sharded model; every process calls this and copies its own part."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, strict=strict)
     set_model_state_dict(model, state, options=options)
 
