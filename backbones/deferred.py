@@ -1,14 +1,14 @@
 """Imports of other libraries that a run seldom needs, put off until they are used.
 
 mmengine imports transformers in search of one optimizer, mmdet imports imgaug, scipy and matplotlib for
-transforms of other tasks, torchvision imports torch's compiler for one function that is seldom called. That
-is about a third of what a command computes before its first picture (docs/performance.md).
+transforms of other tasks, torchvision imports torch's compiler for one function that is seldom called.
+That is about a third of what a command computes before its first picture (docs/performance.md).
 
 While one of the modules of :data:`DEFERRED` is executed for the first time, the libraries that are listed
 for it are placeholders in ``sys.modules``, and what it takes from them by ``from ... import`` is a
 placeholder as well. A placeholder that is called, subclassed, or asked for an attribute, imports the real
-library, once, with its own error if that fails; from then on the module has the real objects. Whoever else
-imports such a library gets the real one: nothing stays in ``sys.modules``. A library that is imported
+library, once, with its own error if that fails; from then on the module has the real objects. Others
+that import such a library get the real one: nothing stays in ``sys.modules``. A library that is imported
 already or not installed, and a module that no longer imports it, is as without this file.
 
 ``CONVNEXT_IMPORTS=eager`` switches it off.
@@ -32,7 +32,7 @@ SWITCH = 'CONVNEXT_IMPORTS'
 # Optimizers in TorchScript, which are compiled when they are imported.
 _FUNCTIONAL = tuple(
     f'torch.distributed.optim.functional_{name}'
-    for name in 'adadelta adagrad adam adamax adamw rmsprop rprop sgd'.split()
+    for name in ['adadelta', 'adagrad', 'adam', 'adamax', 'adamw', 'rmsprop', 'rprop', 'sgd']
 )
 # Module -> what it imports when it is imported, and needs in few of its functions.
 DEFERRED: dict[str, tuple[str, ...]] = {
@@ -178,6 +178,10 @@ class _Name(type):
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         return _object(cls)(*args, **kwargs)
 
+    @property
+    def __signature__(cls) -> inspect.Signature:  # mmengine asks optimizers for it
+        return inspect.signature(_object(cls))
+
     def __getattr__(cls, name: str) -> Any:
         if _is_dunder(name):
             raise AttributeError(name)
@@ -212,10 +216,13 @@ def _replace_all(library: ModuleType) -> None:
         for value in list(vars(module).values()) if module else ():
             if isinstance(value, _Library) and value.__name__ == library.__name__:
                 _replace(importer, value, library)
-            elif isinstance(value, _Name) and value._library == library.__name__:
-                # Not by getattr: a library may import what is asked of it, and nobody needs it yet.
-                if value.__name__ in vars(library):
-                    _replace(importer, value, vars(library)[value.__name__])
+            # Not by getattr: a library may import what is asked of it, and nobody needs it yet.
+            if _is_name_of(value, library) and value.__name__ in vars(library):
+                _replace(importer, value, vars(library)[value.__name__])
+
+
+def _is_name_of(value: object, library: ModuleType) -> bool:
+    return isinstance(value, _Name) and value._library == library.__name__
 
 
 copyreg.pickle(_Name, lambda name: (_resolve, (name._library, name.__name__)))

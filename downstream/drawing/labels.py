@@ -32,7 +32,7 @@ def _font(px: int) -> ImageFont.FreeTypeFont:
 
 
 def _data_path() -> Path:
-    """matplotlib's data, without its import, which takes longer than a picture, where they can be found."""
+    """matplotlib's data, found without its import, which takes longer than a picture, if possible."""
     spec = find_spec('matplotlib')
     folder = Path(spec.origin or '').parent / 'mpl-data' if spec else Path()
     if spec and folder.is_dir():

@@ -1,6 +1,7 @@
 """Imports that are put off: nobody notices, except by the clock."""
 
 import importlib
+import inspect
 import pickle
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def test_a_placeholder_acts_as_the_class_that_it_stands_for(packages):
     assert not isinstance(3, held)
     assert issubclass(real, held)
     assert held.kind == 'real'
+    assert inspect.signature(held) == inspect.signature(real)
     assert pickle.loads(pickle.dumps(held)) is real
 
     class Derived(held):
