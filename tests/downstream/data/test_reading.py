@@ -10,6 +10,7 @@ from PIL import Image
 
 from backbones.errors import DataError
 from downstream.data.coco_checks import reason_to_leave_out
+from downstream.data.findings.records import sound_records
 from downstream.data.reading import CheckedLoader, UnreadableError, is_cut_off, require_within
 from downstream.running.config import TrainOptions
 from downstream.running.train import train
@@ -194,7 +195,7 @@ def test_annotations_that_lead_elsewhere(check_data, shapes, tmp_path):
         ({}, None),
         ({'bbox': [1, 1, 0, 5]}, 'flat'),
         ({'bbox': [1, 1, -4, 5]}, 'flat'),
-        ({'area': 0}, 'flat'),
+        ({'area': 0}, None),  # as if it were missing
         ({'bbox': [20, 1, 4, 5]}, 'outside'),
         ({'bbox': [-9, 1, 9, 5]}, 'outside'),
         ({'category_id': 7}, 'unknown'),
@@ -221,4 +222,5 @@ def test_the_report_agrees_with_what_mmdet_leaves_out(changes, reason, tmp_path)
     )
     kept = len(dataset.get_data_info(0)['instances'])
     assert kept == (0 if reason or annotation.get('ignore') else 1)
-    assert reason_to_leave_out(annotation, image, dataset.cat_ids) == reason
+    content, _ = sound_records('a.json', content)  # completed, as mmdet reads it here
+    assert reason_to_leave_out(content['annotations'][0], image, dataset.cat_ids) == reason
