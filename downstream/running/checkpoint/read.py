@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from backbones.convnext.weight_names import translate
 from backbones.errors import WeightsError
-from backbones.upstream import required
+from backbones.upstream import optional
 from backbones.weights.download import local_file
 from backbones.weights.read import read_content
 from backbones.weights.sources import find
@@ -67,10 +67,10 @@ def load_as_data(file: str | Path | BinaryIO, *args: object, **kwargs: object) -
         return torch.load(file, map_location='cpu', weights_only=True)
 
 
-# Weights of OpenMMLab's own backbones are read by mmengine. An assignment succeeds under any name, so
-# `required` makes sure that this one is still the one that mmengine calls.
-required('mmengine.runner.checkpoint._safe_torch_load')
-mmengine.runner.checkpoint._safe_torch_load = load_as_data
+# Weights of OpenMMLab's own backbones are read by mmengine. Releases without this function, the original
+# 0.10.7 among them, call torch.load, which reads data alone since torch 2.6.
+if optional('mmengine.runner.checkpoint._safe_torch_load') is not None:
+    mmengine.runner.checkpoint._safe_torch_load = load_as_data
 
 
 def _are_tensors(state: dict) -> bool:
