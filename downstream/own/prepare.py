@@ -128,6 +128,7 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
         patience=options.patience,
         start_from=options.start_from,
         bands=chosen_bands(Config(dict(channels=options.channels, bands=options.bands))),
+        backbone=options.backbone,
         work_dir=Path(options.work_dir or f'work_dirs/{_name(recipe, source, options.backbone)}'),
     )
 
@@ -199,6 +200,7 @@ def _summary(plan: Plan, config: Path) -> list[str]:
     """Every decision, a line each."""
     found, chosen, parts = plan.found, plan.schedule, counts(plan.found)
     sizes = ', '.join(f'{part.images} {name}' for name, part in parts.items())
+    again = f' with --backbone {plan.backbone}' if plan.backbone else ''
     lines = [
         ('data', f'{plan.source}: {found.format}, {len(found.classes)} classes, images: {sizes}'),
         ('recipe', plan.recipe.stem),
@@ -211,7 +213,7 @@ def _summary(plan: Plan, config: Path) -> list[str]:
             f'every {chosen.evaluate_every.value} epochs: {chosen.evaluate_every.reason}',
         ),
         *(('note', note) for note in found.notes),
-        ('config', f'{config}, to read, edit and train again'),
+        ('config', f'{config}, to read, edit and train again{again}'),
     ]
     if not torch.cuda.is_available():
         lines.append(

@@ -39,6 +39,7 @@ class Plan:
         patience: Given by the user.
         start_from: A checkpoint, given by the user.
         bands: Of images that are not 8-bit RGB, given by the user.
+        backbone: In the place of the recipe's, given by the user; the config keeps the recipe's.
         work_dir: Of the run.
     """
 
@@ -55,6 +56,7 @@ class Plan:
     patience: int | None
     start_from: str | None
     bands: tuple[int, ...] | None
+    backbone: str | None
     work_dir: Path
 
 
@@ -75,10 +77,13 @@ def _head(plan: Plan, config: Path) -> str:
         imports = f'from downstream.data.pipelines import {", ".join(helpers)}\n{imports}'
     if plan.image_size and settings.sized_parts(plan.base.model, 0.5):
         imports += 'from downstream.running.settings import sized_parts\n'
-    train = f'python tools/train.py {config}'
+    option = f' --backbone {plan.backbone}' if plan.backbone else ''
+    train = f'python tools/train.py {config}{option}'
+    own = f'# {config.stem}.complete.py has the backbone in it, for tests and predictions.\n'
     return (
         f'# {plan.recipe.stem} on {plan.source} ({plan.found.format}).\n'
         f'# Edit it and train with it: {train}\n'
+        f'{own if plan.backbone else ""}'
         f'_base_ = {path_of_base(plan.recipe, config)!r}\n{imports}\n'
         f'work_dir = {str(plan.work_dir)!r}\n'
         f'{assignment("classes", tuple(plan.found.classes))}{_bands(plan)}'

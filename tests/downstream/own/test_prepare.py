@@ -140,6 +140,8 @@ def test_the_batch_is_probed_with_the_model_that_is_trained(instances, tmp_path,
     assert probed.model.roi_head.bbox_head[0].num_classes == 3
     cfg = training_config(options)
     assert cfg.train_dataloader.batch_size == 5
+    # The short config keeps the recipe's backbone, and says so.
+    assert f'{options.config} --backbone convnext-atto' in Path(options.config).read_text()
 
 
 def test_an_edited_config_is_not_overwritten(instances, tmp_path):
