@@ -4,7 +4,7 @@
 import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg
-from downstream.commands.line import add_model, add_tiles, run
+from downstream.commands.line import add_amp, add_model, add_tiles, model_options, run
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,13 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta', action='store_true', help='test-time augmentation: several scales and flips'
     )
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='auto',
-        choices=['auto', 'fp16', 'bf16'],
-        help='mixed precision; bare: fp16 on CUDA, bf16 on the CPU',
-    )
+    add_amp(parser)
     parser.add_argument(
         '--as-dataset',
         nargs='?',
@@ -59,18 +53,14 @@ def main() -> None:
             args.out,
             args.score,
             args.as_dataset,
-            config=args.config,
+            **model_options(args),
             checkpoint=args.checkpoint,
-            backbone=args.backbone,
             device=args.device,
             tta=args.tta,
             amp=args.amp,
             tile=args.tile,
             overlap=args.overlap,
             batch_size=args.batch,
-            channels=args.channels,
-            bands=args.bands,
-            cfg_options=args.cfg_options,
         )
 
     run(command)

@@ -5,6 +5,7 @@ import argparse
 
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
 from downstream.commands.line import (
+    add_amp,
     add_data,
     add_settings,
     parse_run_arguments,
@@ -21,13 +22,7 @@ def parse_args() -> argparse.Namespace:
     )
     add_data(parser)
     add_settings(parser)
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='auto',
-        choices=['auto', 'fp16', 'bf16'],
-        help='mixed precision; bare: fp16 on CUDA, bf16 on the CPU',
-    )
+    add_amp(parser)
     parser.add_argument(
         '--resume',
         nargs='?',

@@ -78,6 +78,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_amp(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of mixed precision."""
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='auto',
+        choices=['auto', 'fp16', 'bf16'],
+        help='mixed precision; bare: fp16 on CUDA, bf16 on the CPU',
+    )
+
+
 def add_tiles(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of tests in tiles."""
     parser.add_argument(
@@ -172,11 +183,14 @@ def settings_options(args: argparse.Namespace) -> dict:
 
 def run_options(args: argparse.Namespace) -> dict:
     """The arguments of :func:`parse_run_arguments` as those of ``RunOptions``."""
+    return {**model_options(args), 'work_dir': args.work_dir, 'launcher': args.launcher}
+
+
+def model_options(args: argparse.Namespace) -> dict:
+    """The config and the arguments of :func:`add_model`, for ``RunOptions`` and ``Predictor``."""
     return {
         'config': args.config,
-        'work_dir': args.work_dir,
         'cfg_options': args.cfg_options,
-        'launcher': args.launcher,
         'backbone': args.backbone,
         'channels': args.channels,
         'bands': tuple(args.bands) if args.bands else None,

@@ -16,6 +16,13 @@ def compressed(code: Mapping) -> Mapping:
     return rle.frPyObjects(code, *code['size']) if isinstance(code['counts'], list) else code
 
 
+def as_json(code: Mapping) -> dict:
+    """A compressed run-length code with text where pycocotools has bytes."""
+    counts = code['counts']
+    text = counts.decode('ascii') if isinstance(counts, bytes) else counts
+    return {'size': [int(side) for side in code['size']], 'counts': text}
+
+
 def encoded(segmentation: Segmentation, height: int, width: int) -> Mapping:
     """Polygons or a run-length code of an image of this size as one compressed code."""
     if isinstance(segmentation, Mapping):

@@ -44,7 +44,7 @@ class BatchPictures:
     def _one(self, image: Tensor, sample: object) -> np.ndarray:
         picture = self._shown(image)
         if 'gt_sem_seg' in sample:
-            classes = sample.gt_sem_seg.data.squeeze(0).cpu().numpy()
+            classes = as_array(sample.gt_sem_seg.data[0])
             height, width = classes.shape
             picture = draw_segmentation(
                 picture[:height, :width], classes, self.classes, self.palette
@@ -57,7 +57,7 @@ class BatchPictures:
 
     def _with_objects(self, picture: np.ndarray, sample: object) -> np.ndarray:
         objects, ignored = sample.gt_instances, sample.get('ignored_instances')
-        boxes, labels = _boxes(objects), objects.labels.cpu().numpy()
+        boxes, labels = _boxes(objects), as_array(objects.labels)
         texts = [
             self.classes[label] if label < len(self.classes) else str(label) for label in labels
         ]
@@ -95,9 +95,13 @@ class BatchPictures:
         return own or getattr(self.preprocessor, '_channel_conversion', False)
 
 
+def as_array(values: object) -> np.ndarray:
+    """A tensor, or boxes of one of mmdet's types, as an array."""
+    return getattr(values, 'tensor', values).detach().cpu().numpy()
+
+
 def _boxes(objects: object) -> np.ndarray:
-    boxes = objects.bboxes
-    return getattr(boxes, 'tensor', boxes).detach().cpu().numpy().reshape(-1, 4)
+    return as_array(objects.bboxes).reshape(-1, 4)
 
 
 def _masks(objects: object, shape: Sequence[int]) -> list[np.ndarray] | None:

@@ -2,7 +2,7 @@
 
 from .colors import Color, class_color, class_palette
 from .labels import text_px
-from .panels import beside, captioned, fitted, jpeg, legend
+from .panels import beside, captioned, file_content, fitted, legend
 from .pictures import draw_detections, draw_segmentation
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     'class_palette',
     'draw_detections',
     'draw_segmentation',
+    'file_content',
     'fitted',
-    'jpeg',
     'legend',
     'text_px',
 ]

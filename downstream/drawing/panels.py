@@ -11,7 +11,7 @@ from .colors import Color
 from .labels import put_text, text_mask, text_px
 
 _WHITE: Color = (255, 255, 255)
-_JPEG_QUALITY = 90
+_JPEG, _JPEG_QUALITY = ('.jpg', '.jpeg'), 90
 
 
 def fitted(image: np.ndarray, longest: int, enlarge: bool = False) -> tuple[np.ndarray, float]:
@@ -81,14 +81,21 @@ def legend(names: Mapping[int, str], palette: np.ndarray, width: int, px: int) -
     return strip
 
 
-def jpeg(picture: np.ndarray) -> bytes:
-    """A picture ``(H, W, 3)`` of uint8, in OpenCV's order of channels, as the content of a JPEG file.
+def file_content(picture: np.ndarray, suffix: str = '.jpg') -> bytes:
+    """A picture as the content of a file.
 
-    Colours have the full resolution: at half of it, JPEG's default, thin coloured lines turn black.
+    JPEGs have colours of the full resolution: at half of it, the default, thin coloured lines turn black.
+
+    Args:
+        picture: ``(H, W, 3)`` of uint8, BGR.
+        suffix: Of the file.
+
+    Raises:
+        cv2.error: OpenCV writes no files of this suffix.
     """
     options = [
         *(cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY),
         *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
     ]
-    _, encoded = cv2.imencode('.jpg', picture, options)
+    _, encoded = cv2.imencode(suffix, picture, options if suffix.lower() in _JPEG else [])
     return encoded.tobytes()

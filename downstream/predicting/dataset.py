@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -17,13 +16,13 @@ from backbones.errors import DataError
 from downstream.data.formats.convert.parts import place_image
 from downstream.data.formats.write import write_mask
 
-from .files import CocoFile
-from .results import Detections, LabelMap, as_json
+from .files import CocoFile, Whole
+from .results import Detections, LabelMap
 
 _FRAME_QUALITY = 95
 
 
-class PredictedDataset:
+class PredictedDataset(Whole):
     """A folder that appears when it is complete: images with a COCO file, or with masks of indices.
 
     Args:
@@ -77,7 +76,7 @@ class PredictedDataset:
         for place, entry in enumerate(shown.to_coco(image_id)):
             code = shown.masks[place] if shown.masks is not None else None
             if code is not None:
-                entry |= {'area': int(rle.area(code)), 'segmentation': as_json(code)}
+                entry['area'] = int(rle.area(code))
                 entry['bbox'] = rle.toBbox(code).tolist()
             else:
                 entry['area'] = entry['bbox'][2] * entry['bbox'][3]
@@ -88,22 +87,18 @@ class PredictedDataset:
         size = {'width': result.width, 'height': result.height}
         self._coco.add({'id': image_id, 'file_name': f'images/{name}', **size}, annotations)
 
-    def __enter__(self) -> PredictedDataset:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def finish(self) -> None:
+        """Let the folder appear under its name."""
         if self._coco is not None:
-            self._coco.__exit__(kind, error, trace)
-        if kind is not None:
-            shutil.rmtree(self._aside, ignore_errors=True)
-            return
-        if self._coco is None:
+            self._coco.finish()
+        else:
             names = ''.join(f'{name}\n' for name in self._classes)
             (self._aside / 'classes.txt').write_text(names, encoding='utf-8')
         self._aside.chmod(0o755)
         os.rename(self._aside, self.folder)
+
+    def discard(self) -> None:
+        """Remove what was placed."""
+        if self._coco is not None:
+            self._coco.discard()
+        shutil.rmtree(self._aside, ignore_errors=True)

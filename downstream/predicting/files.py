@@ -12,7 +12,33 @@ from types import TracebackType
 from typing import IO
 
 
-class _Growing:
+class Whole:
+    """What appears under its name when it is complete: left without an error, or not at all."""
+
+    def finish(self) -> None:
+        """Complete it under its name."""
+        raise NotImplementedError
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        raise NotImplementedError
+
+    def __enter__(self):
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+
+class _Growing(Whole):
     """A file that is written under a hidden name and renamed by :meth:`finish`."""
 
     def __init__(self, path: Path) -> None:
@@ -30,20 +56,6 @@ class _Growing:
         """Remove what was written, unless it is complete."""
         self._file.close()
         self._aside.unlink(missing_ok=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.discard()
 
 
 class CsvFile(_Growing):

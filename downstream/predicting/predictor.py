@@ -33,6 +33,7 @@ from downstream.distributed.wrapping import trained_part
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.config import TestOptions, task_of, testing_config
 from downstream.running.gpu_memory import TESTING, explain_full_gpu
+from downstream.running.precision import half_precision
 from downstream.tiles.model import batches
 
 from .ahead import ahead
@@ -372,9 +373,5 @@ def _usable_device(name: str | None) -> torch.device:
 def _dtype(amp: str | None, device: torch.device) -> torch.dtype | None:
     if amp is None:
         return None
-    kinds = {'fp16': torch.float16, 'bf16': torch.bfloat16}
-    if amp not in ('auto', *kinds):
-        raise ConfigError(f'--amp {amp}: give fp16, bf16 or nothing.')
-    if amp == 'fp16' and device.type != 'cuda':
-        raise ConfigError('--amp fp16 needs CUDA; the CPU takes --amp bf16.')
-    return kinds['fp16' if device.type == 'cuda' else 'bf16'] if amp == 'auto' else kinds[amp]
+    half = half_precision(amp, device.type == 'cuda')
+    return torch.float16 if half == 'fp16' else torch.bfloat16

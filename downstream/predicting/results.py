@@ -13,7 +13,8 @@ from pycocotools import mask as rle
 
 from backbones.errors import ConfigError
 from downstream.data.formats.write import atomic
-from downstream.drawing import draw_detections, draw_segmentation
+from downstream.data.run_lengths import as_json
+from downstream.drawing import draw_detections, draw_segmentation, file_content
 
 # The least score of what is drawn, and of what counts as found, where nobody says another one.
 SHOWN_SCORE = 0.3
@@ -53,15 +54,14 @@ class Result:
             ConfigError: OpenCV writes no files of this suffix.
         """
         path = Path(path)
+        picture = self.draw(**options)
         try:
-            done, data = cv2.imencode(path.suffix or '.', self.draw(**options))
-        except cv2.error:
-            done = False
-        if not done:
-            raise ConfigError(f'{path}: pictures are written as .jpg, .png or .webp.')
+            content = file_content(picture, path.suffix or '.')
+        except cv2.error as error:
+            raise ConfigError(f'{path}: pictures are written as .jpg, .png or .webp.') from error
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path, 'wb') as file:
-            file.write(data.tobytes())
+            file.write(content)
         return path
 
     def _repr_jpeg_(self) -> bytes:
@@ -70,7 +70,7 @@ class Result:
         factor = min(1.0, _NOTEBOOK_WIDTH / max(drawn.shape[:2]))
         if factor < 1:
             drawn = cv2.resize(drawn, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        return cv2.imencode('.jpg', drawn)[1].tobytes()
+        return file_content(drawn)
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,6 @@ class LabelMap(Result):
                 }
             )
         return entries
-
-
-def as_json(code: Mapping) -> dict:
-    """A compressed run-length code with text where pycocotools has bytes."""
-    counts = code['counts']
-    text = counts.decode('ascii') if isinstance(counts, bytes) else counts
-    return {'size': [int(side) for side in code['size']], 'counts': text}
 
 
 def encoded_masks(masks: np.ndarray) -> list[Mapping]:

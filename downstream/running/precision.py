@@ -69,11 +69,7 @@ def set_precision(cfg: Config, amp: str | None) -> None:
             print_log("No CUDA: training in float32 instead of the recipe's float16.", 'current')
             _set_wrapper(wrapper, 'OptimWrapper')
         return
-    if amp == 'auto':
-        amp = 'fp16' if cuda else 'bf16'
-    if amp == 'fp16' and not cuda:
-        raise ConfigError('--amp fp16 needs CUDA; the CPU takes --amp bf16.')
-    if amp == 'fp16':
+    if half_precision(amp, cuda) == 'fp16':
         _set_wrapper(wrapper, 'AmpOptimWrapper')
         wrapper.setdefault('loss_scale', 'dynamic')
     else:
@@ -85,6 +81,25 @@ def set_precision(cfg: Config, amp: str | None) -> None:
                 'current',
                 level=logging.WARNING,
             )
+
+
+def half_precision(amp: str, cuda: bool) -> str:
+    """What ``--amp`` means on a device: ``'fp16'`` or ``'bf16'``.
+
+    Args:
+        amp: One of these, or ``'auto'``: float16 on CUDA, bfloat16 on a CPU.
+        cuda: Whether the device is a CUDA one.
+
+    Raises:
+        ConfigError: Another word, or float16 without CUDA.
+    """
+    if amp == 'auto':
+        return 'fp16' if cuda else 'bf16'
+    if amp not in ('fp16', 'bf16'):
+        raise ConfigError(f'--amp {amp}: give fp16, bf16 or nothing.')
+    if amp == 'fp16' and not cuda:
+        raise ConfigError('--amp fp16 needs CUDA; the CPU takes --amp bf16.')
+    return amp
 
 
 def _set_wrapper(wrapper: dict, kind: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from downstream.data.band_checks import Loading
 from downstream.data.findings.finding import Finding, by_kind
 from downstream.data.findings.kinds import KINDS
-from downstream.drawing import jpeg
+from downstream.drawing import file_content
 
 from .parts import Part
 from .pictures import picture_of
@@ -131,4 +131,4 @@ def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -
 
 def inline(picture: np.ndarray) -> str:
     """An RGB picture as a data URL."""
-    return f'data:image/jpeg;base64,{base64.b64encode(jpeg(picture[..., ::-1])).decode()}'
+    return f'data:image/jpeg;base64,{base64.b64encode(file_content(picture[..., ::-1])).decode()}'

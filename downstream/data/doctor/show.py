@@ -20,8 +20,8 @@ from downstream.drawing import (
     class_palette,
     draw_detections,
     draw_segmentation,
+    file_content,
     fitted,
-    jpeg,
     legend,
     text_px,
 )
@@ -62,7 +62,7 @@ def write_pictures(
         for number, path in enumerate(images[::step][:count], 1):
             picture = draw(path)
             target = folder / f'{part.name}_{number:03d}_{path.stem}.jpg'
-            target.write_bytes(jpeg(picture))
+            target.write_bytes(file_content(picture))
             written.append(target)
     return written
 

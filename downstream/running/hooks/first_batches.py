@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -14,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from downstream.data.seen import BatchPictures
 from downstream.distributed.wrapping import unwrapped
+from downstream.drawing import file_content
 
 FOLDER = 'first_batches'
 
@@ -29,6 +29,9 @@ class FirstBatchesHook(Hook):
     Args:
         batches: How many batches are drawn; 0: none.
         images: Of each batch at most.
+
+    Attributes:
+        written: The pictures of this training so far.
     """
 
     priority = 'VERY_LOW'
@@ -36,6 +39,7 @@ class FirstBatchesHook(Hook):
     def __init__(self, batches: int = 2, images: int = 8) -> None:
         self.batches = batches
         self.images = images
+        self.written: list[Path] = []
         self._drawn = 0
         self._handle: RemovableHandle | None = None
 
@@ -49,7 +53,7 @@ class FirstBatchesHook(Hook):
         def draw(module: nn.Module, given: object, batch: dict) -> None:
             self._drawn += 1
             try:
-                write_batch(pictures, batch, folder, self._drawn, self.images)
+                self.written += write_batch(pictures, batch, folder, self._drawn, self.images)
             except Exception as error:
                 runner.logger.warning(
                     f'{FOLDER}: a batch could not be drawn: {type(error).__name__}: {error}'
@@ -58,7 +62,7 @@ class FirstBatchesHook(Hook):
             if self._drawn >= self.batches:
                 self._remove()
 
-        self._drawn = 0
+        self._drawn, self.written = 0, []
         self._handle = preprocessor.register_forward_hook(draw)
 
     def before_val(self, runner: Runner) -> None:
@@ -93,6 +97,5 @@ def write_batch(
     written = []
     for place, picture in enumerate(pictures.draw(few), 1):
         written.append(folder / f'{number:03d}_{place:02d}.jpg')
-        if not cv2.imwrite(str(written[-1]), picture, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-            raise OSError(f'{written[-1]} could not be written')
+        written[-1].write_bytes(file_content(picture))
     return written

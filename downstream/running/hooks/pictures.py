@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.visualization import Visualizer
 
+from downstream.data.seen import as_array
 from downstream.data.shown import shown_image
 from downstream.drawing import (
     beside,
     class_palette,
     draw_detections,
     draw_segmentation,
+    file_content,
     legend,
     text_px,
 )
@@ -132,10 +133,10 @@ class DetectionPicturesHook(PicturesHook):
                 parts.append((sample.ignored_instances, ' crowd'))
             boxes, labels, masks, captions = [], [], [], []
             for part, word in parts:
-                boxes += _array(part.bboxes).reshape(-1, 4).tolist()
-                labels += _array(part.labels).tolist()
+                boxes += as_array(part.bboxes).reshape(-1, 4).tolist()
+                labels += as_array(part.labels).tolist()
                 masks += list(part.masks.to_ndarray()) if 'masks' in part else []
-                captions += [f'{classes[label]}{word}' for label in _array(part.labels)]
+                captions += [f'{classes[label]}{word}' for label in as_array(part.labels)]
             panels['ground truth'] = draw_detections(
                 image, boxes, labels, masks=masks or None, classes=classes, captions=captions
             )
@@ -144,10 +145,10 @@ class DetectionPicturesHook(PicturesHook):
         masks = found.get('masks')
         panels['prediction'] = draw_detections(
             image,
-            _array(found.bboxes),
-            _array(found.labels),
-            _array(found.scores),
-            masks if masks is None or isinstance(masks, list) else _array(masks),
+            as_array(found.bboxes),
+            as_array(found.labels),
+            as_array(found.scores),
+            masks if masks is None or isinstance(masks, list) else as_array(masks),
             classes,
         )
         return panels
@@ -163,7 +164,7 @@ class SegmentationPicturesHook(PicturesHook):
         """See :meth:`PicturesHook.panels`."""
         titles = {'gt_sem_seg': 'ground truth', 'pred_sem_seg': 'prediction'}
         return {
-            title: draw_segmentation(image, _array(sample.get(key).data[0]), classes)
+            title: draw_segmentation(image, as_array(sample.get(key).data[0]), classes)
             for key, title in titles.items()
             if key in sample
         }
@@ -175,7 +176,7 @@ class SegmentationPicturesHook(PicturesHook):
         present = np.unique(
             np.concatenate(
                 [
-                    _array(sample.get(k).data).ravel()
+                    as_array(sample.get(k).data).ravel()
                     for k in ('gt_sem_seg', 'pred_sem_seg')
                     if k in sample
                 ]
@@ -187,11 +188,6 @@ class SegmentationPicturesHook(PicturesHook):
             named, palette, picture.shape[1], text_px(picture[:, : picture.shape[1] // 2])
         )
         return np.vstack([picture, strip])
-
-
-def _array(values: Any) -> np.ndarray:
-    """A tensor, or boxes of one of mmdet's types, as an array."""
-    return getattr(values, 'tensor', values).detach().cpu().numpy()
 
 
 def _name(dataset: object, path: str) -> Path:
@@ -208,4 +204,4 @@ def _name(dataset: object, path: str) -> Path:
 def _write(picture: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # OpenCV's own function returns False where a disk is full; this raises.
-    path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+    path.write_bytes(file_content(picture, path.suffix))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-from downstream.running.hooks.first_batches import FOLDER as FIRST_BATCHES
+from downstream.running.hooks.first_batches import FOLDER, FirstBatchesHook
 from downstream.running.hooks.pictures import PicturesHook
 
 from .background import BackgroundLogger
@@ -39,7 +38,7 @@ class LoggersHook(Hook):
     def __init__(self, loggers: Sequence[BackgroundLogger], pictures: int = 4) -> None:
         self.loggers = loggers
         self.pictures = pictures
-        self._sent: set[str] = set()
+        self._sent = 0
 
     def before_train(self, runner: Runner) -> None:
         for logger in self.loggers:
@@ -48,8 +47,7 @@ class LoggersHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        if len(self._sent) < self.pictures:
-            self._send_first_batches(runner)
+        self._send_first_batches(runner)
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] = ()
@@ -89,13 +87,14 @@ class LoggersHook(Hook):
 
     def _send_first_batches(self, runner: Runner) -> None:
         """The pictures that :class:`FirstBatchesHook` has written meanwhile."""
-        for file in sorted(Path(runner.log_dir, FIRST_BATCHES).glob('*.jpg'))[: self.pictures]:
-            picture = None if file.name in self._sent else cv2.imread(str(file))
+        drawn = next((one for one in runner.hooks if isinstance(one, FirstBatchesHook)), None)
+        for file in drawn.written[self._sent : self.pictures] if drawn else ():
+            self._sent += 1
+            picture = cv2.imread(str(file))
             if picture is None:
                 continue
-            self._sent.add(file.name)
             for logger in self.loggers:
-                logger.add_image(f'{FIRST_BATCHES}/{file.stem}', picture[..., ::-1])
+                logger.add_image(f'{FOLDER}/{file.stem}', picture[..., ::-1])
 
 
 def per_class_figures(report: Mapping[str, Any]) -> dict[str, float]:

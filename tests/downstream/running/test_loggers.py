@@ -67,6 +67,12 @@ def quick_worker(open_=lambda: None, **options) -> tuple[Worker, list]:
     return Worker('test', open_, errors.append, pauses=(0.01, 0.01), **options), errors
 
 
+def wait_until(condition, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def said(monkeypatch):
     """Warnings of loggers."""
@@ -97,9 +103,7 @@ class TestWorker:
 
         worker, errors = quick_worker()
         worker.submit(call)
-        deadline = time.monotonic() + 5
-        while not made and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: made)
         worker.stop(lambda: None)
         assert worker.join(5)
         assert made == [1]
@@ -115,9 +119,7 @@ class TestWorker:
 
         worker, _ = quick_worker(is_permanent=lambda error: isinstance(error, ValueError))
         worker.submit(call)
-        deadline = time.monotonic() + 5
-        while not tried and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: tried)
         time.sleep(0.1)
         worker.stop(lambda: None)
         assert worker.join(5)
@@ -146,9 +148,7 @@ class TestWorker:
 
         worker, errors = quick_worker(open_)
         worker.submit(lambda: made.append(1))
-        deadline = time.monotonic() + 5
-        while not made and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: made)
         worker.stop(lambda: None)
         assert worker.join(5)
         assert made == [1]

@@ -27,6 +27,7 @@ from downstream.data.formats.instances import (
     image_entries,
 )
 from downstream.data.json_files import read_json
+from downstream.data.run_lengths import as_json
 
 _IGNORED = '__ignore__'
 _AREAS = ('polygon', 'rectangle', 'circle', 'mask')
@@ -182,8 +183,7 @@ def _add(
         codes = [
             r if isinstance(r, dict) else rle.frPyObjects([r], height, width)[0] for r in regions
         ]
-        code = rle.merge(codes)
-        code = {'size': list(code['size']), 'counts': code['counts'].decode()}
+        code = as_json(rle.merge(codes))
         builder.add(image, kind, box_of(code), code)
     elif types == {'rectangle'}:
         builder.add(image, kind, box_of(regions))
@@ -215,5 +215,4 @@ def _bitmap(shape: dict, width: int, height: int) -> dict:
     canvas = np.zeros((height, width), np.uint8, order='F')
     target = canvas[top : top + inner.shape[0], left : left + inner.shape[1]]
     target[...] = inner[: target.shape[0], : target.shape[1]]
-    code = rle.encode(canvas)
-    return {'size': list(code['size']), 'counts': code['counts'].decode()}
+    return as_json(rle.encode(canvas))
