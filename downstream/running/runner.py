@@ -7,6 +7,7 @@ import os
 import os.path as osp
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import cached_property, partial
@@ -65,6 +66,16 @@ def _states(schedulers: dict | list) -> dict | list:
     if isinstance(schedulers, dict):  # of several optimizers
         return {name: _states(some) for name, some in schedulers.items()}
     return [scheduler.state_dict() for scheduler in schedulers]
+
+
+_TIMESTAMPS: Counter[str] = Counter()
+
+
+def _unique(timestamp: str) -> str:
+    """Runs of one process get folders and loggers of their own, also within one second."""
+    _TIMESTAMPS[timestamp] += 1
+    count = _TIMESTAMPS[timestamp]
+    return timestamp if count == 1 else f'{timestamp}_{count}'
 
 
 @RUNNERS.register_module()
@@ -301,6 +312,7 @@ class SuiteRunner(Runner):
                 )
             dist.init_process_group('gloo')
         super().setup_env(env_cfg)
+        self._timestamp = _unique(self._timestamp)
         if env_cfg.get('tf32') and self._train_loop is not None:
             torch.backends.cuda.matmul.allow_tf32 = True
         self._start = self._agree_on_start()

@@ -96,7 +96,7 @@ def tiny_run(work_dir, resume: bool = False, epochs: int = 5, **changes) -> Suit
             model_wrapper_cfg=changes.pop('model_wrapper_cfg', None),
         ),
         launcher='pytorch' if 'WORLD_SIZE' in os.environ else 'none',
-        experiment_name=f'{Path(work_dir).name}_{time.time_ns()}',
+        experiment_name=Path(work_dir).name,
         **changes,
     )
     runner.train()

@@ -3,6 +3,9 @@
 import argparse
 import io
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +51,16 @@ def test_a_word_that_is_no_cfg_option_is_an_error_of_the_command_line(word, caps
         cfg_options(word)
     assert caught.value.code == 2
     assert f'--cfg-options {word!r}: ' in capsys.readouterr().err
+
+
+def test_two_runs_of_one_process_in_one_second_have_a_log_each(tmp_path, monkeypatch):
+    stopped = SimpleNamespace(time=lambda: 0.0, strftime=time.strftime, localtime=time.gmtime)
+    monkeypatch.setattr('mmengine.runner.runner.time', stopped)
+    runs = [tiny_run(tmp_path / 'run', epochs=1, custom_hooks=[]) for _ in range(2)]
+    assert runs[0].logger is not runs[1].logger
+    logs = [Path(run.log_dir, f'{run.timestamp}.log') for run in runs]
+    assert len(set(logs)) == 2
+    assert all(log.stat().st_size for log in logs)
 
 
 def cfg_options(*words: str) -> dict:
