@@ -11,7 +11,7 @@ from downstream.predicting.run import PredictionRun, Summary
 from downstream.predicting.sources import find_sources
 from downstream.running.checkpoint.files import raise_on_full_disk
 
-# What a shell gets where some sources could not be read.
+# What a shell gets where some sources could not be predicted.
 SOME_BROKEN = 1
 
 
@@ -33,7 +33,7 @@ def predict(
 
     Raises:
         UserError: A source, the config or the checkpoint cannot be used.
-        SystemExit: Some sources could not be read; all others were predicted. Exit code 1.
+        SystemExit: Some sources could not be predicted; all others were predicted. Exit code 1.
     """
     sources = find_sources(words)  # before the model is built
     with raise_on_full_disk(out, 'make room and start again.'):
@@ -53,4 +53,4 @@ def _report(summary: Summary) -> None:
     for path in summary.files:
         print(f'  {path}')
     if summary.broken:
-        print(f'Skipped because they cannot be read: {len(summary.broken)}.', file=sys.stderr)
+        print(f'Skipped, see above: {len(summary.broken)}.', file=sys.stderr)

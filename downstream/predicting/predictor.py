@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from backbones.errors import ConfigError, DataError
+from backbones.errors import ConfigError, DataError, UserError
 from downstream.data.images.loading import LoadBands
 from downstream.data.pipelines import without_annotations
 from downstream.data.reading import (
@@ -32,7 +33,7 @@ from downstream.data.shown import picture_of
 from downstream.distributed.wrapping import trained_part
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.config import TestOptions, task_of, testing_config
-from downstream.running.gpu_memory import TESTING, explain_full_gpu
+from downstream.running.gpu_memory import PREDICTING, GPUMemoryError, explain_full_gpu
 from downstream.running.precision import half_precision
 from downstream.tiles.model import batches
 
@@ -45,6 +46,8 @@ from .sources import is_url
 Picture = str | Path | np.ndarray | Image.Image
 # Threads that load pictures, and how many pictures wait for the model beside its batch.
 _LOADERS = 2
+# A model that has failed on so many pictures, and on all of them, is not tried any further.
+_HOPELESS = 3
 
 
 @dataclass
@@ -237,8 +240,22 @@ class Predictor:
                 f'{type(error).__name__}: {error}'
             ) from error
 
-    def predicted(self, loaded: Iterable[Prepared]) -> Iterator[tuple[Prepared, object]]:
-        """Pictures that are loaded, each with the data sample that the model returns for it."""
+    def predicted(
+        self,
+        loaded: Iterable[Prepared],
+        failed: Callable[[Prepared, DataError], None] | None = None,
+    ) -> Iterator[tuple[Prepared, object]]:
+        """Pictures that are loaded, each with the data sample that the model returns for it.
+
+        Args:
+            loaded: The pictures.
+            failed: Called for a picture that makes the model fail, with an error that names it; the
+                others are predicted. None: the error is raised.
+
+        Raises:
+            DataError: The model fails on each of the first three pictures: the fault is not theirs.
+            GPUMemoryError: The first batch of several pictures does not fit into the memory of the GPU.
+        """
         waiting: list[Prepared] = []
 
         def inputs() -> Iterator[dict]:
@@ -247,17 +264,41 @@ class Predictor:
                 yield prepared.inputs
 
         equal_shapes = not self._pads
+        works, failures = False, 0
         for batch in batches(inputs(), self.batch_size, equal_shapes):
-            samples = self._tested(batch)
             done, waiting[: len(batch)] = waiting[: len(batch)], []
-            for prepared in done:
+            for prepared, outcome in zip(done, self._outcomes(batch, raises_memory=not works)):
                 prepared.inputs = {}  # the pixels are not needed any more
-            yield from zip(done, samples)
+                if not isinstance(outcome, Exception):
+                    works = True
+                    yield prepared, outcome
+                    continue
+                error = _failure_on(prepared.name, outcome)
+                if failed is None:
+                    raise error from outcome
+                failures += 1
+                if not works and failures == _HOPELESS:
+                    raise DataError(
+                        f'the model fails on each of the first {_HOPELESS} pictures; the last: {error}'
+                    ) from outcome
+                failed(prepared, error)
+
+    def _outcomes(self, batch: list[dict], raises_memory: bool) -> list:
+        """For each picture of a batch its data sample, or the error that it raises on its own."""
+        try:
+            return self._tested(batch)
+        except Exception as error:  # a network raises whatever it meets
+            if len(batch) > 1 and raises_memory and isinstance(error, GPUMemoryError):
+                raise
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors of the batch
+            if len(batch) == 1:
+                return [error]
+        return [self._outcomes([one], raises_memory)[0] for one in batch]
 
     def _tested(self, batch: list[dict]) -> list:
         precision = torch.autocast(self.device.type, self._dtype) if self._dtype else nullcontext()
         scope = DefaultScope.overwrite_default_scope(self._scope)
-        with scope, torch.no_grad(), precision, explain_full_gpu(TESTING):
+        with scope, torch.no_grad(), precision, explain_full_gpu(PREDICTING):
             return self._model.test_step(pseudo_collate(batch))
 
     def result(self, prepared: Prepared, sample: object) -> Result:
@@ -280,6 +321,16 @@ class Predictor:
                 shift=self._classes.shift,
             )
         return Detections(**common, **_arrays(sample.pred_instances, self.score))
+
+
+def _failure_on(name: str, error: Exception) -> UnreadableError:
+    """What to say where a picture makes the model raise ``error``."""
+    reason = str(error)
+    if not isinstance(error, UserError):
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        text = next(iter(reason.splitlines()), '')
+        reason = f'{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})'
+    return UnreadableError(f'{name} makes the model fail: {reason}')
 
 
 def _arrays(instances: object, score: float | None) -> dict:

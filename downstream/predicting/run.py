@@ -40,7 +40,7 @@ class Summary:
         pictures: How many were predicted.
         videos: Likewise.
         frames: Of all videos.
-        broken: A sentence for each source that could not be read.
+        broken: A sentence for each source that could not be read or predicted.
         files: What was written, folders and files.
     """
 
@@ -91,10 +91,11 @@ class PredictionRun:
         self.summary = Summary()
 
     def predict(self, sources: list[Source]) -> Summary:
-        """Predict on ``sources``; those that cannot be read are named and counted.
+        """Predict on ``sources``; those that cannot be read, or that the model cannot take, are named and
+        counted.
 
         Raises:
-            DataError: None of them can be read, or the data set exists.
+            DataError: None of them can be predicted, or the data set exists.
         """
         task, classes = self.predictor.task, self.predictor.classes
         with ExitStack() as stack:
@@ -123,7 +124,7 @@ class PredictionRun:
         done = self.summary.pictures + self.summary.videos
         if not done:
             raise DataError(
-                f'none of {total} sources can be read; the first: {self.summary.broken[0]}'
+                f'none of {total} sources can be predicted; the first: {self.summary.broken[0]}'
                 if total > 1
                 else self.summary.broken[0]
             )
@@ -141,7 +142,7 @@ class PredictionRun:
         numbered = ((k, source) for k, source in enumerate(sources, 1) if not source.is_video)
         waiting = self.predictor.batch_size + _LOADERS
         loaded = self._readable(ahead(self._load, numbered, _LOADERS, waiting))
-        predicted = self.predictor.predicted(loaded)
+        predicted = self.predictor.predicted(loaded, self._failed)
         for job, result in ahead(self._render, predicted, _RENDERERS, _RENDERERS):
             image = {
                 'id': job.image_id,
@@ -158,6 +159,14 @@ class PredictionRun:
             self.bar.update()
         if self.summary.pictures:
             self._wrote('pictures')
+
+    def _failed(self, prepared: Prepared, error: DataError) -> None:
+        """Skip a picture that the model cannot take."""
+        self._skip(str(error))
+        self.bar.update()
+        job = prepared.tag
+        if job.source.is_url:
+            job.path.unlink()
 
     def _wrote(self, kind: str) -> None:
         folders = [kind, 'masks'] if self.predictor.task == 'segmentation' else [kind]

@@ -14,6 +14,7 @@ TRAINING = (
     'model.backbone.with_cp=True, or sharded=True on several GPUs'
 )
 TESTING = 'Take test_dataloader.batch_size=1, or smaller images'
+PREDICTING = 'Take --batch 1, tiles (--tile 1024), --amp, or smaller pictures'
 # From torch 2.9 on the variable has a shorter name too; all versions read this one.
 _FRAGMENTS = (
     'if much memory is "reserved but unallocated", set '

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from downstream.predicting import predictor
 from tests.downstream.predicting.models import CLASSES, model
 
 TIMM = 'timm:test_convnext'
@@ -162,7 +163,7 @@ def test_a_folder_of_everything(task, made, mixed, tool, tmp_path):
     out = tmp_path / 'out'
     result = tool('predict', *made(task), mixed, '--out', out, '--score', 0.0, '--batch', 2)
     assert result.code == 1
-    assert 'Skipped because they cannot be read: 2.' in result.err
+    assert 'Skipped, see above: 2.' in result.err
     assert 'broken.jpg' in result.err
     assert 'broken.mp4' in result.err
     assert '3 pictures, 1 videos of 3 frames' in result.out
@@ -200,6 +201,51 @@ def test_a_folder_of_everything(task, made, mixed, tool, tmp_path):
             values = {CLASSES[task].index(k) + 1: v for k, v in counts.items()}
             assert dict(zip(*np.unique(mask, return_counts=True))) == values
     assert not list(out.rglob('.*'))
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_a_picture_that_the_network_cannot_take_is_skipped(
+    batch, made, images, tool, tmp_path, monkeypatch
+):
+    """A backbone that raises for a black picture; a batch shares its fate with none of its pictures."""
+    build = predictor._loaded_model
+
+    def refuse(module, inputs) -> None:
+        if (inputs[0].flatten(1).amax(1) < 0).any():
+            raise ValueError('no light')
+
+    def built(*arguments):
+        network = build(*arguments)
+        network.backbone.register_forward_pre_hook(refuse)
+        return network
+
+    monkeypatch.setattr(predictor, '_loaded_model', built)
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    folder.mkdir()
+    for path in images.glob('shapes*.jpg'):
+        shutil.copy(path, folder)
+    Image.new('RGB', (320, 256)).save(folder / 'black.png')
+    words = (*made('detection'), folder, '--out', out, '--batch', batch, '--as-dataset')
+    result = tool('predict', *words)
+    assert result.code == 1
+    assert (
+        f'Skipped: {folder / "black.png"} makes the model fail: ValueError: no light' in result.err
+    )
+    assert 'Skipped, see above: 1.' in result.err
+    assert 'Predicted: 3 pictures.' in result.out
+    content = json.loads((out / 'predictions.json').read_text())
+    names = sorted(image['file_name'] for image in content['images'])
+    assert names == sorted(path.name for path in folder.glob('*.jpg'))
+    assert len(list((out / 'dataset' / 'images').iterdir())) == 3
+    # Where it can take none, one line says so, and nothing is left.
+    for number in range(5):
+        shutil.copy(folder / 'black.png', tmp_path / f'black{number}.png')
+    words = (*made('detection'), tmp_path / 'black*.png', '--out', tmp_path / 'none')
+    result = tool('predict', *words, '--batch', batch)
+    assert result.code == 2
+    assert 'error: the model fails on each of the first 3 pictures; the last: ' in result.err
+    assert 'Traceback' not in result.err
+    assert not [path for path in (tmp_path / 'none').rglob('*') if path.is_file()]
 
 
 @pytest.mark.parametrize('task', CLASSES)
@@ -260,7 +306,7 @@ def test_a_url_is_predicted_on_and_a_lost_one_named(made, images, tool, tmp_path
         (['empty'], 'no picture or video'),
         (['junk.jpg'], 'junk.jpg cannot be read'),
         (['junk.mp4'], 'junk.mp4 cannot be read: it is no video'),
-        (['junk.jpg', 'junk.mp4'], 'none of 2 sources can be read'),
+        (['junk.jpg', 'junk.mp4'], 'none of 2 sources can be predicted'),
     ],
 )
 def test_sources_that_give_nothing_are_one_line(words, message, made, tool, tmp_path, monkeypatch):

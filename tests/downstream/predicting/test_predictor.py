@@ -11,6 +11,7 @@ from pycocotools import mask as rle
 
 from backbones.errors import ConfigError, DataError, WeightsError
 from downstream.predicting import Detections, LabelMap, Predictor
+from downstream.running.gpu_memory import GPUMemoryError
 
 from .models import CLASSES, model
 
@@ -236,6 +237,91 @@ def test_pictures_that_cannot_be_read_are_named(detector, tmp_path, paths):
     for name in ('junk.jpg', 'cut.jpg', 'lost.jpg'):
         with pytest.raises(DataError, match=name):
             detector(tmp_path / name)
+
+
+@pytest.fixture
+def cannot_take(made, paths, monkeypatch):
+    """A predictor whose network raises ``error`` for a batch with a black picture, and such a picture."""
+
+    def make(error: Exception, batch_size: int) -> tuple[Predictor, np.ndarray]:
+        predictor = Predictor(*made('detection'), device='cpu', batch_size=batch_size)
+
+        def refuse(module, inputs) -> None:
+            if (inputs[0].flatten(1).amax(1) < 0).any():  # black, normalised
+                raise error
+
+        predictor._model.backbone.register_forward_pre_hook(refuse)
+        return predictor, np.zeros_like(cv2.imread(paths[0]))
+
+    return make
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 4])
+def test_a_picture_that_the_network_cannot_take_loses_no_other(
+    batch_size, cannot_take, detector, paths
+):
+    predictor, black = cannot_take(ValueError('no light\nmore'), batch_size)
+    sources = [paths[0], black, paths[1], paths[2], black]
+    failures = []
+    prepared = (predictor.load(one, f'picture {k}') for k, one in enumerate(sources))
+    found = [
+        predictor.result(*one)
+        for one in predictor.predicted(prepared, lambda one, error: failures.append((one, error)))
+    ]
+    assert [one.name for one in found] == ['picture 0', 'picture 2', 'picture 3']
+    for one, path in zip(found, paths):
+        alone = detector(path)
+        np.testing.assert_allclose(one.boxes, alone.boxes, atol=0.05)
+        assert one.labels.tolist() == alone.labels.tolist()
+    assert [one.name for one, _ in failures] == ['picture 1', 'picture 4']
+    assert all(not one.inputs for one, _ in failures)
+    assert str(failures[0][1]).startswith('picture 1 makes the model fail: ValueError: no light (')
+
+
+def test_from_python_a_picture_that_the_network_cannot_take_is_an_error(cannot_take, paths):
+    predictor, black = cannot_take(RuntimeError('no light'), 1)
+    with pytest.raises(
+        DataError, match='array makes the model fail: RuntimeError: no light'
+    ) as info:
+        predictor([paths[0], black])
+    assert isinstance(info.value.__cause__, RuntimeError)
+    assert len(predictor(paths[1])) > 0
+
+
+def test_a_model_that_fails_on_everything_is_one_error(cannot_take, paths):
+    predictor, black = cannot_take(RuntimeError('no light'), 2)
+    failures, taken = [], []
+
+    def prepared(*sources):
+        for number, one in enumerate(sources, 1):
+            taken.append(number)
+            yield predictor.load(one, f'picture {number}')
+
+    with pytest.raises(
+        DataError, match='fails on each of the first 3 pictures; .* picture 3 makes'
+    ):
+        list(predictor.predicted(prepared(*[black] * 50), lambda *one: failures.append(one)))
+    assert len(failures) == 2
+    assert len(taken) <= 6
+    # Once a picture was predicted, the fault is that of the others.
+    found = predictor.predicted(prepared(paths[0], *[black] * 9), lambda *one: failures.append(one))
+    assert len(list(found)) == 1
+    assert len(failures) == 2 + 9
+
+
+def test_a_full_gpu_says_what_helps(cannot_take, paths):
+    full = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB.')
+    predictor, black = cannot_take(full, 2)
+    # A batch that does not fit from the beginning is a choice to be changed.
+    with pytest.raises(GPUMemoryError, match='2 GiB. Take --batch 1, tiles'):
+        list(predictor.stream([paths[0], black]))
+    failures = []
+    prepared = (predictor.load(one) for one in [*paths[:2], paths[2], black])
+    found = list(predictor.predicted(prepared, lambda *one: failures.append(one)))
+    assert len(found) == 3
+    ((_, error),) = failures
+    assert 'array makes the model fail: CUDA out of memory. Tried to allocate 2 GiB.' in str(error)
+    assert 'Take --batch 1, tiles (--tile 1024)' in str(error)
 
 
 def test_bfloat16_is_near(made, segmenter, paths):
