@@ -106,6 +106,10 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
             )
         self.backend = _installed(backend)
         self.report: dict[str, dict] = {}
+        self.ann_file = ann_file
+        # What compute_metrics was given, on the first process, for a test that keeps its detections.
+        self.keep = False
+        self.kept: Sequence[dict] = ()
         self._fast_truth: HotcocoTruth | None = None
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
@@ -145,6 +149,8 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
                 "metric='segm' evaluates masks, but the model predicts none; set metric='bbox'."
             )
         self._set_truth(truth)
+        if self.keep and not self.format_only:
+            self.kept = predictions
         written = [self.results2json(predictions, prefix) for prefix in self._prefixes()]
         if self.format_only:
             print_log(f'Detections: {", ".join(sorted(set(written[-1].values())))}', 'current')
@@ -154,6 +160,11 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
             self.report[kind] = self._evaluate(kind, predictions)
             flat |= self._flat(kind, self.report[kind])
         return flat
+
+    @property
+    def truth(self) -> dict:
+        """The annotations that detections are compared with, a COCO dict."""
+        return self._coco_api.dataset
 
     def _prefixes(self) -> list[str]:
         """Where the detections are written to stay, with folders that exist."""

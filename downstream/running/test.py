@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -12,6 +13,7 @@ from mmengine.evaluator import DumpResults
 from rich.console import Console
 from rich.table import Table
 
+from downstream.analysis import kept
 from downstream.data.checks import check_datasets
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.distributed.processes import is_first_process
@@ -19,6 +21,7 @@ from downstream.running.checkpoint.files import raise_on_full_disk, write_text
 
 from .config import TestOptions, task_of, testing_config
 from .gpu_memory import TESTING, explain_full_gpu
+from .tested import tested
 from .train import build_runner
 
 
@@ -27,9 +30,10 @@ def evaluate(options: TestOptions, show_report: bool = True) -> dict:
 
     Returns:
         The report that also goes to ``<work dir>/<time>/metrics.json``: ``task``, ``config``,
-        ``checkpoint``, ``tta`` and ``metrics``, which are those of
+        ``checkpoint``, ``tta``, ``metrics``, which are those of
         :class:`~downstream.detection.CocoInstanceMetric` (fractions) or
-        :class:`~downstream.segmentation.SegmentationMetric` (percent).
+        :class:`~downstream.segmentation.SegmentationMetric` (percent), and ``data``, what was tested and
+        what was kept beside the report: :func:`.tested.tested`, :func:`downstream.analysis.kept.write`.
 
     Raises:
         UserError: Config, data or checkpoint cannot be used, or the disk is full.
@@ -45,8 +49,11 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
     runner = build_runner(cfg)
     if options.out and options.out.endswith(('.pkl', '.pickle')):
         runner.test_evaluator.metrics.append(_dump(task_of(cfg), options.out))
+    kept.prepare(task_of(cfg), runner.test_evaluator.metrics)
+    begin = perf_counter()
     with explain_full_gpu(TESTING):
         flat = runner.test()
+    seconds = perf_counter() - begin
     report = {
         'task': task_of(cfg),
         'config': options.config,
@@ -55,7 +62,9 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
         'metrics': _collected(runner.test_evaluator.metrics) or flat,
     }
     if is_main_process():
-        path = Path(runner.log_dir) / 'metrics.json'
+        path = Path(runner.log_dir) / kept.REPORT
+        report['data'] = tested(cfg, options, runner, seconds)
+        report['data'] |= kept.write(report['task'], runner.test_evaluator.metrics, path.parent)
         write_json(path, report)
         if show_report:
             print_report(report)

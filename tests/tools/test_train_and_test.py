@@ -1,5 +1,6 @@
 """Both tasks from end to end on tiny data: train, checkpoint, resume, test, two processes."""
 
+import json
 import os
 import pickle
 import socket
@@ -12,6 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from downstream.analysis import kept
 from tests import processes
 from tests.conftest import ROOT, coco_by_hand, read_metrics, write_tiny_config
 
@@ -83,6 +85,19 @@ def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_
         by_hand = coco_by_hand(ann_file, tmp_path / 'out' / f'detections.{kind}.json', kind)
         assert {name: metrics[kind][name] for name in by_hand} == by_hand
         assert set(metrics[kind]['per_class']) == {'circle', 'square', 'triangle'}
+    (test,) = kept.find_tests(tmp_path / 'test')
+    assert test.data['images'] == 3
+    assert test.data['protocol']['pipeline'][1] == {
+        'type': 'Resize', 'scale': [160, 128], 'keep_ratio': True
+    }  # fmt: skip
+    assert test.data['folder'] == str(shapes / 'images' / 'validation')
+    by_metric = json.loads((tmp_path / 'out' / 'detections.segm.json').read_text())
+    again = kept.predictions_of(test)['annotations']
+    keys = ('image_id', 'category_id', 'bbox', 'score', 'segmentation')
+    assert [[one[k] for k in keys] for one in again] == [
+        [one[k] for k in keys] for one in by_metric
+    ]
+    assert kept.truth_of(test)['annotations'] == json.loads(ann_file.read_text())['annotations']
     pictures = list((tmp_path / 'pictures').iterdir())
     assert len(pictures) == 3
     height, width = cv2.imread(str(pictures[0])).shape[:2]
@@ -257,6 +272,8 @@ def test_two_processes_detect_as_one(shapes, tool, tmp_path):
     assert code == 0, shown
     assert tool('test', config, last, '--work-dir', tmp_path / 'one').code == 0
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
+    (of_two,), (of_one,) = (kept.find_tests(tmp_path / name) for name in ('two', 'one'))
+    assert kept.predictions_of(of_two) == kept.predictions_of(of_one)
 
 
 def test_testing_leaves_the_config_of_the_training_alone(trained, tool):

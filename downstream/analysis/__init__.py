@@ -1,0 +1,1 @@
+"""What the results of a test mean, as numbers."""
