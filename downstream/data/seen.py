@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor, nn
 
-from downstream.drawing import captioned, draw_detections, draw_segmentation
+from downstream.drawing import captioned
 
 from .images.loading import LoadBands
 from .reading import loaders_of
-
-_IGNORED = 'ignored'
+from .truth import draw_truth
 
 
 class BatchPictures:
     """Draws what a data preprocessor hands to the model.
 
     Args:
-        dataset: Where the images come from: its classes, its colours, and how its bands are shown.
+        dataset: Where the images come from: its classes, and how its bands are shown.
         preprocessor: Of the model. Images are shown without its normalisation.
     """
 
     def __init__(self, dataset: object, preprocessor: nn.Module) -> None:
         meta = getattr(dataset, 'metainfo', None) or {}
         self.classes = tuple(meta.get('classes') or ())
-        # Detectors have the suite's colours; the colours of masks are part of many data sets.
-        self.palette = meta.get('palette')
         self.preprocessor = preprocessor
         found = [loader.transform for loader in loaders_of(dataset)]
         self._bands = next((one for one in found if isinstance(one, LoadBands)), None)
@@ -43,35 +40,11 @@ class BatchPictures:
 
     def _one(self, image: Tensor, sample: object) -> np.ndarray:
         picture = self._shown(image)
-        if 'gt_sem_seg' in sample:
-            classes = as_array(sample.gt_sem_seg.data[0])
-            height, width = classes.shape
-            picture = draw_segmentation(
-                picture[:height, :width], classes, self.classes, self.palette
-            )
-        elif 'gt_instances' in sample:
-            picture = self._with_objects(picture, sample)
+        annotated = draw_truth(picture, sample, self.classes)
+        picture = picture if annotated is None else annotated
         name = str(sample.metainfo.get('img_path') or sample.metainfo.get('img_id', ''))
         height, width = image.shape[-2:]
         return captioned(picture, f'{name.rpartition("/")[2]}  {width}x{height}')
-
-    def _with_objects(self, picture: np.ndarray, sample: object) -> np.ndarray:
-        objects, ignored = sample.gt_instances, sample.get('ignored_instances')
-        boxes, labels = _boxes(objects), as_array(objects.labels)
-        texts = [
-            self.classes[label] if label < len(self.classes) else str(label) for label in labels
-        ]
-        masks = _masks(objects, picture.shape[:2])
-        if ignored is not None and len(ignored):
-            boxes = np.concatenate([boxes, _boxes(ignored)])
-            labels = np.concatenate([labels, [len(self.classes)] * len(ignored)])
-            texts += [_IGNORED] * len(ignored)
-            if masks is not None:
-                more = _masks(ignored, picture.shape[:2])
-                masks += more or [np.zeros(picture.shape[:2], np.uint8)] * len(ignored)
-        return draw_detections(
-            picture, boxes, labels, masks=masks, classes=(*self.classes, _IGNORED), captions=texts
-        )
 
     def _shown(self, image: Tensor) -> np.ndarray:
         """``(C, H, W)`` as the model gets it -> BGR ``(H, W, 3)`` of uint8."""
@@ -93,24 +66,3 @@ class BatchPictures:
     def _exchanges(self) -> bool:
         own = getattr(self.preprocessor, 'exchanges_channels', False)
         return own or getattr(self.preprocessor, '_channel_conversion', False)
-
-
-def as_array(values: object) -> np.ndarray:
-    """A tensor, or boxes of one of mmdet's types, as an array."""
-    return getattr(values, 'tensor', values).detach().cpu().numpy()
-
-
-def _boxes(objects: object) -> np.ndarray:
-    return as_array(objects.bboxes).reshape(-1, 4)
-
-
-def _masks(objects: object, shape: Sequence[int]) -> list[np.ndarray] | None:
-    if 'masks' not in objects:
-        return None
-    padded = []
-    for mask in objects.masks.to_ndarray():
-        height, width = min(mask.shape[0], shape[0]), min(mask.shape[1], shape[1])
-        region = np.zeros(shape, np.uint8)
-        region[:height, :width] = mask[:height, :width]
-        padded.append(region)
-    return padded

@@ -27,7 +27,7 @@ def draw_detections(
     classes: Sequence[str] = (),
     *,
     captions: Sequence[str] | None = None,
-    palette: np.ndarray | None = None,
+    crowds: Sequence[bool] | None = None,
     min_score: float = 0.0,
     alpha: float = 0.45,
 ) -> np.ndarray:
@@ -41,7 +41,7 @@ def draw_detections(
         masks: For each object ``(H, W)`` of bool or of uint8, or a run-length code of COCO's form.
         classes: Names; a class without one is written as its number.
         captions: Texts in place of names and scores.
-        palette: RGB ``(classes, 3)``; None: :func:`~downstream.drawing.class_palette`.
+        crowds: Of ground truth, whether an object is a crowd, which is named as such; None: none is.
         min_score: Objects below it are left out.
         alpha: How opaque masks are, 0 to 1.
 
@@ -59,7 +59,7 @@ def draw_detections(
     order = order[shown[order]]
     if not len(order):
         return picture
-    colors = _bgr(palette, classes, int(labels.max()) + 1)
+    colors = _bgr(classes, int(labels.max()) + 1)
     for one in order if masks is not None else ():
         pixels, place = pixels_of(masks[one])
         draw_region(picture, pixels, colors[labels[one]], alpha, place=place)
@@ -70,6 +70,8 @@ def draw_detections(
         texts = [_name(classes, label) for label in labels]
         if scores is not None:
             texts = [f'{text} {score:.2f}' for text, score in zip(texts, scores)]
+    if crowds is not None:
+        texts = [f'{text} crowd' if crowd else text for text, crowd in zip(texts, crowds)]
     _draw_labels(picture, [(boxes[i], texts[i], colors[labels[i]]) for i in order[::-1]])
     return picture
 
@@ -78,7 +80,6 @@ def draw_segmentation(
     image: np.ndarray,
     label_map: np.ndarray,
     classes: Sequence[str] = (),
-    palette: np.ndarray | None = None,
     alpha: float = 0.5,
     *,
     with_names: bool = True,
@@ -90,18 +91,17 @@ def draw_segmentation(
         label_map: ``(H, W)`` of integers. Pixels outside of 0 to ``len(classes) - 1``, e.g. 255 for
             unlabelled ones, stay as they are.
         classes: Names.
-        palette: RGB ``(classes, 3)``; None: :func:`~downstream.drawing.class_palette`.
         alpha: How opaque the colours are, 0 to 1.
         with_names: Whether names are written.
 
     Returns:
         The picture, BGR, of the image's size.
     """
-    count = len(classes) if len(classes) else len(palette if palette is not None else range(255))
+    count = len(classes) or 255
     label_map = np.asarray(label_map)
     # One more class for what has none; 16 bits hold the classes of all data sets.
     index = np.where((label_map >= 0) & (label_map < count), label_map, count).astype(np.uint16)
-    colors = np.array([*_bgr(palette, classes, count)[:count], (0, 0, 0)], np.uint8)
+    colors = np.array([*_bgr(classes, count)[:count], (0, 0, 0)], np.uint8)
     picture = cv2.addWeighted(image, 1 - alpha, np.take(colors, index, axis=0), alpha, 0)
     present = np.flatnonzero(np.bincount(index.ravel(), minlength=count + 1))
     if present[-1] == count:
@@ -113,15 +113,10 @@ def draw_segmentation(
     return picture
 
 
-def _bgr(
-    palette: np.ndarray | None, classes: Sequence[str], count: int
-) -> list[tuple[int, int, int]]:
+def _bgr(classes: Sequence[str], count: int) -> list[tuple[int, int, int]]:
     """At least ``count`` colours for OpenCV."""
-    own = class_palette([*classes, *[''] * (count - len(classes))])
-    if palette is not None:
-        given = np.asarray(palette, np.uint8).reshape(-1, 3)[: len(own)]
-        own[: len(given)] = given
-    return [tuple(color) for color in own[:, ::-1].tolist()]
+    palette = class_palette([*classes, *[''] * (count - len(classes))])
+    return [tuple(color) for color in palette[:, ::-1].tolist()]
 
 
 def _name(classes: Sequence[str], label: int) -> str:

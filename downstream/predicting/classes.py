@@ -1,11 +1,10 @@
-"""The classes of a trained model: their names, colours, and values in mask files."""
+"""The classes of a trained model: their names, and their values in mask files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
@@ -20,12 +19,10 @@ class Classes:
 
     Attributes:
         names: In the order of their labels.
-        palette: RGB for each, ``(N, 3)`` of uint8; None: the data set has no colours of its own.
         shift: What is added to a label in a mask file.
     """
 
     names: tuple[str, ...]
-    palette: np.ndarray | None = None
     shift: int = 0
 
 
@@ -54,14 +51,11 @@ def classes_of_model(cfg: Config, checkpoint: Mapping, name: str) -> Classes:
             f'{name} was trained on {len(trained)} classes ({shortened(trained, 4)}), the config has '
             f'{len(own)} ({shortened(own, 4)}); give the config that training wrote into its work dir.'
         )
-    palette = stated.get('palette') or given.get('palette') or known.get('palette') or ()
-    # A set whose colours were made for other classes has none for these.
-    palette = np.array(palette, np.uint8) if len(palette) == len(trained) else None
     shift = 0
     if cfg.default_scope == 'mmseg':
         options, _ = mask_options('test_dataloader.dataset', dataset)
         shift = int(bool(options['reduce_zero_label']))
-    return Classes(trained, palette, shift)
+    return Classes(trained, shift)
 
 
 def _tuple(names: Sequence[str] | str) -> tuple[str, ...]:

@@ -317,7 +317,6 @@ class Predictor:
             return LabelMap(
                 **common,
                 labels=labels.astype(kind),
-                palette=self._classes.palette,
                 shift=self._classes.shift,
             )
         return Detections(**common, **_arrays(sample.pred_instances, self.score))

@@ -159,12 +159,10 @@ class LabelMap(Result):
 
     Attributes:
         labels: ``(H, W)`` of int: places in ``classes``.
-        palette: RGB for each class, ``(C, 3)``; None: the colours of :mod:`downstream.drawing`.
         shift: What is added to a label in a mask file, 1 for sets whose 0 is unlabelled.
     """
 
     labels: np.ndarray
-    palette: np.ndarray | None = field(default=None, compare=False)
     shift: int = 0
 
     def pixels(self) -> dict[str, int]:
@@ -191,7 +189,7 @@ class LabelMap(Result):
         Args:
             alpha: How opaque the colours are, 0 to 1.
         """
-        return draw_segmentation(self.picture(), self.labels, self.classes, self.palette, alpha)
+        return draw_segmentation(self.picture(), self.labels, self.classes, alpha)
 
     def to_coco(self, image_id: int) -> list[dict]:
         """One run-length code for each class that occurs, ready for JSON; ids count from 1."""

@@ -103,8 +103,7 @@ def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part
         masks.append(_resized(region, picture))
         box_width, box_height = annotation['bbox'][2:]
         size = f'{box_width * factor:.0f}x{box_height * factor:.0f}'
-        crowd = ' crowd' if annotation.get('iscrowd') else ''
-        captions.append(f'{name_of[annotation["category_id"]]} {size}{crowd}')
+        captions.append(f'{name_of[annotation["category_id"]]} {size}')
     boxes = np.array([one['bbox'] for one in annotations], float).reshape(-1, 4) * ratio
     boxes[:, 2:] += boxes[:, :2]
     names = [name_of[one['category_id']] for one in annotations]
@@ -115,6 +114,7 @@ def _with_objects(path: Path, annotations: list[dict], name_of: dict, part: Part
         masks=masks,
         classes=part.classes,
         captions=captions,
+        crowds=[bool(one.get('iscrowd')) for one in annotations],
     )
     named = {places[name]: name for name in part.classes if name in names}
     return _explained(picture, path, (width, height), factor, named, part)

@@ -11,8 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.visualization import Visualizer
 
-from downstream.data.seen import as_array
 from downstream.data.shown import shown_image
+from downstream.data.truth import as_array, draw_truth
 from downstream.drawing import (
     beside,
     class_palette,
@@ -71,6 +71,12 @@ class PicturesHook(Hook):
             sample: What the model returned for it.
             classes: Names.
         """
+        truth = draw_truth(image, sample, classes)
+        panels = {} if truth is None else {'ground truth': truth}
+        return {**panels, 'prediction': self.prediction(image, sample, classes)}
+
+    def prediction(self, image: np.ndarray, sample: Any, classes: Sequence[str]) -> np.ndarray:
+        """An image with what the model returned for it; arguments as for :meth:`panels`."""
         raise NotImplementedError
 
     def after_val_iter(
@@ -120,30 +126,14 @@ class PicturesHook(Hook):
 
 @HOOKS.register_module()
 class DetectionPicturesHook(PicturesHook):
-    """Objects with their boxes, masks, classes and scores; crowds are named."""
+    """Objects with their boxes, masks, classes and scores."""
 
-    def panels(
-        self, image: np.ndarray, sample: Any, classes: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """See :meth:`PicturesHook.panels`."""
-        panels = {}
-        if 'gt_instances' in sample:
-            parts = [(sample.gt_instances, '')]
-            if 'ignored_instances' in sample:
-                parts.append((sample.ignored_instances, ' crowd'))
-            boxes, labels, masks, captions = [], [], [], []
-            for part, word in parts:
-                boxes += as_array(part.bboxes).reshape(-1, 4).tolist()
-                labels += as_array(part.labels).tolist()
-                masks += list(part.masks.to_ndarray()) if 'masks' in part else []
-                captions += [f'{classes[label]}{word}' for label in as_array(part.labels)]
-            panels['ground truth'] = draw_detections(
-                image, boxes, labels, masks=masks or None, classes=classes, captions=captions
-            )
+    def prediction(self, image: np.ndarray, sample: Any, classes: Sequence[str]) -> np.ndarray:
+        """See :meth:`PicturesHook.prediction`."""
         found = sample.pred_instances
         found = found[found.scores >= self.score_thr]
         masks = found.get('masks')
-        panels['prediction'] = draw_detections(
+        return draw_detections(
             image,
             as_array(found.bboxes),
             as_array(found.labels),
@@ -151,23 +141,15 @@ class DetectionPicturesHook(PicturesHook):
             masks if masks is None or isinstance(masks, list) else as_array(masks),
             classes,
         )
-        return panels
 
 
 @HOOKS.register_module()
 class SegmentationPicturesHook(PicturesHook):
     """Pixels tinted by their class, above the names of the classes."""
 
-    def panels(
-        self, image: np.ndarray, sample: Any, classes: Sequence[str]
-    ) -> dict[str, np.ndarray]:
-        """See :meth:`PicturesHook.panels`."""
-        titles = {'gt_sem_seg': 'ground truth', 'pred_sem_seg': 'prediction'}
-        return {
-            title: draw_segmentation(image, as_array(sample.get(key).data[0]), classes)
-            for key, title in titles.items()
-            if key in sample
-        }
+    def prediction(self, image: np.ndarray, sample: Any, classes: Sequence[str]) -> np.ndarray:
+        """See :meth:`PicturesHook.prediction`."""
+        return draw_segmentation(image, as_array(sample.pred_sem_seg.data[0]), classes)
 
     def picture(self, dataset: object, sample: Any) -> np.ndarray:
         """See :meth:`PicturesHook.picture`."""

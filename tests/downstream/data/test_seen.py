@@ -47,7 +47,7 @@ def test_pixels_of_a_detector_are_those_of_the_file():
     assert (shown[:50, :60] == image.permute(1, 2, 0).numpy()).all()
 
 
-def test_objects_and_ignored_regions_are_drawn():
+def test_objects_and_crowds_are_drawn():
     sample = DetDataSample(metainfo=dict(img_path='b.jpg', img_shape=(128, 128)))
     mask = np.zeros((1, 128, 128), np.uint8)
     mask[0, 40:60, 40:60] = 1
@@ -67,7 +67,7 @@ def test_objects_and_ignored_regions_are_drawn():
     assert tuple(shown[50, 30]) == class_color(1)  # the box
     assert shown[50, 50].any()
     assert not shown[65, 50].any()
-    assert tuple(shown[105, 90]) == class_color(2)  # the ignored one, after all classes
+    assert tuple(shown[105, 90]) == class_color(0)  # the crowd, in the colour of its class
 
 
 def test_label_maps_are_drawn_on_the_crop():

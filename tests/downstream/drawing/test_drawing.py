@@ -178,12 +178,15 @@ def test_names_are_written_within_their_regions():
     assert abs(xs.mean() - 235) < 5
 
 
-def test_a_palette_of_ones_own():
-    palette = np.array([[250, 0, 0], [0, 0, 250]], np.uint8)
-    picture = draw_segmentation(plain(), np.zeros((200, 300), int), 'ab', palette, with_names=False)
-    np.testing.assert_allclose(picture[0, 0], (GREY / 2, GREY / 2, (GREY + 250) / 2), atol=1.5)
-    picture = draw_detections(plain(), [[50, 50, 150, 150]], [1], classes='ab', palette=palette)
-    assert (picture[100, 50] == (250, 0, 0)).all()
+def test_crowds_are_named_and_keep_the_colour_of_their_class():
+    boxes, classes = [[20, 60, 120, 160], [160, 60, 280, 160]], ('cat', 'dog')
+    common = {'boxes': boxes, 'labels': [1, 1], 'classes': classes}
+    drawn = draw_detections(plain(), **common, crowds=[False, True])
+    named = draw_detections(plain(), **common, captions=['dog', 'dog crowd'])
+    assert (drawn == named).all()
+    assert (drawn[110, 160] == class_color(1)[::-1]).all()
+    sized = draw_detections(plain(), **common, captions=['a', 'b'], crowds=[False, True])
+    assert (sized == draw_detections(plain(), **common, captions=['a', 'b crowd'])).all()
 
 
 def test_pictures_are_side_by_side_under_titles():
