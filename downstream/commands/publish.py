@@ -12,6 +12,7 @@ from torch import Tensor
 from backbones.errors import WeightsError
 from backbones.weights.download import sha256
 from backbones.weights.sources import find
+from downstream.atomic import atomic_path
 from downstream.running.checkpoint.read import read
 
 from .weights import save
@@ -100,10 +101,9 @@ def inherited_licence(cfg: Config) -> str:
 
 
 def _save_pickle(tensors: dict[str, Tensor], facts: dict, path: Path) -> None:
-    partial = path.with_name(f'.{path.name}')
     meta = {'dataset_meta': {'classes': facts['classes']}, 'cfg': facts['config']}
-    torch.save({'state_dict': tensors, 'meta': meta}, partial)
-    partial.replace(path)
+    with atomic_path(path) as aside:
+        torch.save({'state_dict': tensors, 'meta': meta}, aside)
 
 
 def model_card(facts: dict, tensors: dict[str, Tensor], cfg: Config) -> str:

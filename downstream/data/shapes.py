@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
@@ -17,6 +16,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from backbones.errors import DataError
+from downstream.atomic import atomic_path
 
 VERSION = '3'
 THINGS = ('circle', 'square', 'triangle')
@@ -48,19 +48,12 @@ def make_shapes(root: Path, training: int = 64, validation: int = 24) -> bool:
         raise DataError(
             f'{root} exists and is no data set of shapes; move it or name another folder.'
         )
-    root.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f'.{root.name}-', dir=root.parent))
-    try:
+    with atomic_path(root) as aside:
         for split, count in (('training', training), ('validation', validation)):
             _make_split(aside, split, count)
         (aside / stamp.name).write_text(json.dumps(label))
-        aside.chmod(0o755)
         if root.exists():
             shutil.rmtree(root)
-        aside.rename(root)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
     return True
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backbones.errors import ConfigError
-from downstream.data.formats.write import atomic
+from downstream.atomic import atomic
 from downstream.paths import CONFIGS
 
 _WIDTH = 96
@@ -103,7 +103,6 @@ def write(path: Path, text: str) -> bool:
                 f'{path} was edited since it was written and is not overwritten. Train with it: '
                 f'python tools/train.py {path}; or remove it, or give another --work-dir.'
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         file.write(marked)
     return True

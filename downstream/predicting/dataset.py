@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -13,39 +11,28 @@ import numpy as np
 from pycocotools import mask as rle
 
 from backbones.errors import DataError
+from downstream.atomic import atomic_path
 from downstream.data.formats.convert.parts import place_image
 from downstream.data.formats.write import write_mask
 
-from .files import CocoFile, Whole
+from .files import CocoEntries, coco_file
 from .results import Detections, LabelMap
 
 _FRAME_QUALITY = 95
 
 
-class PredictedDataset(Whole):
-    """A folder that appears when it is complete: images with a COCO file, or with masks of indices.
+class PredictedDataset:
+    """Images with a COCO file, or with masks of indices, on their way into a folder.
 
     Args:
-        folder: It must not exist.
-        task: ``'detection'`` or ``'segmentation'``.
-        classes: Names of the classes.
+        folder: Where they are written.
+        coco: The file of objects; None: there are masks.
         score: The least score of an object.
         copy: Copy the images; otherwise the folder has links to them.
-
-    Raises:
-        DataError: The folder exists.
     """
 
-    def __init__(
-        self, folder: Path, task: str, classes: Sequence[str], score: float, copy: bool
-    ) -> None:
-        if folder.exists():
-            raise DataError(f'{folder} exists; remove it, or name another folder by --out.')
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder, self._classes, self._score, self._copy = folder, classes, score, copy
-        self._aside = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-        is_detection = task == 'detection'
-        self._coco = CocoFile(self._aside / 'annotations.json', classes) if is_detection else None
+    def __init__(self, folder: Path, coco: CocoEntries | None, score: float, copy: bool) -> None:
+        self._folder, self._coco, self._score, self._copy = folder, coco, score, copy
         self._number = 0
 
     def place(self, name: str, source: Path | np.ndarray, temporary: bool = False) -> None:
@@ -56,7 +43,7 @@ class PredictedDataset(Whole):
             source: Its file, or the pixels of a frame.
             temporary: The file will be deleted, so a copy is made.
         """
-        target = self._aside / 'images' / name
+        target = self._folder / 'images' / name
         if isinstance(source, np.ndarray):
             target.parent.mkdir(parents=True, exist_ok=True)
             quality = [cv2.IMWRITE_JPEG_QUALITY, _FRAME_QUALITY]
@@ -67,7 +54,7 @@ class PredictedDataset(Whole):
     def place_mask(self, name: str, result: LabelMap) -> None:
         """Write the mask of an image; it may be called in any thread."""
         path = PurePosixPath('masks', name).with_suffix('.png')
-        write_mask(result.labels.astype(np.uint8), self._aside / path)
+        write_mask(result.labels.astype(np.uint8), self._folder / path)
 
     def add(self, name: str, result: Detections, image_id: int) -> None:
         """Add the objects of an image; those that have no pixel are left out."""
@@ -87,18 +74,31 @@ class PredictedDataset(Whole):
         size = {'width': result.width, 'height': result.height}
         self._coco.add({'id': image_id, 'file_name': f'images/{name}', **size}, annotations)
 
-    def finish(self) -> None:
-        """Let the folder appear under its name."""
-        if self._coco is not None:
-            self._coco.finish()
-        else:
-            names = ''.join(f'{name}\n' for name in self._classes)
-            (self._aside / 'classes.txt').write_text(names, encoding='utf-8')
-        self._aside.chmod(0o755)
-        os.rename(self._aside, self.folder)
 
-    def discard(self) -> None:
-        """Remove what was placed."""
-        if self._coco is not None:
-            self._coco.discard()
-        shutil.rmtree(self._aside, ignore_errors=True)
+@contextmanager
+def predicted_dataset(
+    folder: Path, task: str, classes: Sequence[str], score: float, copy: bool
+) -> Iterator[PredictedDataset]:
+    """A data set to write, whose folder appears when it is complete.
+
+    Args:
+        folder: It must not exist.
+        task: ``'detection'`` or ``'segmentation'``.
+        classes: Names of the classes.
+        score: As for :class:`PredictedDataset`.
+        copy: Likewise.
+
+    Raises:
+        DataError: The folder exists.
+    """
+    if folder.exists():
+        raise DataError(f'{folder} exists; remove it, or name another folder by --out.')
+    with atomic_path(folder) as aside:
+        aside.mkdir()
+        if task == 'detection':
+            with coco_file(aside / 'annotations.json', classes) as coco:
+                yield PredictedDataset(aside, coco, score, copy)
+        else:
+            yield PredictedDataset(aside, None, score, copy)
+            names = ''.join(f'{name}\n' for name in classes)
+            (aside / 'classes.txt').write_text(names, encoding='utf-8')

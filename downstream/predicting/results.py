@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from backbones.errors import ConfigError
-from downstream.data.formats.write import atomic
+from downstream.atomic import atomic
 from downstream.data.run_lengths import as_json
 from downstream.drawing import draw_detections, draw_segmentation, file_content
 
@@ -59,7 +59,6 @@ class Result:
             content = file_content(picture, path.suffix or '.')
         except cv2.error as error:
             raise ConfigError(f'{path}: pictures are written as .jpg, .png or .webp.') from error
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path, 'wb') as file:
             file.write(content)
         return path
@@ -178,7 +177,6 @@ class LabelMap(Result):
     def save_mask(self, path: str | Path) -> Path:
         """Write :meth:`values` as a PNG; its folder is made."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path, 'wb') as file:
             Image.fromarray(self.values()).save(file, 'PNG', compress_level=1)
         return path

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from backbones.errors import DataError
 
 from .ahead import ahead
-from .dataset import PredictedDataset
+from .dataset import predicted_dataset
 from .download import download
-from .files import CocoFile, CsvFile, JsonLines
+from .files import coco_file, csv_file, json_lines
 from .predictor import Predictor, Prepared
 from .results import SHOWN_SCORE, Detections, LabelMap, Result
 from .sources import Source
-from .video import Frame, Video, VideoWriter
+from .video import Frame, Video, video_file
 
 _LOADERS, _RENDERERS = 2, 2
 _COLUMNS = {
@@ -103,20 +103,21 @@ class PredictionRun:
             self.dataset = None
             if self.as_dataset:
                 folder, copy = self.out / 'dataset', self.as_dataset == 'copy'
-                made = PredictedDataset(folder, task, classes, self.shown, copy)
+                made = predicted_dataset(folder, task, classes, self.shown, copy)
                 self.dataset = stack.enter_context(made)
-            table = CsvFile(self.out / _TABLES[task], _COLUMNS[task])
-            self.table = stack.enter_context(table)
+            table = self.out / _TABLES[task]
+            self.tabulate = stack.enter_context(csv_file(table, _COLUMNS[task]))
             self.coco = None
             if task == 'detection':
-                self.coco = stack.enter_context(CocoFile(self.out / 'predictions.json', classes))
+                self.coco = stack.enter_context(coco_file(self.out / 'predictions.json', classes))
             with tqdm(total=len(sources), desc='predicting', disable=None) as self.bar:
                 self._pictures(sources)
                 self._videos(sources)
             self._require_some(len(sources))
-        written = (table, self.coco, self.dataset)
+        names = (table.name, 'predictions.json', 'dataset')
+        given = (self.tabulate, self.coco, self.dataset)
         self.summary.files += [
-            getattr(one, 'path', None) or one.folder for one in written if one is not None
+            self.out / name for name, one in zip(names, given) if one is not None
         ]
         return self.summary
 
@@ -154,7 +155,7 @@ class PredictionRun:
                 self.coco.add(image, result.to_coco(job.image_id))
                 if self.dataset is not None:
                     self.dataset.add(_dataset_name(job.source), result, job.image_id)
-            self.table.add(self._rows(job.source.name, '', result))
+            self.tabulate(self._rows(job.source.name, '', result))
             self.summary.pictures += 1
             self.bar.update()
         if self.summary.pictures:
@@ -263,15 +264,15 @@ class PredictionRun:
         before = self.summary.frames
         with (
             closing(decoded),
-            VideoWriter(target, video.rate) as writer,
-            JsonLines(target.with_suffix('.jsonl')) as lines,
+            video_file(target, video.rate) as add_frame,
+            json_lines(target.with_suffix('.jsonl')) as add_line,
         ):
             prepared = (self._frame(source, frame) for frame in iter(decoded.__next__, None))
             predicted = self.predictor.predicted(prepared)
             for frame, result, drawn in ahead(self._draw, predicted, _RENDERERS, _RENDERERS):
-                writer.add(drawn)
-                lines.add(self._line(frame, result))
-                self.table.add(self._rows(source.name, frame.number, result))
+                add_frame(drawn)
+                add_line(self._line(frame, result))
+                self.tabulate(self._rows(source.name, frame.number, result))
                 if self.dataset is not None:
                     name = _name_of_frame(source, frame)
                     self._place(name, frame.pixels, result)

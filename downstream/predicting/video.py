@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from downstream.atomic import atomic_path
 from downstream.data.reading import UnreadableError
 
 _DEFAULT_RATE = 25.0
@@ -67,41 +68,28 @@ class Video:
             raise UnreadableError(f'{self.name} cannot be read: not one frame can be decoded')
 
 
-class VideoWriter:
-    """An MP4 video that appears when it is complete.
+@contextmanager
+def video_file(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """An MP4 video to write: a function that takes a frame ``(H, W, 3)``, BGR, all of one size.
 
     Args:
-        path: Where it appears; its folder is made.
+        path: Where it appears when it is complete.
         rate: Frames per second.
+
+    Raises:
+        OSError: The video cannot be written.
     """
+    writer = cv2.VideoWriter()
+    with atomic_path(path) as aside:
 
-    def __init__(self, path: Path, rate: float) -> None:
-        self.path, self.rate = path, rate
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._aside = path.with_name(f'.{os.getpid()}.{path.name}')
-        self._writer: cv2.VideoWriter | None = None
+        def add(pixels: np.ndarray) -> None:
+            if not writer.isOpened():
+                code, size = cv2.VideoWriter.fourcc(*_CODEC), pixels.shape[1::-1]
+                if not writer.open(str(aside), code, rate, size):
+                    raise OSError(f'{path} cannot be written: OpenCV has no encoder for it.')
+            writer.write(pixels)
 
-    def add(self, pixels: np.ndarray) -> None:
-        """Write a frame ``(H, W, 3)``, BGR; all have the size of the first one.
-
-        Raises:
-            OSError: The video cannot be written.
-        """
-        if self._writer is None:
-            code = cv2.VideoWriter.fourcc(*_CODEC)
-            size = pixels.shape[1::-1]
-            self._writer = cv2.VideoWriter(str(self._aside), code, self.rate, size)
-            if not self._writer.isOpened():
-                raise OSError(f'{self.path} cannot be written: OpenCV has no encoder for it.')
-        self._writer.write(pixels)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        if kind is None and self._writer is not None:
-            self._aside.replace(self.path)
-        else:
-            self._aside.unlink(missing_ok=True)
+        try:
+            yield add
+        finally:
+            writer.release()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from backbones.errors import DataError
+from downstream.atomic import atomic
 from downstream.data.files import IGNORED, SAMPLE, exif_advice
 from downstream.data.images.read import read_header
 
@@ -69,20 +68,6 @@ def write(found: Found, folder: Path) -> Written:
         with atomic(lists[name]) as file:
             file.writelines(f'{part.root / image}\n' for image in names)
     return Written(folder, found.classes, datasets, lists)
-
-
-@contextmanager
-def atomic(path: Path, mode: str = 'w') -> Iterator:
-    """A file to write that becomes ``path`` when it is complete."""
-    handle, name = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
-    try:
-        with os.fdopen(handle, mode, **({} if 'b' in mode else {'encoding': 'utf-8'})) as file:
-            yield file
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _write_instances(part: Instances, path: Path) -> dict:
@@ -234,7 +219,6 @@ def index_masks(
 
 def write_mask(pixels: np.ndarray, path: Path) -> None:
     """Write class indices ``(H, W)`` as an 8-bit PNG; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path, 'wb') as file:
         Image.fromarray(pixels).save(file, 'PNG', compress_level=1)
 

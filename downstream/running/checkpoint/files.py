@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from mmengine.logging import print_log
 
 from backbones.errors import UserError, WeightsError
 from backbones.weights.download import sha256
+from downstream.atomic import atomic, flush_to_disk
 
 from .read import read
 
@@ -61,21 +61,19 @@ def publish(folder: Path, name: str) -> None:
     digest is complete, because it was renamed.
     """
     aside, target = folder / unfinished(name), folder / name
-    _flush(aside)
+    flush_to_disk(aside)
     digest = sha256(aside)
     record = _record(target)
     record.unlink(missing_ok=True)
     aside.replace(target)
     write_text(record, f'{digest}  {name}\n')
-    _flush(folder)
+    flush_to_disk(folder)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file atomically."""
-    aside = path.with_name(unfinished(path.name))
-    aside.write_text(text)
-    _flush(aside)
-    aside.replace(path)
+    with atomic(path, flush=True) as file:
+        file.write(text)
 
 
 def remove(path: Path) -> None:
@@ -86,15 +84,6 @@ def remove(path: Path) -> None:
 
 def _record(path: Path) -> Path:
     return path.with_name(f'{path.name}.sha256')
-
-
-def _flush(path: Path) -> None:
-    """Write a file or the entries of a folder through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def newest_whole(work_dir: str | Path, mmap: bool = False) -> tuple[Path, dict] | None:

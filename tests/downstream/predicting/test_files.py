@@ -8,12 +8,12 @@ import time
 import pytest
 
 from downstream.predicting.ahead import ahead
-from downstream.predicting.files import CocoFile, CsvFile, JsonLines
+from downstream.predicting.files import coco_file, csv_file, json_lines
 
 
 def test_a_coco_file_is_whole(tmp_path):
     path = tmp_path / 'new' / 'predictions.json'
-    with CocoFile(path, ('circle', 'Grün')) as file:
+    with coco_file(path, ('circle', 'Grün')) as file:
         for number in (1, 2, 3):
             annotations = [{'image_id': number, 'score': 0.5}] * (number - 1)
             file.add({'id': number, 'file_name': 'ü.jpg'}, annotations)
@@ -26,7 +26,7 @@ def test_a_coco_file_is_whole(tmp_path):
 
 
 def test_an_empty_coco_file_is_json(tmp_path):
-    with CocoFile(tmp_path / 'predictions.json', ('circle',)):
+    with coco_file(tmp_path / 'predictions.json', ('circle',)):
         pass
     assert json.loads((tmp_path / 'predictions.json').read_text())['images'] == []
 
@@ -34,9 +34,9 @@ def test_an_empty_coco_file_is_json(tmp_path):
 @pytest.mark.parametrize(
     'make',
     [
-        lambda path: CocoFile(path, ('a',)),
-        lambda path: CsvFile(path, ('a', 'b')),
-        lambda path: JsonLines(path),
+        lambda path: coco_file(path, ('a',)),
+        lambda path: csv_file(path, ('a', 'b')),
+        lambda path: json_lines(path),
     ],
 )
 def test_an_error_leaves_the_former_file_and_nothing_else(tmp_path, make):
@@ -49,8 +49,8 @@ def test_an_error_leaves_the_former_file_and_nothing_else(tmp_path, make):
 
 
 def test_tables_quote_what_needs_it(tmp_path):
-    with CsvFile(tmp_path / 't.csv', ('name', 'value')) as file:
-        file.add([('a, "b"', 1), ('c', '')])
+    with csv_file(tmp_path / 't.csv', ('name', 'value')) as file:
+        file([('a, "b"', 1), ('c', '')])
     with (tmp_path / 't.csv').open(newline='') as file:
         assert list(csv.reader(file)) == [['name', 'value'], ['a, "b"', '1'], ['c', '']]
 
