@@ -6,15 +6,18 @@ import contextlib
 import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, repeat
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import chain, compress, repeat
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.logging import print_log
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+
+if TYPE_CHECKING:
+    import hotcoco
 
 # Position of an area range in the arrays of an evaluation.
 _AREAS = {'all': 0, 's': 1, 'm': 2, 'l': 3}
@@ -74,6 +77,19 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def chosen(self, which: np.ndarray) -> Detections:
+        """Some of the detections, on the same images; ``which`` is ``(N,)`` of bool."""
+        parts = np.split(which, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
+        return replace(
+            self,
+            counts=[int(part.sum()) for part in parts],
+            labels=self.labels[which],
+            boxes=self.boxes[which],
+            scores=self.scores[which],
+            masks=self.masks and list(compress(self.masks, which)),
+            areas=None if self.areas is None else self.areas[which],
+        )
 
     def as_dicts(self) -> list[dict]:
         """In COCO's result format; masks are without boxes, whose areas pycocotools would take."""
@@ -169,9 +185,25 @@ class HotcocoTruth:
 
 
 def with_hotcoco(truth: HotcocoTruth, found: Detections, rules: Rules) -> dict[str, np.ndarray]:
-    """The same by hotcoco, which equals pycocotools to the last bit.
+    """The same by hotcoco, which equals pycocotools to the last bit."""
+    return hotcoco_evaluation(truth, found, rules).eval
+
+
+def hotcoco_evaluation(
+    truth: HotcocoTruth,
+    found: Detections,
+    rules: Rules,
+    areas: Sequence[tuple[float, float]] | None = None,
+) -> hotcoco.COCOeval:
+    """An evaluation by hotcoco, evaluated and accumulated.
 
     It takes arrays and run-length codes as they are: lists and JSON would take longer than counting.
+
+    Args:
+        truth: The annotations.
+        found: The detections; the id of each is its place, counted from 1.
+        rules: What is counted.
+        areas: Ranges of areas in place of COCO's, the first of which must hold all objects.
     """
     import hotcoco
 
@@ -190,9 +222,13 @@ def with_hotcoco(truth: HotcocoTruth, found: Detections, rules: Rules) -> dict[s
         sorted(truth.images[id_] for id_ in set(rules.images)),
         sorted(truth.categories[id_] for id_ in set(rules.categories)),
     )
+    if areas is not None:
+        evaluation.params.areaRng = [list(limits) for limits in areas]
+        names = ['all', 'small', 'medium', 'large', *map(str, range(4, len(areas)))]
+        evaluation.params.areaRngLbl = names[: len(areas)]
     evaluation.evaluate()
     evaluation.accumulate()
-    return evaluation.eval
+    return evaluation
 
 
 def mask_areas(masks: Sequence[dict]) -> np.ndarray:
