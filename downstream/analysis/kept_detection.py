@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from mmengine.logging import print_log
 
 from backbones.errors import DataError
 from backbones.weights.download import sha256
+from downstream.atomic import atomic
 from downstream.detection.coco_evaluation import Detections, mask_areas
 from downstream.detection.completed import read_truth
 from downstream.detection.metric import CocoInstanceMetric
@@ -150,9 +150,8 @@ def _annotations(metric: CocoInstanceMetric, folder: Path) -> dict:
     """Where the truth is. A copy is kept where it is not one file on this machine."""
     path = Path(metric.ann_file) if metric.ann_file else None
     if path is None or not path.is_file():
-        aside = folder / f'.{TRUTH}.partial'
-        aside.write_text(json.dumps(metric.truth))
-        aside.replace(folder / TRUTH)
+        with atomic(folder / TRUTH) as file:
+            json.dump(metric.truth, file)
         return {'annotations': TRUTH, 'digest': sha256(folder / TRUTH)}
     return {'annotations': str(path.resolve()), 'digest': sha256(path)}
 
@@ -230,12 +229,8 @@ def _by_image(images: Sequence, arrays: Mapping[str, np.ndarray]) -> list[dict]:
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file atomically, not compressed: numbers of this kind shrink by a tenth."""
-    aside = path.with_name(f'.{path.name}.partial')
-    with open(aside, 'wb') as file:
+    with atomic(path, 'wb', flush=True) as file:
         np.savez(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
 
 
 def _bytes(arrays: Mapping[str, np.ndarray]) -> int:
