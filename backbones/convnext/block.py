@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from .visible import VisibleCells
+
 GRN_EPS = 1e-6
 NORM_EPS = 1e-6
 
@@ -34,8 +36,8 @@ class GRN(nn.Module):
 class Block(nn.Module):
     """Depthwise 7x7, LayerNorm, MLP of ratio 4 (with GRN in V2), layer scale (V1), residual.
 
-    Input and output are ``(N, dim, H, W)``. Stochastic depth (Huang et al. 2016) drops the branch of
-    whole samples while training.
+    Input and output are ``(N, dim, H, W)``, or stacks of visible cells (:mod:`.visible`). Stochastic
+    depth (Huang et al. 2016) drops the branch of whole samples while training.
 
     Args:
         dim: Channels.
@@ -60,8 +62,9 @@ class Block(nn.Module):
         )
         self.drop_path = StochasticDepth(drop_path_rate, 'row')
 
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+    def forward(self, x: Tensor, visible: VisibleCells | None = None) -> Tensor:
+        near = self.dwconv(x) if visible is None else visible.convolve(self.dwconv, x)
+        branch = self.norm(near.permute(0, 2, 3, 1))
         branch = F.gelu(self.pwconv1(branch))
         if self.grn is not None:
             branch = self.grn(branch)

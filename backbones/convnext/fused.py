@@ -16,16 +16,18 @@ from backbones.kernels.eager import MISSING_NAMES, is_intercepted, is_plain_eage
 from . import fused_cpu, fused_gpu
 from .block import Block
 from .fused_switch import FusedSwitch, fused_switch
+from .visible import VisibleCells
 
 
 class FusedBlock(Block):
     """A :class:`Block` that runs fused on a CPU or GPU, where this computes what its modules would."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        for path in (fused_cpu, fused_gpu):
-            if path.can_run_fused(self, x):
-                return path.run(self, x)
-        return super().forward(x)
+    def forward(self, x: Tensor, visible: VisibleCells | None = None) -> Tensor:
+        if fused_cpu.can_run_fused(self, x):
+            return fused_cpu.run(self, x, visible)
+        if visible is None and fused_gpu.can_run_fused(self, x):
+            return fused_gpu.run(self, x)
+        return super().forward(x, visible)
 
 
 class Stage(nn.Sequential):
@@ -35,7 +37,8 @@ class Stage(nn.Sequential):
     hooked into is called like any module.
 
     Args:
-        blocks: Modules from ``(N, C, H, W)`` to ``(N, C, H, W)``.
+        blocks: Modules from ``(N, C, H, W)`` to ``(N, C, H, W)``. For stacks of visible cells
+            (:mod:`.visible`) they take the cells as a second argument.
         with_cp: Recompute each block in the backward pass to save memory.
     """
 
@@ -43,19 +46,24 @@ class Stage(nn.Sequential):
         super().__init__(*blocks)
         self.with_cp = with_cp
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: VisibleCells | None = None) -> Tensor:
         _log_path(x)
         sequence = None
+        where = () if visible is None else (visible,)
         for block in self:
-            if _runs_only_own_forward(block) and fused_cpu.can_share_memory(block, x):
+            if (
+                visible is None
+                and _runs_only_own_forward(block)
+                and fused_cpu.can_share_memory(block, x)
+            ):
                 sequence = sequence or fused_cpu.InferenceSequence()
                 x = sequence.run(block, x)
                 continue
             sequence = None  # this block may store its input or output somewhere
             if self.with_cp and x.requires_grad:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, *where, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, *where)
         return x
 
 

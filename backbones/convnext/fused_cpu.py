@@ -45,6 +45,7 @@ from .fused_conditions import (
 )
 from .fused_grn import grn_backward, grn_scale
 from .fused_switch import FusedSwitch, fused_switch
+from .visible import VisibleCells
 
 # Most pixels and most hidden activations of a chunk: few enough for the cache that cores share and for
 # memory that the process has already, enough for matrix products at full speed.
@@ -79,14 +80,15 @@ def description() -> str:
     return 'compiled C code'
 
 
-def run(block: Block, x: Tensor) -> Tensor:
-    """``block(x)``: ``(N, C, H, W)`` to ``(N, C, H, W)`` in channels_last memory format."""
+def run(block: Block, x: Tensor, visible: VisibleCells | None = None) -> Tensor:
+    """``block(x, visible)``: ``(N, C, H, W)`` to ``(N, C, H, W)`` in channels_last memory format."""
     x = x.contiguous(memory_format=torch.channels_last)
     # The module's own random numbers, for each sample 0 or 1 / (1 - p).
     mask = block.drop_path(x.new_ones(len(x), 1, 1, 1)) if drops_paths(block) else None
     if needs_gradient(block, x):
-        return BlockFunction.apply(x, mask, block.norm.eps, *parameters_of(block))
-    return _forward(x, _kept_samples(mask), block.norm.eps, parameters_of(block)).out
+        return BlockFunction.apply(x, mask, block.norm.eps, visible, *parameters_of(block))
+    kept = _kept_samples(mask, visible)
+    return _forward(x, kept, block.norm.eps, parameters_of(block)).out
 
 
 def can_share_memory(block: Block, x: Tensor) -> bool:
@@ -261,6 +263,23 @@ class _Kept(NamedTuple):
 
     samples: Tensor | None
     scale: float
+    visible: VisibleCells | None
+    """The cells of these samples, of which the maps are stacks; None: the maps are whole."""
+
+    def convolve(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None = None
+    ) -> Tensor:
+        """:func:`.depthwise.convolve` of the kept samples."""
+        if self.visible is None:
+            return depthwise.convolve(x, weight, bias, plus=plus)
+        y = self.visible.gather(depthwise.convolve(self.visible.scatter(x), weight, bias))
+        return y if plus is None else y.add_(plus)
+
+    def weight_gradient(self, x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
+        """:func:`.depthwise.weight_gradient` of the kept samples."""
+        if self.visible is not None:
+            x, grad = self.visible.scatter(x), self.visible.scatter(grad)
+        return depthwise.weight_gradient(x, grad, weight)
 
     def select(self, x: Tensor) -> Tensor:
         """The kept samples of ``x``."""
@@ -269,14 +288,17 @@ class _Kept(NamedTuple):
         return x.index_select(0, self.samples).contiguous(memory_format=torch.channels_last)
 
 
-def _kept_samples(mask: Tensor | None) -> _Kept:
+def _kept_samples(mask: Tensor | None, visible: VisibleCells | None) -> _Kept:
     if mask is None:
-        return _Kept(None, 1.0)
+        return _Kept(None, 1.0, visible)
     mask = mask.flatten()
     samples = mask.nonzero().flatten()
     if not len(samples):
-        return _Kept(samples, 0.0)
-    return _Kept(None if len(samples) == len(mask) else samples, float(mask[samples[0]]))
+        return _Kept(samples, 0.0, visible)
+    scale = float(mask[samples[0]])
+    if len(samples) == len(mask):
+        return _Kept(None, scale, visible)
+    return _Kept(samples, scale, visible and visible.of_samples(samples))
 
 
 class _Output(NamedTuple):
@@ -291,7 +313,7 @@ def _forward(x: Tensor, kept: _Kept, eps: float, parameters: BlockParameters) ->
     if kept.samples is not None and not len(kept.samples):
         return _Output(x.clone(), None, None)
     part = kept.select(x)
-    y = depthwise.convolve(part, parameters.conv_weight, parameters.conv_bias)
+    y = kept.convolve(part, parameters.conv_weight, parameters.conv_bias)
     added = torch.empty_like(part) if kept.samples is None else part
     norms = _Branch(parameters, eps, kept.scale, Scratch()).add(part, y, added)
     out = added if kept.samples is None else x.clone().index_copy_(0, kept.samples, added)
@@ -303,12 +325,17 @@ class BlockFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, mask: Tensor | None, eps: float, *parameters: Tensor | None
+        ctx,
+        x: Tensor,
+        mask: Tensor | None,
+        eps: float,
+        visible: VisibleCells | None,
+        *parameters: Tensor | None,
     ) -> Tensor:
-        kept = _kept_samples(mask)
+        kept = _kept_samples(mask, visible)
         block_parameters = BlockParameters(*parameters)  # type: ignore[arg-type]
         out, y, norms = _forward(x, kept, eps, block_parameters)
-        ctx.eps, ctx.drop_path_scale = eps, kept.scale
+        ctx.eps, ctx.drop_path_scale, ctx.visible = eps, kept.scale, kept.visible
         ctx.save_for_backward(x, y, kept.samples, norms, *parameters)
         return out
 
@@ -316,25 +343,32 @@ class BlockFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, samples, norms, *tensors = ctx.saved_tensors
-        parameters, kept = BlockParameters(*tensors), _Kept(samples, ctx.drop_path_scale)
+        parameters = BlockParameters(*tensors)
+        kept = _Kept(samples, ctx.drop_path_scale, ctx.visible)
         grad = grad.contiguous(memory_format=torch.channels_last)
         if y is None:  # all samples were dropped
-            return grad, None, None, *(None if p is None else torch.zeros_like(p) for p in tensors)
+            return (
+                grad,
+                None,
+                None,
+                None,
+                *(None if p is None else torch.zeros_like(p) for p in tensors),
+            )
         branch = _BranchBackward(parameters, ctx.eps, kept.scale)
         grad_y = branch.run(kept.select(grad), y, norms)
         conv_bias = _sum_of(pixels_of(grad_y))
         conv_weight = None
-        if ctx.needs_input_grad[3]:
-            conv_weight = depthwise.weight_gradient(kept.select(x), grad_y, parameters.conv_weight)
+        if ctx.needs_input_grad[4]:
+            conv_weight = kept.weight_gradient(kept.select(x), grad_y, parameters.conv_weight)
         grad_x = None
         if ctx.needs_input_grad[0]:
             # The gradient of a convolution's input is the convolution with the flipped kernel.
             kernel = parameters.conv_weight.flip(2, 3)
             residual = grad if samples is None else None
-            grad_x = depthwise.convolve(grad_y, kernel, None, plus=residual)
+            grad_x = kept.convolve(grad_y, kernel, None, plus=residual)
             if samples is not None:
                 grad_x = grad.clone().index_add_(0, samples, grad_x)
-        return grad_x, None, None, conv_weight, conv_bias, *branch.grads
+        return grad_x, None, None, None, conv_weight, conv_bias, *branch.grads
 
 
 def _sum_of(pixels: Tensor) -> Tensor:
