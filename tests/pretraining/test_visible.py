@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones import ConvNeXt, ConvNeXtV2, ConfigError, set_fused
+from backbones import ConfigError, ConvNeXt, ConvNeXtV2, set_fused
 from backbones.convnext.visible import VisibleCells
 from pretraining.fcmae import Encoder
 from tests.close import require_close
