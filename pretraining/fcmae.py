@@ -13,7 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.convnext import Block, ConvNeXt
+from backbones.convnext import ConvNeXt, FusedBlock
 from backbones.convnext.model import STRIDES
 from backbones.convnext.visible import VisibleCells
 from backbones.errors import ConfigError
@@ -107,7 +107,7 @@ class FCMAE(BaseModel):
         self.proj = nn.Conv2d(self.encoder.width, decoder_dim, kernel_size=1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
         self.decoder = nn.Sequential(
-            *(Block(decoder_dim, 0.0, 0.0, network.use_grn) for _ in range(decoder_depth))
+            *(FusedBlock(decoder_dim, 0.0, 0.0, network.use_grn) for _ in range(decoder_depth))
         )
         self.pred = nn.Conv2d(decoder_dim, _STRIDE**2 * self.channels, kernel_size=1)
         for part in (self.proj, self.decoder, self.pred):

@@ -164,10 +164,19 @@ def _longest_chunk(pixels: int, hidden_dim: int) -> int:
     return -(-pixels // _chunk_count(pixels, hidden_dim))
 
 
-def _images(pixels: Tensor, count: int) -> Iterator[slice]:
-    """The pixels of each of ``count`` images."""
+def _images(pixels: Tensor, count: int, hidden_dim: int) -> Iterator[slice]:
+    """The pixels of each of ``count`` images, or of several together where they are small.
+
+    GRN scales the hidden activations of every image by factors of its own. With more pixels than channels,
+    it is cheaper to scale the weight of the second layer for each image; with fewer, images share their
+    matrix products, as many as make a chunk.
+    """
     size = len(pixels) // count
-    return (slice(begin, begin + size) for begin in range(0, len(pixels), size))
+    together = 1
+    if 4 * size < hidden_dim:  # hidden activations are four times the channels
+        together = max(1, min(_CHUNK_PIXELS, _CHUNK_ELEMENTS // hidden_dim) // size)
+    step = size * together
+    return (slice(begin, min(begin + step, len(pixels))) for begin in range(0, len(pixels), step))
 
 
 @dataclass(frozen=True)
@@ -197,14 +206,15 @@ class _Branch:
             self._add_without_grn(residual_pixels, y_pixels, out_pixels)
             return None
         grn = gamma.flatten(), beta.flatten()
-        return torch.stack(
-            [
-                self._add_image_with_grn(
-                    residual_pixels[image], y_pixels[image], out_pixels[image], *grn
-                )
-                for image in _images(y_pixels, len(y))
-            ]
-        )
+        size = len(y_pixels) // len(y)
+        norms = []
+        for images in _images(y_pixels, len(y), len(self.parameters.linear1_weight)):
+            maps = residual_pixels[images], y_pixels[images], out_pixels[images]
+            if images.stop - images.start == size:
+                norms.append(self._add_image_with_grn(*maps, *grn)[None])
+            else:
+                norms.append(self._add_images_with_grn(*maps, size, *grn))
+        return torch.cat(norms)
 
     def _normed(self, y: Tensor) -> Tensor:
         if self.norm_eps is None:
@@ -255,6 +265,31 @@ class _Branch:
         weight, bias = p.linear2_weight * scale, bias * self.drop_path_scale
         for chunk in _chunks(pixels, hidden_dim):
             add_linear(hidden[chunk], weight, bias, residual[chunk], out[chunk])
+        return norms
+
+    def _add_images_with_grn(
+        self,
+        residual: Tensor,
+        y: Tensor,
+        out: Tensor,
+        size: int,
+        gamma: Tensor,
+        beta: Tensor,
+    ) -> Tensor:
+        """Of images with ``size`` pixels each, at once; returns their norms ``(images, 4 C)``."""
+        p, hidden_dim = self.parameters, len(self.parameters.linear1_weight)
+        hidden = self.scratch.take('hidden', len(y), hidden_dim, y)
+        product, bias = linear_with_pending_bias(
+            self._normed(y), p.linear1_weight, p.linear1_bias, hidden
+        )
+        squares = y.new_zeros(len(y) // size, hidden_dim)
+        for image, before, after in zip(squares, product.split(size), hidden.split(size)):
+            pointwise.gelu(before, bias, after, image)
+        norms = squares.sqrt_()
+        scale = grn_scale(norms, gamma) * self.drop_path_scale
+        hidden.view(-1, size, hidden_dim).mul_(scale[:, None])
+        bias = torch.addmv(p.linear2_bias, p.linear2_weight, beta) * self.drop_path_scale
+        add_linear(hidden, p.linear2_weight, bias, residual, out)
         return norms
 
 
@@ -425,10 +460,14 @@ class _BranchBackward:
         if norms is None:
             self._run_without_grn(grad_pixels, y_pixels, grad_y)
         else:
-            for index, image in enumerate(_images(y_pixels, len(y))):
-                self._run_image_with_grn(
-                    grad_pixels[image], y_pixels[image], norms[index], grad_y[image]
-                )
+            size = len(y_pixels) // len(y)
+            for images in _images(y_pixels, len(y), self.hidden_dim):
+                maps = grad_pixels[images], y_pixels[images], grad_y[images]
+                first, last = images.start // size, images.stop // size
+                if last - first == 1:
+                    self._run_image_with_grn(*maps, norms[first])
+                else:
+                    self._run_images_with_grn(*maps, norms[first:last])
         return as_map(grad_y, y)
 
     def _run_without_grn(self, grad_out: Tensor, y: Tensor, grad_y: Tensor) -> None:
@@ -468,7 +507,7 @@ class _BranchBackward:
         grads.linear2_bias.mul_(scale)
 
     def _run_image_with_grn(
-        self, grad_out: Tensor, y: Tensor, norms: Tensor, grad_y: Tensor
+        self, grad_out: Tensor, y: Tensor, grad_y: Tensor, norms: Tensor
     ) -> None:
         """The same for one image with GRN's ``norms`` ``(4 C,)``."""
         p, grads, pixels = self.parameters, self.grads, len(y)
@@ -511,6 +550,45 @@ class _BranchBackward:
             self._through_linear1_and_norm(
                 grad_hidden, y[chunk], self._normed(y[chunk]), grad_y[chunk]
             )
+
+    def _run_images_with_grn(
+        self, grad_out: Tensor, y: Tensor, grad_y: Tensor, norms: Tensor
+    ) -> None:
+        """The same for small images at once, with their ``norms`` ``(images, 4 C)``."""
+        p, grads, count = self.parameters, self.grads, len(norms)
+        assert p.grn_gamma is not None
+        assert p.grn_beta is not None
+        assert grads.grn_gamma is not None
+        assert grads.grn_beta is not None
+        by_image = (count, -1, self.hidden_dim)
+        names = ('hidden', 'grad_hidden', 'active')
+        before, grad_hidden, hidden = (
+            self.scratch.take(name, len(y), self.hidden_dim, y) for name in names
+        )
+        normed = self._normed(y)
+        before, bias = linear_with_pending_bias(
+            normed[0], p.linear1_weight, p.linear1_bias, before
+        )
+        pointwise.gelu(before, bias, hidden)
+        grad_hidden = linear(grad_out, p.linear2_weight.t(), grad_hidden)
+        dot = torch.linalg.vecdot(hidden.view(by_image), grad_hidden.view(by_image), dim=1)
+        gamma, beta = p.grn_gamma.flatten(), p.grn_beta.flatten()
+        grn = grn_backward(norms, gamma, dot * self.drop_path_scale)
+        scale = (grn_scale(norms, gamma) * self.drop_path_scale)[:, None]
+        hidden.view(by_image).mul_(scale)
+        _add_product(grads.linear2_weight, grad_out, hidden, self.is_first_product)
+        grad_bias = _sum_of(grad_out).mul_(self.drop_path_scale)
+        grads.linear2_weight.addr_(grad_bias, beta)
+        grads.linear2_bias.add_(grad_bias)
+        grads.grn_beta.view(-1).add_(grad_bias @ p.linear2_weight)
+        grads.grn_gamma.view(-1).add_(grn.gamma.sum(0))
+        grad_hidden.view(by_image).mul_(scale)
+        for image in range(count):
+            pixels = slice(image * len(y) // count, (image + 1) * len(y) // count)
+            pointwise.gelu_backward_(
+                before[pixels], bias, grad_hidden[pixels], grads.linear1_bias, grn.coefficient[image]
+            )
+        self._through_linear1_and_norm(grad_hidden, y, normed, grad_y)
 
     def _normed(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The norm of ``y``, its means and inverse standard deviations."""
