@@ -40,7 +40,7 @@ setup(
     python_requires='>=3.10,<3.14',
     # A wheel has the recipes and the command lines too: downstream/configs, downstream/tools.
     packages=[
-        *find_packages(include=['backbones*', 'downstream*']),
+        *find_packages(include=['backbones*', 'downstream*', 'pretraining*']),
         'downstream.configs',
         'downstream.tools',
     ],

@@ -8,7 +8,7 @@ _require('mmengine')
 _defer_imports()
 
 from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
-from backbones.convnext.fused_switch import set_fused
+from backbones.convnext.fused.switch import set_fused
 from backbones.convnext.model import ConvNeXt, ConvNeXtV2
 from backbones.optim.layer_decay import LayerDecayOptimWrapperConstructor
 from backbones.timm_backbone.backbone import TimmBackbone

@@ -37,7 +37,7 @@ torch.ones(1, device='cuda').sum().item()
 _FUSED = """
 import torch
 from backbones import ConvNeXt, ConvNeXtV2, set_fused
-from backbones.convnext import fused_gpu
+from backbones.convnext.fused import gpu as fused_gpu
 
 set_fused('gpu')
 for device in sorted({'cuda:0', f'cuda:{torch.cuda.device_count() - 1}'}):

@@ -2,8 +2,7 @@
 
 from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
 from .block import GRN, Block
-from .fused import FusedBlock, Stage
-from .fused_switch import set_fused
+from .fused import FusedBlock, Stage, set_fused
 from .model import ConvNeXt, ConvNeXtV2
 
 __all__ = [

@@ -24,8 +24,8 @@ from backbones.weights.translation import Translation
 from .archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, Arch
 from .block import GRN, NORM_EPS
 from .fused import FusedBlock, Stage
-from .fused_conditions import prefers_channels_last
-from .fused_switch import fused_switch
+from .fused.conditions import prefers_channels_last
+from .fused.switch import fused_switch
 from .weight_names import describe, translate_backbone
 
 STRIDES = (4, 8, 16, 32)

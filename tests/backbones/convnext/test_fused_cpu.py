@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import ConvNeXt, ConvNeXtV2, set_fused
-from backbones.convnext import fused_cpu
 from backbones.convnext.block import GRN
-from backbones.convnext.fused_grn import grn_backward, grn_scale
+from backbones.convnext.fused import chunks
+from backbones.convnext.fused import cpu as fused_cpu
+from backbones.convnext.fused.grn import grn_backward, grn_scale
 from backbones.kernels import depthwise, linear, pointwise
 from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.data.shapes import make_shapes
@@ -95,7 +96,7 @@ def require_same_results(version: str, arch, used: list) -> None:
 @pytest.mark.parametrize('shape', [(1, 97, 131), (3, 64, 64), (2, 35, 300), (1, 32, 33)])
 @pytest.mark.parametrize('chunk', [7, 1024])
 def test_any_size_of_image_and_chunk(version, shape, chunk, monkeypatch):
-    monkeypatch.setattr(fused_cpu, '_CHUNK_PIXELS', chunk)
+    monkeypatch.setattr(chunks, '_CHUNK_PIXELS', chunk)
     model = model_of(version)
     x = torch.randn(shape[0], 3, *shape[1:], dtype=torch.float64)
     with set_fused(False):
@@ -333,7 +334,7 @@ def test_with_and_without_compiler_and_onednn(version, compiled, onednn, monkeyp
             monkeypatch.setattr(module, 'compiled', lambda: None)
     monkeypatch.setattr(linear, 'has_onednn', lambda: onednn)
     monkeypatch.setattr(linear, '_MIN_CHANNELS', 1)
-    monkeypatch.setattr(fused_cpu, '_CHUNK_PIXELS', 100)
+    monkeypatch.setattr(chunks, '_CHUNK_PIXELS', 100)
     model = model_of(version, drop_path_rate=0.2)
     x = torch.randn(2, 3, 96, 64, dtype=torch.float64)
     with set_fused(False):

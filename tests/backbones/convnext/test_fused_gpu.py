@@ -17,9 +17,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from backbones import ConvNeXt, ConvNeXtV2, set_fused
-from backbones.convnext import fused_gpu
 from backbones.convnext.block import Block
 from backbones.convnext.fused import FusedBlock
+from backbones.convnext.fused import gpu as fused_gpu
 from tests import processes
 
 pytest.importorskip('triton')

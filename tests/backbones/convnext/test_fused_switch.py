@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from backbones import ConfigError, ConvNeXt, set_fused
-from backbones.convnext import fused, fused_cpu, fused_gpu, fused_switch
+from backbones.convnext.fused import block as fused
+from backbones.convnext.fused import cpu as fused_cpu
+from backbones.convnext.fused import gpu as fused_gpu
+from backbones.convnext.fused import switch as fused_switch
 from backbones.kernels import depthwise, eager, linear, pointwise
 from tests.close import require_close
 

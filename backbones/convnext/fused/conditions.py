@@ -10,7 +10,7 @@ from torchvision.ops import StochasticDepth
 
 from backbones.kernels.eager import is_intercepted, is_plain_eager
 
-from .block import GRN, Block
+from ..block import GRN, Block
 
 
 class BlockParameters(NamedTuple):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .block import GRN_EPS
+from ..block import GRN_EPS
 
 
 class GRNGradients(NamedTuple):

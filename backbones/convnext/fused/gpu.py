@@ -28,8 +28,8 @@ from torch.autograd.function import once_differentiable
 
 from backbones.kernels.eager import is_plain_eager
 
-from .block import Block
-from .fused_conditions import (
+from ..block import Block
+from .conditions import (
     BlockParameters,
     as_map,
     drops_paths,
@@ -39,8 +39,8 @@ from .fused_conditions import (
     parameters_of,
     pixels_of,
 )
-from .fused_grn import grn_backward, grn_scale
-from .fused_switch import FusedSwitch, fused_switch
+from .grn import grn_backward, grn_scale
+from .switch import FusedSwitch, fused_switch
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Allowed beside twice the error of the modules, relative to the largest value; TF32 may be on.

@@ -1,4 +1,4 @@
-"""Blocks and stages that compute what their modules do in fewer passes over memory, where they can."""
+"""A block and a stage that choose a faster way where it computes what their modules would."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.utils.checkpoint import checkpoint
 
 from backbones.kernels.eager import MISSING_NAMES, is_intercepted, is_plain_eager
 
-from . import fused_cpu, fused_gpu
-from .block import Block
-from .fused_switch import FusedSwitch, fused_switch
-from .visible import VisibleCells
+from ..block import Block
+from ..visible import VisibleCells
+from . import cpu, gpu
+from .switch import FusedSwitch, fused_switch
 
 
 class FusedBlock(Block):
     """A :class:`Block` that runs fused on a CPU or GPU, where this computes what its modules would."""
 
     def forward(self, x: Tensor, visible: VisibleCells | None = None) -> Tensor:
-        if fused_cpu.can_run_fused(self, x):
-            return fused_cpu.run(self, x, visible)
-        if visible is None and fused_gpu.can_run_fused(self, x):
-            return fused_gpu.run(self, x)
+        if cpu.can_run_fused(self, x):
+            return cpu.run(self, x, visible)
+        if visible is None and gpu.can_run_fused(self, x):
+            return gpu.run(self, x)
         return super().forward(x, visible)
 
 
@@ -38,7 +38,7 @@ class Stage(nn.Sequential):
 
     Args:
         blocks: Modules from ``(N, C, H, W)`` to ``(N, C, H, W)``. For stacks of visible cells
-            (:mod:`.visible`) they take the cells as a second argument.
+            (:mod:`backbones.convnext.visible`) they take the cells as a second argument.
         with_cp: Recompute each block in the backward pass to save memory.
     """
 
@@ -51,12 +51,8 @@ class Stage(nn.Sequential):
         sequence = None
         where = () if visible is None else (visible,)
         for block in self:
-            if (
-                visible is None
-                and _runs_only_own_forward(block)
-                and fused_cpu.can_share_memory(block, x)
-            ):
-                sequence = sequence or fused_cpu.InferenceSequence()
+            if visible is None and _runs_only_own_forward(block) and cpu.can_share_memory(block, x):
+                sequence = sequence or cpu.InferenceSequence()
                 x = sequence.run(block, x)
                 continue
             sequence = None  # this block may store its input or output somewhere
@@ -84,7 +80,7 @@ def _log_path(x: Tensor) -> None:
 def _log_path_once(
     device: torch.device, dtype: torch.dtype, autocast: bool, switch: FusedSwitch
 ) -> None:
-    path = fused_cpu if device.type == 'cpu' else fused_gpu
+    path = cpu if device.type == 'cpu' else gpu
     if MISSING_NAMES:
         obstacle = f'torch {torch.__version__} has no {", ".join(MISSING_NAMES)}'
     else:
