@@ -81,7 +81,9 @@ def legend(names: Mapping[int, str], palette: np.ndarray, width: int, px: int) -
     return strip
 
 
-def file_content(picture: np.ndarray, suffix: str = '.jpg') -> bytes:
+def file_content(
+    picture: np.ndarray, suffix: str = '.jpg', quality: int | None = None
+) -> bytes:
     """A picture as the content of a file.
 
     JPEGs have colours of the full resolution: at half of it, the default, thin coloured lines turn black.
@@ -89,12 +91,13 @@ def file_content(picture: np.ndarray, suffix: str = '.jpg') -> bytes:
     Args:
         picture: ``(H, W, 3)`` of uint8, BGR.
         suffix: Of the file.
+        quality: Of a JPEG, to 100; None: 90.
 
     Raises:
         cv2.error: OpenCV writes no files of this suffix.
     """
     options = [
-        *(cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY),
+        *(cv2.IMWRITE_JPEG_QUALITY, quality or _JPEG_QUALITY),
         *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),
     ]
     _, encoded = cv2.imencode(suffix, picture, options if suffix.lower() in _JPEG else [])

@@ -13,10 +13,9 @@ from rich.table import Table
 
 from backbones.errors import ConfigError, DataError
 
+from .figures import measured_figures, published_figures
 from .pages import figures
 from .table import Row, find_row, matching, sweep_of
-
-_AP_NAMES = ('AP', 'AP50', 'AP75')
 
 
 def list_rows(**conditions) -> None:
@@ -87,8 +86,8 @@ def compare(result: str, name: str) -> None:
         DataError: The file is not a ``metrics.json``, or belongs to the other task.
     """
     row = find_row(name)
-    measured = _measured_figures(Path(result), row)
-    published = _published_figures(row)
+    measured = measured_figures(_report(Path(result), row))
+    published = published_figures(row)
     table = Table('figure', 'published', 'yours', 'difference')
     for figure, value in measured.items():
         reference = published.get(figure)
@@ -101,34 +100,17 @@ def compare(result: str, name: str) -> None:
     Console(width=100).print(table)
 
 
-def _published_figures(row: Row) -> dict[str, float]:
-    figures_of_row = {}
-    for kind, values in row.published.items():
-        if isinstance(values, list):
-            figures_of_row |= {f'{kind} {name}': v for name, v in zip(_AP_NAMES, values)}
-        else:
-            figures_of_row[kind] = values
-    return figures_of_row
-
-
-def _measured_figures(path: Path, row: Row) -> dict[str, float | None]:
+def _report(path: Path, row: Row) -> dict:
     try:
         report = json.loads(path.read_text())
-        metrics = report['metrics']
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        measured_figures(report)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{path} is not a metrics.json of tools/test.py: {error}') from error
     if report.get('task') != row.task:
         raise DataError(
             f'{path} has results of {report.get("task")}; {row.name} is a row of {row.task}.'
         )
-    if row.task == 'segmentation':
-        return {'mIoU multi-scale' if report.get('tta') else 'mIoU': metrics['mIoU']}
-    return {
-        f'{kind} {name}': None if metrics[key][name] is None else 100 * metrics[key][name]
-        for kind, key in (('box', 'bbox'), ('mask', 'segm'))
-        if key in metrics
-        for name in _AP_NAMES
-    }
+    return report
 
 
 def plan(name: str, gpus: int, memory: float | None) -> None:

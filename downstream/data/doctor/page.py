@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-import numpy as np
-
 from downstream.data.band_checks import Loading
 from downstream.data.findings.finding import Finding, by_kind
 from downstream.data.findings.kinds import KINDS
-from downstream.drawing import file_content
+from downstream.markup import Markup, document, inline
 
 from .parts import Part
 from .pictures import picture_of
@@ -22,21 +19,10 @@ _PICTURES_OF_A_KIND = 6
 _ROWS_OF_A_KIND = 100
 _PICTURE_PX = 320
 _STYLE = """
-:root { color-scheme: light dark; --line: #8886; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }
 table.list { table-layout: fixed; } table.list td:first-child { width: 38%; }
 table.list td:nth-child(2) { width: 14%; }
-table { border-collapse: collapse; width: 100%; font-size: 13px; }
-th, td { text-align: left; vertical-align: top; padding: 3px 10px 3px 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; }
-h2 { margin-top: 2em; border-top: 2px solid var(--line); padding-top: .6em; font-size: 18px; }
 .tag { color: #fff; border-radius: 4px; padding: 1px 8px; font-size: 13px; margin-right: .5em; }
 .error { background: #c62828; } .warning { background: #b26a00; } .repaired { background: #2e7d32; }
-.pictures { display: flex; flex-wrap: wrap; gap: 12px; margin: 10px 0; }
-figure { margin: 0; max-width: 660px; }
-figcaption { font-size: 12px; max-width: 320px; overflow-wrap: anywhere; }
-img { border: 1px solid var(--line); display: block; max-width: 100%; }
-code { font-size: 12px; }
 """
 
 
@@ -73,13 +59,11 @@ def write_page(title: str, parts: Sequence[Part], findings: Sequence[Finding], p
     sections = ''.join(
         _section(kind, part, group, loading) for (kind, part), group in by_kind(findings).items()
     )
-    path.write_text(
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
+    body = (
         f'<h1>{escape(title)}</h1>{_overview(parts)}{_contents(findings)}'
-        f'{sections or "<p>Nothing was found.</p>"}</html>\n',
-        encoding='utf-8',
+        f'{sections or "<p>Nothing was found.</p>"}'
     )
+    path.write_text(document(title, _STYLE, Markup(body)), encoding='utf-8')
 
 
 def _overview(parts: Sequence[Part]) -> str:
@@ -127,8 +111,3 @@ def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -
         f'{len(group)} {KINDS[kind].several}</h2><p>{escape(KINDS[kind].fix)}</p>'
         f'<div class="pictures">{"".join(figures)}</div><table class="list">{rows}</table>{more}'
     )
-
-
-def inline(picture: np.ndarray) -> str:
-    """An RGB picture as a data URL."""
-    return f'data:image/jpeg;base64,{base64.b64encode(file_content(picture[..., ::-1])).decode()}'

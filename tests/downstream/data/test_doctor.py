@@ -19,7 +19,6 @@ from downstream.commands import data as commands
 from downstream.data.band_checks import Loading
 from downstream.data.checks import check_datasets
 from downstream.data.doctor import files
-from downstream.data.doctor.page import inline
 from downstream.data.doctor.parts import parts_of_config, parts_of_found, raw_coco_parts
 from downstream.data.doctor.pictures import load, picture_of
 from downstream.data.doctor.show import write_pictures
@@ -27,6 +26,7 @@ from downstream.data.findings.finding import Finding, lines
 from downstream.data.findings.kinds import KINDS
 from downstream.data.formats.found import Found, Masks
 from downstream.drawing import class_color
+from downstream.markup import inline
 
 from .corpus.sets import HEIGHT, WIDTH, DetectionSet, SegmentationSet
 

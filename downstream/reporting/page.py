@@ -1,0 +1,83 @@
+"""The page: its sections in their order, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+from downstream.markup import Markup, document, element
+from downstream.running.checkpoint.files import raise_on_full_disk, write_text
+
+from .parts import Section
+from .runs import Run, read_runs
+from .sections import setup, summary, training
+
+_STYLE = Path(__file__).with_name('style.css')
+_SCRIPT = Path(__file__).with_name('script.js')
+_PREFIX = {'detection': 'Detection: ', 'segmentation': 'Segmentation: ', None: ''}
+
+
+def write_page(
+    runs: Sequence[str | Path],
+    path: Path,
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Path:
+    """One page of HTML about runs of one task. It needs no other file and no network.
+
+    Args:
+        runs: Each a work dir, a folder with a ``metrics.json``, or that file.
+        path: The page.
+        names: By which it calls the runs; None: the last folders of their paths.
+        title: Of the page; None: the names.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: A run has neither a test nor logs of a training, the runs are of both tasks or were
+            tested on different data, or the page cannot be written.
+    """
+    read = read_runs(runs, names)
+    title = title or _PREFIX[read[0].task] + _listed([run.name for run in read])
+    content = document(
+        title,
+        _STYLE.read_text(encoding='utf-8'),
+        _body(title, _sections(read)),
+        script=_SCRIPT.read_text(encoding='utf-8'),
+    )
+    with raise_on_full_disk(path.parent, 'make room and make the page again.'):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, content)
+    return path
+
+
+def _sections(runs: Sequence[Run]) -> list[Section]:
+    return [
+        summary.section(runs),
+        training.section(runs),
+        setup.changes_section(runs),
+        setup.environment_section(runs),
+    ]
+
+
+def _body(title: str, sections: Sequence[Section]) -> Markup:
+    links = [element('a', one.title, href=f'#{one.name}') for one in sections]
+    bodies = [
+        element('section', element('h2', one.title), one.body, id=one.name) for one in sections
+    ]
+    made = datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC')
+    header = element(
+        'header',
+        element('nav', *links),
+        element('button', 'light / dark', id='theme', type='button'),
+        class_='top',
+    )
+    head = (element('h1', title), element('p', f'Made {made} by tools/report.py.', class_='soft'))
+    return element('body', header, element('main', *head, *bodies))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ', '.join(names) if len(names) <= 4 else f'{", ".join(names[:3])} and {len(names) - 3} others'

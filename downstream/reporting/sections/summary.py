@@ -1,0 +1,132 @@
+"""The figures of the runs, beside the paper's where a run is one of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from downstream.markup import Markup, element, html
+from downstream.zoo.figures import measured_figures, published_figures
+
+from ..figures import figures_of, spread
+from ..parts import Section, figure, none, scrolled, soft, words
+from ..parts import column as number_column
+from ..recipes import same_but_for_the_seed
+from ..runs import Run
+
+# What the validation part of a row's data set has: images and classes.
+_DATA_OF_ROWS = {'coco': (5000, 80), 'ade20k': (2000, 150)}
+
+
+def section(runs: Sequence[Run]) -> Section:
+    """The figures of each run, means over seeds, the paper's row."""
+    tested = [run for run in runs if run.test]
+    parts = [none(f'{run.name} has no figures of a test: {run.untested}') for run in runs if not run.test]
+    if len(runs) == 1 and tested:
+        parts.append(_tiles(runs[0]))
+    if len(runs) > 1 and tested:
+        parts += [_table(runs), _seeds(runs)]
+    parts += [_tested_on(run) for run in tested[:1]]
+    parts += [_paper(run) for run in tested if run.row]
+    return Section('summary', 'Summary', html(*parts))
+
+
+def _tiles(run: Run) -> Markup:
+    figures = figures_of(run)
+    tiles = [
+        element('div', element('b', _short(value)), element('span', name), class_='tile')
+        for name, value in figures.items()
+    ]
+    return element('div', *tiles, class_='tiles')
+
+
+def _short(value: float | None) -> str | None:
+    return None if value is None else f'{value:.2f}'
+
+
+def _table(runs: Sequence[Run]) -> Markup:
+    names = list(dict.fromkeys(name for run in runs for name in figures_of(run)))
+    rows = []
+    for run in runs:
+        found = figures_of(run)
+        rows.append([run.name, *(figure(found.get(name)) for name in names)])
+    return scrolled([words('run'), *(number_column(name) for name in names)], rows)
+
+
+def _seeds(runs: Sequence[Run]) -> Markup:
+    """Mean and spread of runs that differ in their seed alone."""
+    groups = [
+        [runs[place] for place in places]
+        for places in same_but_for_the_seed([run.config for run in runs])
+    ]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        return html()
+    names = list(figures_of(groups[0][0]))
+    rows = []
+    for group in groups:
+        cells = []
+        for name in names:
+            middle, deviation = spread([figures_of(run).get(name) for run in group])
+            text = None if middle is None else f'{middle:.2f}'
+            cells.append(
+                element(
+                    'td',
+                    text if deviation is None else f'{text} ± {deviation:.2f}',
+                    class_='n',
+                )
+            )
+        rows.append([', '.join(run.name for run in group), len(group), *cells])
+    return html(
+        element('h3', 'Over seeds'),
+        soft('Mean and sample standard deviation of runs whose configs differ in the seed alone.'),
+        scrolled(['runs', 'seeds', *(element('th', name, class_='n') for name in names)], rows),
+    )
+
+
+def _tested_on(run: Run) -> Markup:
+    assert run.test is not None
+    data, report = run.test.data, run.test.report
+    protocol = data.get('protocol') or {}
+    said = [f'{data["images"]:,} images' if 'images' in data else None]
+    said += [f'{len(run.test.classes)} classes' if run.test.classes else None]
+    said += [f'annotations {data["annotations"]}' if 'annotations' in data else None]
+    said += ['test-time augmentation' if report.get('tta') else None]
+    said += [f'tiles of {protocol["tile"]} pixels' if protocol.get('tile') else None]
+    text = ', '.join(part for part in said if part)
+    unit = 'AP and IoU in percent.'
+    return soft(f'Tested on {text}. {unit}' if text else unit)
+
+
+def _paper(run: Run) -> Markup:
+    assert run.row is not None and run.test is not None
+    published = published_figures(run.row)
+    if not published:
+        return html()
+    measured = measured_figures(run.test.report)
+    rows = [
+        [name, figure(published.get(name)), figure(value), figure(_gap(value, published.get(name)), sign=True)]
+        for name, value in measured.items()
+    ]
+    return html(
+        element('h3', f'{run.name} beside the paper'),
+        soft(f'{run.row.name}: {run.row.source}. {_other_data(run)}'),
+        scrolled(['figure', *(element('th', name, class_='n') for name in ('paper', 'this run', 'difference'))], rows),
+    )
+
+
+def _gap(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or reference is None else value - reference
+
+
+def _other_data(run: Run) -> str:
+    """What makes the paper's figures another thing than this run's."""
+    assert run.row is not None and run.test is not None
+    images, classes = _DATA_OF_ROWS[run.row.data.partition('-')[0]]
+    own = run.test.data.get('images')
+    if len(run.test.classes) == classes and own == images:
+        return ''
+    tested = f'{own:,} images' if own is not None else 'images that it does not name'
+    return (
+        f'Not the same data: the paper tests on {images:,} images of {classes} classes, this run on '
+        f'{tested} of {len(run.test.classes)}.'
+    )

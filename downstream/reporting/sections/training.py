@@ -1,0 +1,134 @@
+"""Curves of training: losses, rate, validation, time, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from downstream.markup import Markup, element, html
+
+from ..charts import MOST_POINTS, Line, chart, key
+from ..parts import Section, none, scrolled, soft
+from ..runs import Run
+from ..scalars import Curve
+
+_TITLES = {
+    'loss': 'loss, all terms',
+    'lr': 'learning rate',
+    'time': 'seconds a step',
+    'data_time': 'seconds a step waits for data',
+    'memory': 'GPU memory, MiB',
+    'grad_norm': 'norm of the gradient',
+}
+_FIRST = ('loss', 'lr', 'time', 'data_time', 'memory', 'grad_norm')
+
+
+def section(runs: Sequence[Run]) -> Section:
+    """Every figure that was logged, one chart for each, all runs in it."""
+    logged = [(place, run) for place, run in enumerate(runs) if run.log]
+    parts = [
+        none(f'{run.name}: no logs of its training are beside its test or its checkpoint.')
+        for run in runs
+        if not run.log
+    ]
+    if logged:
+        parts += [_overview([run for _, run in logged])]
+        if len(logged) > 1:
+            parts.append(key([(run.name, place) for place, run in logged]))
+        parts.append(_validation(logged))
+        parts += [_charts(logged)]
+    return Section('training', 'Training', html(*parts))
+
+
+def _overview(runs: Sequence[Run]) -> Markup:
+    rows = []
+    for run in runs:
+        log = run.log
+        assert log is not None
+        memory = log.training.get('memory')
+        rows.append(
+            [
+                run.name,
+                element('td', f'{log.steps:,}', class_='n'),
+                element('td', _duration(log.seconds), class_='n'),
+                element('td', f'{max(memory.values):,.0f} MiB' if memory else None, class_='n'),
+                element('td', len(log.parts) - 1, class_='n'),
+                element('td', log.lost, class_='n'),
+            ]
+        )
+    heads = ('steps', 'time in steps', 'most GPU memory', 'resumed', 'values not finite')
+    return scrolled(['run', *(element('th', head, class_='n') for head in heads)], rows)
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours} h {minutes:02} min' if hours else f'{minutes} min {rest:02} s'
+
+
+def _validation(logged: Sequence[tuple[int, Run]]) -> Markup:
+    names = _names(logged, validation=True)
+    if not names:
+        return none('No validation was logged during training.')
+    charts = [
+        _chart(name.rpartition('/')[2].replace('_', ' '), name, logged, validation=True)
+        for name in names
+    ]
+    shown, rest = charts[:6], charts[6:]
+    more = (
+        element('details', element('summary', f'{len(rest)} more'), _grid(rest)) if rest else html()
+    )
+    return html(element('h3', 'Validation during training'), _grid(shown), more)
+
+
+def _charts(logged: Sequence[tuple[int, Run]]) -> Markup:
+    names = _names(logged, validation=False)
+    first = [_chart(_TITLES[name], name, logged) for name in _FIRST if name in names]
+    terms = [_chart(name, name, logged) for name in names if name not in _FIRST]
+    thinned = any(
+        len(curve.steps) > MOST_POINTS
+        for _, run in logged
+        if run.log
+        for curve in run.log.training.values()
+    )
+    note = (
+        soft(f'Lines of more than {MOST_POINTS} values are drawn as means of neighbours.')
+        if thinned
+        else html()
+    )
+    return html(
+        element('h3', 'Loss, rate and time'),
+        note,
+        _grid(first),
+        element('h3', 'Terms of the loss, and accuracies') if terms else html(),
+        _grid(terms),
+    )
+
+
+def _names(logged: Sequence[tuple[int, Run]], validation: bool) -> list[str]:
+    """What was logged, without what is another figure again."""
+    names = dict.fromkeys(
+        name
+        for _, run in logged
+        if run.log
+        for name in (run.log.validation if validation else run.log.training)
+    )
+    dropped = {'time', 'data_time', 'memory'} if validation else {'base_lr'}
+    return [name for name in names if name not in dropped]
+
+
+def _chart(
+    title: str, name: str, logged: Sequence[tuple[int, Run]], validation: bool = False
+) -> Markup:
+    lines = []
+    for place, run in logged:
+        assert run.log is not None
+        curve: Curve | None = (run.log.validation if validation else run.log.training).get(name)
+        if curve:
+            lines.append(Line(run.name, curve.steps, curve.values, place, points=validation))
+    return chart(title, lines, 'step', legend=False)
+
+
+def _grid(charts: Sequence[Markup]) -> Markup:
+    return element('div', *charts, class_='charts') if charts else html()
