@@ -49,6 +49,7 @@ setup(
         'backbones.kernels': ['*.c', '*.h'],
         'backbones.weights': ['*.json'],
         'downstream.configs': ['**/*.py'],
+        'downstream.reporting': ['*.css', '*.js'],
         'downstream.zoo': ['*.json'],
     },
     # OpenCV comes with mmengine and mmcv.

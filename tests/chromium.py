@@ -1,4 +1,4 @@
-"""Headless Chromium over its DevTools pipe, without a network: pages opened from files, as a reader does."""
+"""Headless Chromium over its DevTools pipe, without a network: pages opened from files."""
 
 import base64
 import contextlib
@@ -92,7 +92,9 @@ class Page:
         self.call('Emulation.setEmulatedMedia', features=[scheme])
         self.call('Page.navigate', url=path.resolve().as_uri())
         deadline = time.monotonic() + _SECONDS
-        while self.run('location.href + document.readyState') != f'{path.resolve().as_uri()}complete':
+        while (
+            self.run('location.href + document.readyState') != f'{path.resolve().as_uri()}complete'
+        ):
             assert time.monotonic() < deadline, f'{path} does not load'
             time.sleep(0.05)
 

@@ -81,9 +81,7 @@ def legend(names: Mapping[int, str], palette: np.ndarray, width: int, px: int) -
     return strip
 
 
-def file_content(
-    picture: np.ndarray, suffix: str = '.jpg', quality: int | None = None
-) -> bytes:
+def file_content(picture: np.ndarray, suffix: str = '.jpg', quality: int | None = None) -> bytes:
     """A picture as the content of a file.
 
     JPEGs have colours of the full resolution: at half of it, the default, thin coloured lines turn black.

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from downstream.atomic import atomic
 from downstream.markup import Markup, document, element
-from downstream.running.checkpoint.files import raise_on_full_disk, write_text
+from downstream.running.checkpoint.files import raise_on_full_disk
 
 from .parts import Section
 from .runs import Run, read_runs
@@ -50,7 +51,8 @@ def write_page(
     )
     with raise_on_full_disk(path.parent, 'make room and make the page again.'):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, content)
+        with atomic(path) as file:
+            file.write(content)
     return path
 
 
@@ -80,4 +82,8 @@ def _body(title: str, sections: Sequence[Section]) -> Markup:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ', '.join(names) if len(names) <= 4 else f'{", ".join(names[:3])} and {len(names) - 3} others'
+    return (
+        ', '.join(names)
+        if len(names) <= 4
+        else f'{", ".join(names[:3])} and {len(names) - 3} others'
+    )

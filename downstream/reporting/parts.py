@@ -44,7 +44,10 @@ def figure(value: float | None, digits: int = 2, sign: bool = False) -> Markup:
 def count(value: int | None) -> Markup:
     """A cell with a number of things."""
     return element(
-        'td', DASH if value is None else f'{value:,}', class_='n', data_v='' if value is None else value
+        'td',
+        DASH if value is None else f'{value:,}',
+        class_='n',
+        data_v='' if value is None else value,
     )
 
 
@@ -63,7 +66,9 @@ def words(title: object) -> Markup:
     return element('th', title, data_sort='up')
 
 
-def scrolled(head: Sequence[object], rows: Iterable[Sequence[object]], **attributes: object) -> Markup:
+def scrolled(
+    head: Sequence[object], rows: Iterable[Sequence[object]], **attributes: object
+) -> Markup:
     """A table that scrolls by itself where it is wider than the page."""
     return element('div', table(head, rows, **attributes), class_='scroll')
 

@@ -12,8 +12,13 @@ from backbones.errors import ConfigError
 from downstream.paths import CONFIGS, find_config
 from downstream.zoo.table import Row, find_row
 
-# Where a run is and what it was started by is not what it does.
-_PLACES = {'work_dir', 'launcher', 'resume', 'local_rank', 'tta_model', 'tta_pipeline'}
+# The keys that a run reads; others are there for these to use.
+_USED = {
+    'auto_scale_lr', 'default_hooks', 'custom_hooks', 'load_from', 'log_processor', 'model',
+    'optim_wrapper', 'param_scheduler', 'randomness', 'test_cfg', 'test_dataloader',
+    'test_evaluator', 'train_cfg', 'train_dataloader', 'val_cfg', 'val_dataloader',
+    'val_evaluator',
+}  # fmt: skip
 _MOST_BASES = 20
 
 
@@ -68,45 +73,34 @@ def _existing(path: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def flat(config: Mapping) -> dict[str, object]:
+def flat(config: Config | Mapping) -> dict[str, object]:
     """The values of a config by their dotted keys, without what only says where a run is."""
     found: dict[str, object] = {}
 
     def collect(value: object, key: str) -> None:
         if isinstance(value, Mapping) and value:
             for name, inner in value.items():
-                if key or name not in _PLACES:
-                    collect(inner, f'{key}.{name}' if key else str(name))
+                collect(inner, f'{key}.{name}' if key else str(name))
         elif isinstance(value, (list, tuple)) and any(isinstance(one, Mapping) for one in value):
             for place, inner in enumerate(value):
                 collect(inner, f'{key}[{place}]')
         else:
             found[key] = list(value) if isinstance(value, tuple) else value
 
-    collect(config, '')
-    # What a config defines to use it elsewhere stands twice; the place where it is used counts.
-    used = {key.partition('.')[0].partition('[')[0] for key in found} & _USED
-    return {key: value for key, value in found.items() if _first(key) in used}
-
-
-_USED = {
-    'auto_scale_lr', 'default_hooks', 'custom_hooks', 'load_from', 'log_processor', 'model',
-    'optim_wrapper', 'param_scheduler', 'randomness', 'test_cfg', 'test_dataloader',
-    'test_evaluator', 'train_cfg', 'train_dataloader', 'val_cfg', 'val_dataloader',
-    'val_evaluator',
-}  # fmt: skip
+    collect(config.to_dict() if isinstance(config, Config) else config, '')
+    return {key: value for key, value in found.items() if _first(key) in _USED}
 
 
 def _first(key: str) -> str:
     return key.partition('.')[0].partition('[')[0]
 
 
-def changes(recipe: Mapping, run: Mapping) -> list[tuple[str, object, object]]:
-    """``(key, value of the recipe, value of the run)`` where two configs differ; None: has no such key."""
+def changes(recipe: Config | Mapping, run: Config | Mapping) -> list[tuple[str, object, object]]:
+    """``(key, recipe's value, run's value)`` where two configs differ; None: there is no such key."""
     return [(key, old, new) for key, (old, new) in differing([recipe, run]).items()]
 
 
-def differing(configs: Sequence[Mapping]) -> dict[str, list]:
+def differing(configs: Sequence[Config | Mapping]) -> dict[str, list]:
     """Key -> the value in each config, for keys whose values are not all equal."""
     flats = [flat(config) for config in configs]
     keys = dict.fromkeys(key for one in flats for key in one)
@@ -114,13 +108,14 @@ def differing(configs: Sequence[Mapping]) -> dict[str, list]:
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row[1:])}
 
 
-def same_but_for_the_seed(configs: Sequence[Mapping | None]) -> list[list[int]]:
+def same_but_for_the_seed(configs: Sequence[Config | Mapping | None]) -> list[list[int]]:
     """Places of configs, those together that differ in their seed alone; unknown ones stay alone."""
     groups: list[tuple[dict | None, list[int]]] = []
     for place, config in enumerate(configs):
-        values = config and {
-            key: value for key, value in flat(config).items() if _first(key) != 'randomness'
-        }
+        values = None
+        if config is not None:
+            kept = flat(config).items()
+            values = {key: value for key, value in kept if _first(key) != 'randomness'}
         for known, members in groups:
             if values is not None and known == values:
                 members.append(place)

@@ -108,7 +108,9 @@ def _curves(records: Iterable[dict]) -> tuple[dict[str, Curve], int]:
     lost = 0
     for record in records:
         for name, value in record.items():
-            if name in ('iter', 'step', 'epoch') or isinstance(value, (str, list, dict, type(None))):
+            if name in ('iter', 'step', 'epoch') or isinstance(
+                value, (str, list, dict, type(None))
+            ):
                 continue
             if isfinite(value):
                 points.setdefault(name, {})[record['iter']] = float(value)

@@ -20,7 +20,9 @@ _DATA_OF_ROWS = {'coco': (5000, 80), 'ade20k': (2000, 150)}
 def section(runs: Sequence[Run]) -> Section:
     """The figures of each run, means over seeds, the paper's row."""
     tested = [run for run in runs if run.test]
-    parts = [none(f'{run.name} has no figures of a test: {run.untested}') for run in runs if not run.test]
+    parts = [
+        none(f'{run.name} has no figures of a test: {run.untested}') for run in runs if not run.test
+    ]
     if len(runs) == 1 and tested:
         parts.append(_tiles(runs[0]))
     if len(runs) > 1 and tested:
@@ -84,7 +86,6 @@ def _seeds(runs: Sequence[Run]) -> Markup:
 
 
 def _tested_on(run: Run) -> Markup:
-    assert run.test is not None
     data, report = run.test.data, run.test.report
     protocol = data.get('protocol') or {}
     said = [f'{data["images"]:,} images' if 'images' in data else None]
@@ -98,19 +99,30 @@ def _tested_on(run: Run) -> Markup:
 
 
 def _paper(run: Run) -> Markup:
-    assert run.row is not None and run.test is not None
     published = published_figures(run.row)
     if not published:
         return html()
     measured = measured_figures(run.test.report)
     rows = [
-        [name, figure(published.get(name)), figure(value), figure(_gap(value, published.get(name)), sign=True)]
+        [
+            name,
+            figure(published.get(name)),
+            figure(value),
+            figure(_gap(value, published.get(name)), sign=True),
+        ]
         for name, value in measured.items()
     ]
+    heads = [element('th', name, class_='n') for name in ('paper', 'this run', 'difference')]
     return html(
         element('h3', f'{run.name} beside the paper'),
         soft(f'{run.row.name}: {run.row.source}. {_other_data(run)}'),
-        scrolled(['figure', *(element('th', name, class_='n') for name in ('paper', 'this run', 'difference'))], rows),
+        scrolled(
+            [
+                'figure',
+                *(element('th', name, class_='n') for name in ('paper', 'this run', 'difference')),
+            ],
+            rows,
+        ),
     )
 
 
@@ -120,7 +132,6 @@ def _gap(value: float | None, reference: float | None) -> float | None:
 
 def _other_data(run: Run) -> str:
     """What makes the paper's figures another thing than this run's."""
-    assert run.row is not None and run.test is not None
     images, classes = _DATA_OF_ROWS[run.row.data.partition('-')[0]]
     own = run.test.data.get('images')
     if len(run.test.classes) == classes and own == images:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from downstream.markup import Markup, element, html
 
 from ..charts import MOST_POINTS, Line, chart, key
-from ..parts import Section, none, scrolled, soft
+from ..parts import Section, figure, none, scrolled, soft
 from ..runs import Run
 from ..scalars import Curve
 
@@ -43,7 +43,6 @@ def _overview(runs: Sequence[Run]) -> Markup:
     rows = []
     for run in runs:
         log = run.log
-        assert log is not None
         memory = log.training.get('memory')
         rows.append(
             [
@@ -71,6 +70,10 @@ def _validation(logged: Sequence[tuple[int, Run]]) -> Markup:
     names = _names(logged, validation=True)
     if not names:
         return none('No validation was logged during training.')
+    title = element('h3', 'Validation during training')
+    curves = [run.log.validation for _, run in logged if run.log]
+    if all(len(curve.steps) == 1 for found in curves for curve in found.values()):
+        return html(title, _validated_once(names, logged))
     charts = [
         _chart(name.rpartition('/')[2].replace('_', ' '), name, logged, validation=True)
         for name in names
@@ -79,7 +82,16 @@ def _validation(logged: Sequence[tuple[int, Run]]) -> Markup:
     more = (
         element('details', element('summary', f'{len(rest)} more'), _grid(rest)) if rest else html()
     )
-    return html(element('h3', 'Validation during training'), _grid(shown), more)
+    return html(title, _grid(shown), more)
+
+
+def _validated_once(names: Sequence[str], logged: Sequence[tuple[int, Run]]) -> Markup:
+    rows = []
+    for name in names:
+        found = [run.log.validation.get(name) for _, run in logged if run.log]
+        rows.append([name, *(figure(curve and curve.values[0], 4) for curve in found)])
+    heads = [element('th', run.name, class_='n') for _, run in logged]
+    return html(soft('There was one, as logged:'), scrolled(['figure', *heads], rows))
 
 
 def _charts(logged: Sequence[tuple[int, Run]]) -> Markup:
@@ -123,7 +135,6 @@ def _chart(
 ) -> Markup:
     lines = []
     for place, run in logged:
-        assert run.log is not None
         curve: Curve | None = (run.log.validation if validation else run.log.training).get(name)
         if curve:
             lines.append(Line(run.name, curve.steps, curve.values, place, points=validation))
