@@ -116,13 +116,7 @@ def _paper(run: Run) -> Markup:
     return html(
         element('h3', f'{run.name} beside the paper'),
         soft(f'{run.row.name}: {run.row.source}. {_other_data(run)}'),
-        scrolled(
-            [
-                'figure',
-                *(element('th', name, class_='n') for name in ('paper', 'this run', 'difference')),
-            ],
-            rows,
-        ),
+        scrolled(['figure', *heads], rows),
     )
 
 
