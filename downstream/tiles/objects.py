@@ -56,7 +56,9 @@ def merge(tiles: Sequence[FoundObjects], height: int, width: int) -> FoundObject
     cut = np.concatenate([_is_cut(tile, whole) for tile in tiles])
     matches = _matches(tiles, found, cut)
     order = np.argsort(-found.scores, kind='stable').tolist()
-    return _united(found, _complete(order, matches, cut) + _in_pieces(order, matches, cut))
+    windows = [tile.window for tile in tiles for _ in tile.boxes]
+    complete = _complete(order, matches, cut, found.boxes, windows)
+    return _united(found, complete + _in_pieces(order, matches, cut))
 
 
 def _joined(tiles: Sequence[FoundObjects], whole: Window) -> FoundObjects:
@@ -136,13 +138,35 @@ def _agree(
     return common >= _SAME * (sum(visible) - common) or common >= _PIECE * min(areas)
 
 
-def _complete(order: list[int], matches: list[list[int]], cut: np.ndarray) -> list[list[int]]:
-    """Objects that some tile shows whole: the best detection of each."""
+def _complete(
+    order: list[int],
+    matches: list[list[int]],
+    cut: np.ndarray,
+    boxes: np.ndarray,
+    windows: list[Window],
+) -> list[list[int]]:
+    """Objects that some tile shows whole: the best detection of each.
+
+    Args:
+        order: Numbers of all detections, the best first.
+        matches: For each detection those of other tiles that are the same object.
+        cut: For each detection whether its tile cuts it.
+        boxes: Of the detections.
+        windows: Their tiles.
+    """
     groups, taken = [], np.zeros(len(cut), bool)
     for first in order:
         if cut[first] or taken[first]:
             continue
+        window = windows[first]
         taken[[first, *matches[first]]] = True
+        for twin in matches[first]:
+            for other in matches[twin] if not cut[twin] else ():
+                # Only a twin connects it with this one. If it is another object, which this tile shows
+                # too, then this tile has a detection of its own for it.
+                own = [k for k in (other, *matches[other]) if windows[k] == window]
+                if not cut[other] and not own and _is_within(boxes[other], window):
+                    taken[other] = True
         groups.append([first])
     return groups
 
@@ -151,7 +175,7 @@ def _in_pieces(order: list[int], matches: list[list[int]], cut: np.ndarray) -> l
     """Objects that every tile cuts: their pieces, from tile to tile.
 
     A piece that is within a complete object belongs to it, unless it also continues one of these: then
-    it lies where two objects overlap.
+    it lies where two objects overlap, and leads on to no others of the complete one.
     """
     free = [bool(cut[k]) and all(cut[other] for other in matches[k]) for k in range(len(cut))]
     groups, taken = [], np.zeros(len(cut), bool)
@@ -160,8 +184,9 @@ def _in_pieces(order: list[int], matches: list[list[int]], cut: np.ndarray) -> l
             continue
         group, known = [first], {first}
         for number in group:
-            for other in matches[number] if free[number] else ():
-                if other not in known and not taken[other]:
+            for other in matches[number]:
+                continues = free[number] or free[other]
+                if continues and other not in known and not taken[other]:
                     known.add(other)
                     group.append(other)
         taken[group] = True
@@ -187,6 +212,10 @@ def _united(found: FoundObjects, groups: list[list[int]]) -> FoundObjects:
         found.labels[firsts],
         regions,
     )
+
+
+def _is_within(box: np.ndarray, window: Window) -> bool:
+    return bool((box == _clipped(box, window)).all())
 
 
 def _common(a: Window, b: Window) -> Window | None:

@@ -77,6 +77,57 @@ def test_an_object_of_three_tiles_is_united(merged):
     assert result.boxes.tolist() == [[50, 10, 220, 30]]
 
 
+def test_pieces_of_three_tiles_stay_together_where_the_middle_one_is_within_another_object(merged):
+    """The tile below shows an object whole that the middle piece is within, too."""
+    below = Window(80, 5, 180, 105)
+    windows = LEFT, RIGHT, Window(160, 0, 260, 100), below
+    for scores in ((0.9, 0.6, 0.7), (0.7, 0.6, 0.9), (0.6, 0.9, 0.7)):
+        left, middle, right = scores
+        result = merged(
+            [((50, 10, 100, 30), left, 0)],
+            [((80, 10, 180, 30), middle, 0)],
+            [((160, 10, 220, 30), right, 0)],
+            [((82, 8, 178, 60), 0.8, 0)],
+            windows=windows,
+        )
+        found = sorted(map(tuple, result.boxes.tolist()))
+        assert found == [(50, 10, 220, 30), (82, 8, 178, 60)], scores
+
+
+@pytest.mark.parametrize(
+    'scores', [(0.9, 0.8, 0.7), (0.7, 0.8, 0.9), (0.8, 0.9, 0.7), (0.8, 0.7, 0.9)]
+)
+def test_an_object_whole_in_three_tiles_is_there_once(merged, scores):
+    """Two of its boxes overlap by less than half; both do by more with the third."""
+    windows = Window(0, 0, 110, 100), RIGHT, Window(80, 20, 180, 120)
+    boxes = (82, 40, 94, 60), (85, 40, 97, 60), (88, 40, 100, 60)
+    tiles = [[(box, score, 0)] for box, score in zip(boxes, scores)]
+    result = merged(*tiles, windows=windows)
+    assert result.scores.tolist() == [pytest.approx(max(scores))]
+    assert result.boxes.tolist() == [list(boxes[scores.index(max(scores))])]
+
+
+def test_a_twin_takes_no_object_that_its_tile_finds_too(merged):
+    """The first tile tells two objects apart; the second tile has one box for both."""
+    windows = Window(0, 0, 110, 100), RIGHT, Window(80, 20, 180, 120)
+    both = [((82, 40, 94, 60), 0.9, 0), ((88, 40, 100, 60), 0.6, 0)]
+    result = merged(
+        both, [((85, 40, 97, 60), 0.5, 0)], [((88, 40, 101, 60), 0.8, 0)], windows=windows
+    )
+    assert sorted(map(tuple, result.boxes.tolist())) == [(82, 40, 94, 60), (88, 40, 101, 60)]
+
+
+def test_a_twin_takes_no_object_that_its_tile_does_not_show(merged):
+    windows = Window(0, 0, 98, 100), Window(80, 0, 180, 100), Window(80, 20, 180, 120)
+    tiles = [
+        [((82, 40, 94, 60), 0.9, 0)],
+        [((85, 40, 97, 60), 0.5, 0)],
+        [((88, 40, 100, 60), 0.8, 0)],
+    ]
+    result = merged(*tiles, windows=windows)
+    assert len(result.boxes) == 2
+
+
 @pytest.mark.parametrize(
     'second',
     [
