@@ -102,9 +102,9 @@ def test_a_service_that_accepts_and_never_answers(logger, run, tmp_path):
         work_dir, shown, seconds = run('logged', logger, **VARIABLES[logger](address, tmp_path))
     require_same(plain, work_dir)
     assert 'Traceback' not in shown
-    assert re.search(rf'{logger}: \d+ of \d+ records are lost: it did not answer', shown), shown[
-        -3000:
-    ]
+    # Trackio keeps on this machine what a server does not take.
+    lost = rf'{logger}: \d+ of \d+ records are lost: it did not answer|have been saved locally'
+    assert re.search(lost, shown), shown[-3000:]
     assert seconds < alone + 60
 
 
