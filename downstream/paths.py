@@ -1,4 +1,4 @@
-"""Where the recipes are: ``configs/`` of a clone, or ``downstream/configs`` of an installed wheel."""
+"""Where recipes and tools are: at the top of a clone, or in ``downstream`` of an installed wheel."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 _INSTALLED = Path(__file__).with_name('configs')
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / 'configs'
+TOOLS = CONFIGS.with_name('tools')
 
 
 def find_config(name: str | Path) -> Path | None:

@@ -6,6 +6,7 @@ import argparse
 import downstream  # noqa: F401  before mmdet and mmseg, in spawned workers as well
 from downstream.commands.line import (
     add_amp,
+    add_batch,
     add_data,
     add_settings,
     parse_run_arguments,
@@ -30,16 +31,7 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from a checkpoint; bare: from the newest one of the work dir',
     )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate to the real batch size',
-    )
-    parser.add_argument(
-        '--keep-batch',
-        action='store_true',
-        help="accumulate gradients up to the recipe's batch, on fewer or smaller GPUs",
-    )
+    add_batch(parser)
     parser.add_argument(
         '--check-data',
         choices=['quick', 'full', 'only', 'no'],

@@ -47,6 +47,20 @@ class KeyValueAction(DictAction):
                 )
 
 
+class RecordedKeyValueAction(KeyValueAction):
+    """Also records the words as they were given, in ``cfg_words``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        super().__call__(parser, namespace, values, option_string)
+        namespace.cfg_words = (*getattr(namespace, 'cfg_words', ()), *values)
+
+
 def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with the arguments that training and testing have in common."""
     add_model(parser)
@@ -68,10 +82,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         'resnet-50_in1k, timm:MODEL[.TAG], my_module:MyClass',
     )
     add_bands(parser)
+    add_changes(parser)
+
+
+def add_changes(
+    parser: argparse.ArgumentParser, action: type[argparse.Action] = KeyValueAction
+) -> None:
+    """Add ``--cfg-options``."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=KeyValueAction,
+        action=action,
         default={},
         metavar='KEY=VALUE',
         help='changes of the config, e.g. train_dataloader.batch_size=4 or a.b=[1,2]',
@@ -86,6 +107,20 @@ def add_amp(parser: argparse.ArgumentParser) -> None:
         const='auto',
         choices=['auto', 'fp16', 'bf16'],
         help='mixed precision; bare: fp16 on CUDA, bf16 on the CPU',
+    )
+
+
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that keep a recipe right on other hardware."""
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the real batch size',
+    )
+    parser.add_argument(
+        '--keep-batch',
+        action='store_true',
+        help="accumulate gradients up to the recipe's batch, on fewer or smaller GPUs",
     )
 
 
@@ -142,6 +177,23 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the everyday settings of training. Each changes all of a config that depends on it."""
+    group = add_recipe_settings(parser)
+    group.add_argument(
+        '--patience',
+        type=int,
+        metavar='N',
+        help='stop after N evaluations without a better figure',
+    )
+    group.add_argument(
+        '--from',
+        dest='start_from',
+        metavar='CHECKPOINT',
+        help='start from a trained model; classes of the same name keep what it learned of them',
+    )
+
+
+def add_recipe_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add those everyday settings that mean the same for every backbone; return their group."""
     group = parser.add_argument_group('everyday settings', 'docs/settings.md')
     group.add_argument('--epochs', type=int, metavar='N', help='how often every image is seen')
     group.add_argument('--lr', type=float, metavar='RATE', help='learning rate for this batch')
@@ -157,18 +209,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar='PIXELS',
         help='short side of a detector, crop of a segmenter; all scales follow',
     )
-    group.add_argument(
-        '--patience',
-        type=int,
-        metavar='N',
-        help='stop after N evaluations without a better figure',
-    )
-    group.add_argument(
-        '--from',
-        dest='start_from',
-        metavar='CHECKPOINT',
-        help='start from a trained model; classes of the same name keep what it learned of them',
-    )
+    return group
 
 
 def _batch_size(word: str) -> int | str:
