@@ -174,7 +174,8 @@ class _Logs:
         self.step_seconds = _median(times[1:] or times)
         memory = [line['memory'] for line in trained if line.get('memory')]
         self.peak_gib = max(memory) / 1024 if memory else None
-        tested = [line for path in run.metrics.parent.glob('*.json') for line in _lines(path)]
+        test = run.metrics.parent
+        tested = _lines(test / f'{test.name}.json')
         seconds = _median([line['time'] for line in tested if 'time' in line])
         batch = config.get('test_dataloader.batch_size', 1) * run.identity['processes']
         self.images_per_second = batch / seconds if seconds else None
@@ -185,7 +186,8 @@ def _scalars(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> Iterator[dict]:
-    for line in path.read_text().splitlines():
+    text = path.read_text() if path.is_file() else ''
+    for line in text.splitlines():
         try:
             content = json.loads(line)
         except ValueError:  # cut off by a kill, or no log

@@ -33,7 +33,8 @@ def test_spread_and_interval_are_those_of_numpy_and_scipy():
 
 def test_what_cannot_be_computed_is_missing():
     one = spread([30.0], [20.0, 21.0])
-    assert one.deviation is None and one.low is None
+    assert one.deviation is None
+    assert one.low is None
     assert one.difference == pytest.approx(9.5)
     none = spread([], [20.0])
     assert (none.mean, none.difference) == (None, None)
@@ -119,7 +120,8 @@ def test_all_tables_say_the_same(tmp_path):
     assert '| a_1 | 5.0 | 4.0 | 12.5 | 0.300 | 12.0 | 2.0 | 41.0 ± 1.4 | - | 2 |' in markdown
     assert '44.5 ± 2.1 | +3.5 [' in markdown
     latex = (tmp_path / 'table.tex').read_text()
-    assert r'a\_1 & 5.0' in latex and r'41.0 $\pm$ 1.4' in latex
+    assert r'a\_1 & 5.0' in latex
+    assert r'41.0 $\pm$ 1.4' in latex
     assert latex.count(r'\\') == 3
     records = list(csv.DictReader((tmp_path / 'table.csv').open()))
     content = json.loads((tmp_path / 'table.json').read_text())
@@ -127,7 +129,7 @@ def test_all_tables_say_the_same(tmp_path):
         assert float(record['mIoU mean']) == row['figures']['mIoU']['mean']
     assert records[0]['mIoU difference'] == ''
     assert content['rows'][0]['figures']['mIoU']['difference'] is None
-    assert [run['metrics'] for run in content['runs']][0] == 'a_1/seed0/test/metrics.json'
+    assert next(run['metrics'] for run in content['runs']) == 'a_1/seed0/test/metrics.json'
 
 
 def crowded(count: int) -> list[Row]:
@@ -158,8 +160,10 @@ def test_names_in_the_picture_cover_nothing(tmp_path, count):
         frame = axes.get_window_extent(renderer)
         points = [axes.transData.transform(text.xy) for text in axes.texts]
         for i, box in enumerate(boxes):
-            assert frame.x0 <= box.x0 + 1 and box.x1 <= frame.x1 + 1
-            assert frame.y0 <= box.y0 + 1 and box.y1 <= frame.y1 + 1
+            assert frame.x0 <= box.x0 + 1
+            assert box.x1 <= frame.x1 + 1
+            assert frame.y0 <= box.y0 + 1
+            assert box.y1 <= frame.y1 + 1
             assert not any(overlapping(box, other) for other in boxes[i + 1 :])
             assert not any(box.contains(*point) for point in points)
 
