@@ -12,7 +12,7 @@ from downstream.commands.line import (
     add_batch,
     add_changes,
     add_data,
-    add_recipe_settings,
+    add_settings,
     run,
 )
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
         '--dry-run', action='store_true', help='print the commands and what is done, train nothing'
     )
     add_data(parser)
-    add_recipe_settings(parser)
+    add_settings(parser, of_any_backbone=True)
     add_amp(parser)
     add_bands(parser)
     add_changes(parser, RecordedKeyValueAction)

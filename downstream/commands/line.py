@@ -175,25 +175,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the everyday settings of training. Each changes all of a config that depends on it."""
-    group = add_recipe_settings(parser)
-    group.add_argument(
-        '--patience',
-        type=int,
-        metavar='N',
-        help='stop after N evaluations without a better figure',
-    )
-    group.add_argument(
-        '--from',
-        dest='start_from',
-        metavar='CHECKPOINT',
-        help='start from a trained model; classes of the same name keep what it learned of them',
-    )
+def add_settings(parser: argparse.ArgumentParser, of_any_backbone: bool = False) -> None:
+    """Add the everyday settings of training. Each changes all of a config that depends on it.
 
-
-def add_recipe_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add those everyday settings that mean the same for every backbone; return their group."""
+    Args:
+        parser: What they are added to.
+        of_any_backbone: Only those that give every backbone the same budget and the same start.
+    """
     group = parser.add_argument_group('everyday settings', 'docs/settings.md')
     group.add_argument('--epochs', type=int, metavar='N', help='how often every image is seen')
     group.add_argument('--lr', type=float, metavar='RATE', help='learning rate for this batch')
@@ -209,7 +197,20 @@ def add_recipe_settings(parser: argparse.ArgumentParser) -> argparse._ArgumentGr
         metavar='PIXELS',
         help='short side of a detector, crop of a segmenter; all scales follow',
     )
-    return group
+    if of_any_backbone:
+        return
+    group.add_argument(
+        '--patience',
+        type=int,
+        metavar='N',
+        help='stop after N evaluations without a better figure',
+    )
+    group.add_argument(
+        '--from',
+        dest='start_from',
+        metavar='CHECKPOINT',
+        help='start from a trained model; classes of the same name keep what it learned of them',
+    )
 
 
 def _batch_size(word: str) -> int | str:
