@@ -14,6 +14,7 @@ from .shapes import draw_box, draw_region, line_px
 
 # The longer side at which the places of names in a label map are looked for.
 _SEARCHED_PX = 512
+_PIXELS_AT_ONCE = 4_000_000
 # Names are written where a circle as high as this many heights of the font fits into the region.
 _ROOM = 1.2
 
@@ -99,18 +100,29 @@ def draw_segmentation(
     """
     count = len(classes) or 255
     label_map = np.asarray(label_map)
-    # One more class for what has none; 16 bits hold the classes of all data sets.
-    index = np.where((label_map >= 0) & (label_map < count), label_map, count).astype(np.uint16)
+    # One more class for what has none.
     colors = np.array([*_bgr(classes, count)[:count], (0, 0, 0)], np.uint8)
-    picture = cv2.addWeighted(image, 1 - alpha, np.take(colors, index, axis=0), alpha, 0)
-    present = np.flatnonzero(np.bincount(index.ravel(), minlength=count + 1))
-    if present[-1] == count:
-        cv2.copyTo(image, (index == count).view(np.uint8), picture)
-        present = present[:-1]
+    picture, pixels = np.empty(image.shape, np.uint8), np.zeros(count + 1, int)
+    # Some rows at a time: intermediate arrays are many times as large as the image.
+    step = max(1, _PIXELS_AT_ONCE // max(1, label_map.shape[1]))
+    for top in range(0, len(label_map), step):
+        rows = slice(top, top + step)
+        index = _indices(label_map[rows], count)
+        tints = np.take(colors, index, axis=0)
+        picture[rows] = cv2.addWeighted(image[rows], 1 - alpha, tints, alpha, 0)
+        present = np.bincount(index.ravel(), minlength=count + 1)
+        pixels += present
+        if present[count]:
+            cv2.copyTo(image[rows], (index == count).view(np.uint8), picture[rows])
     if with_names:
-        named = [(int(one), _name(classes, one)) for one in present]
-        _draw_names(picture, index, named, colors.tolist())
+        named = [(int(one), _name(classes, one)) for one in np.flatnonzero(pixels[:count])]
+        _draw_names(picture, label_map, named, colors.tolist())
     return picture
+
+
+def _indices(label_map: np.ndarray, count: int) -> np.ndarray:
+    """Labels as uint16, which holds the classes of all data sets; ``count`` where there is none."""
+    return np.where((label_map >= 0) & (label_map < count), label_map, count).astype(np.uint16)
 
 
 def _bgr(classes: Sequence[str], count: int) -> list[tuple[int, int, int]]:
@@ -138,13 +150,13 @@ def _draw_labels(picture: np.ndarray, labels: list[tuple]) -> None:
 
 
 def _draw_names(
-    picture: np.ndarray, index: np.ndarray, named: list[tuple[int, str]], colors: list
+    picture: np.ndarray, label_map: np.ndarray, named: list[tuple[int, str]], colors: list
 ) -> None:
     """Write the name of each class in the middle of its thickest part, where it has room."""
     px = text_px(picture)
-    longest = max(index.shape)
+    longest = max(label_map.shape)
     step = max(1, -(-longest // _SEARCHED_PX))
-    coarse = index[::step, ::step]
+    coarse = label_map[::step, ::step]
     labels = []
     for number, name in named:
         x, y, radius = _thickest(coarse == number)

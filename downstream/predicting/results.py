@@ -166,7 +166,8 @@ class LabelMap(Result):
 
     def pixels(self) -> dict[str, int]:
         """Class -> its number of pixels, for every class that occurs."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        # Row by row: numpy counts in a copy of 64 bits.
+        counts = sum(np.bincount(row, minlength=len(self.classes)) for row in self.labels)
         return {self.classes[k]: int(counts[k]) for k in np.flatnonzero(counts)}
 
     def values(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from downstream.drawing import (
     draw_detections,
     draw_segmentation,
     legend,
+    pictures,
 )
 from downstream.drawing.labels import free_place, text_mask, text_px
 from tests.tools.real_data import DATA, needs_data
@@ -230,3 +231,22 @@ def test_real_images_with_crowds_and_many_objects():
         for left, top, right, bottom in boxes.astype(int):
             away[max(0, top - 25) : bottom + 25, max(0, left - 110) : right + 110] = False
         assert (picture == image).all(-1)[away].all()
+
+
+def test_a_large_label_map_is_drawn_in_parts(monkeypatch):
+    """Rows at a time give the picture of the whole at once."""
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    label_map = random.integers(-1, 4, (200, 300))
+    label_map[50:120, 100:220] = 2
+    label_map[130:] = 255
+    whole = draw_segmentation(image, label_map, ('a', 'b', 'c'))
+    monkeypatch.setattr(pictures, '_PIXELS_AT_ONCE', 300 * 7)
+    assert (draw_segmentation(image, label_map, ('a', 'b', 'c')) == whole).all()
+    tinted = cv2.addWeighted(
+        image, 0.5, class_palette('abc')[label_map.clip(0, 2)][..., ::-1].copy(), 0.5, 0
+    )
+    plain_map = draw_segmentation(image, label_map, ('a', 'b', 'c'), with_names=False)
+    labelled = (label_map >= 0) & (label_map < 3)
+    assert (plain_map[labelled] == tinted[labelled]).all()
+    assert (plain_map[~labelled] == image[~labelled]).all()
