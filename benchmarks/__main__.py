@@ -21,7 +21,17 @@ import torch
 from tqdm import tqdm
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks import backbone, drawing, evaluation, first_gpu, gpu, memory, models, operators
+from benchmarks import (
+    backbone,
+    drawing,
+    evaluation,
+    first_gpu,
+    gpu,
+    masked,
+    memory,
+    models,
+    operators,
+)
 from benchmarks.backbone import BASE, OURS
 from benchmarks.timing import alone
 from downstream.contract.saved_memory import saved_activation_bytes
@@ -156,6 +166,25 @@ def gpu_table(rounds: int) -> list[str]:
     return lines
 
 
+def masked_table(rounds: int) -> list[str]:
+    """Steps of masked pre-training."""
+    lines = [
+        '| | this suite | speed, whole grid masked | target | speed, no mask '
+        '| kept for the backward pass | of the masked | target | difference of gradients |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for case in tqdm(masked.CASES, desc='pre-training'):
+        result = alone(masked.measure, case, rounds)
+        timings, kept = result.timings, result.kept
+        lines.append(
+            f'| {case} | {1000 * timings.spread(OURS).median:.0f} ms '
+            f'| {timings.speed(OURS, masked.DENSE):.2f} | 2.0 '
+            f'| {timings.speed(OURS, masked.UNMASKED):.2f} | {kept[OURS] / 2**20:.0f} MiB '
+            f'| {kept[OURS] / kept[masked.DENSE]:.2f} | 0.45 | {result.error:.0e} |'
+        )
+    return lines
+
+
 def drawing_table(rounds: int) -> list[str]:
     """Pictures, on one thread."""
     lines = ['| | this suite | OpenMMLab | speed | target |', '|---|---|---|---|---|']
@@ -202,6 +231,7 @@ PARTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
     'memory': ('Memory', memory_table),
     'models': ('Whole models', _fewer(model_table)),
     'operators': ('Operators of detectors', operator_table),
+    'masked': ('Masked pre-training, FCMAE, two threads', _fewer(masked_table)),
     'evaluation': ('Evaluation, one thread', _fewer(evaluation_table)),
     'drawing': ('Drawing, one thread', drawing_table),
     'gpu': ('Backbone on a GPU', gpu_table),

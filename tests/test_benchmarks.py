@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import __main__, drawing, evaluation, gpu, memory, models, operators
+from benchmarks import __main__, drawing, evaluation, gpu, masked, memory, models, operators
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
 from benchmarks.timing import Spread, interleave
@@ -26,6 +26,13 @@ def test_all_implementations_compute_the_same(v2):
     for name, result in results.items():
         # some libraries have made their weights in float32
         assert difference(result, results[BASE]) < 1e-5, name
+
+
+def test_both_ways_of_masked_pre_training_compute_the_same():
+    case = masked.Case(dict(depths=(1, 1, 2, 1), dims=(8, 12, 16, 20)), 2)
+    result = masked.measure(case, rounds=1)
+    assert result.error < 1e-5
+    assert result.kept[OURS] < 0.45 * result.kept[masked.DENSE]
 
 
 def test_rounds_begin_with_another_case_each():
