@@ -12,7 +12,7 @@ from downstream.running.checkpoint.files import raise_on_full_disk
 
 from .parts import Section
 from .runs import Run, read_runs
-from .sections import setup, summary, training
+from .sections import classes, confusion, curves, errors, setup, summary, training
 
 _STYLE = Path(__file__).with_name('style.css')
 _SCRIPT = Path(__file__).with_name('script.js')
@@ -57,8 +57,11 @@ def write_page(
 
 
 def _sections(runs: Sequence[Run]) -> list[Section]:
+    detection = [errors, curves, confusion] if runs[0].task == 'detection' else []
     return [
         summary.section(runs),
+        classes.section(runs),
+        *(one.section(runs) for one in detection),
         training.section(runs),
         setup.changes_section(runs),
         setup.environment_section(runs),

@@ -11,6 +11,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.errors import DataError
+from downstream.analysis.detection import DetectionAnalysis, analyse
 from downstream.analysis.kept import TestRun, find_tests
 from downstream.zoo.table import Row
 
@@ -69,6 +70,18 @@ class Run:
         """The papers' row that it is, or is based on."""
         return row_of(self.recipe)
 
+    @cached_property
+    def kinds(self) -> dict[str, DetectionAnalysis | str]:
+        """What its detections mean, for ``'box'`` and ``'mask'``; a text says why that is not known."""
+        if self.test is None or self.task != 'detection':
+            return {}
+        words = {'bbox': 'box', 'segm': 'mask'}
+        return {
+            words[kind]: _or_reason(self.test, kind)
+            for kind in self.test.report['metrics']
+            if kind in words
+        }
+
     @property
     def task(self) -> str | None:
         """``'detection'``, ``'segmentation'``, or None where nothing says."""
@@ -104,6 +117,13 @@ def read_runs(sources: Sequence[str | Path], names: Sequence[str] | None = None)
             'for each task.'
         )
     return runs
+
+
+def _or_reason(test: TestRun, kind: str) -> DetectionAnalysis | str:
+    try:
+        return analyse(test, kind)
+    except DataError as error:
+        return str(error)
 
 
 def _read(path: Path, name: str) -> Run:
