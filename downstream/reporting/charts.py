@@ -10,7 +10,7 @@ from downstream.markup import Markup, element, html
 
 COLORS = 8
 _WIDTH, _HEIGHT = 440, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 10, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 12, 22, 40
 # More points than this are averaged: two a pixel are as good as all.
 MOST_POINTS = 400
 
@@ -188,7 +188,7 @@ def _grid(x_low: float, x_high: float, y_low: float, y_high: float, place) -> Ma
 
 def _titles(x_title: str, y_title: str) -> Markup:
     across = element('text', x_title, x=_WIDTH - _RIGHT, y=_HEIGHT - 6, text_anchor='end')
-    up = element('text', y_title, x=_LEFT + 4, y=_TOP + 8)
+    up = element('text', y_title, x=_LEFT, y=_TOP - 10)
     return element('g', html(across, up), class_='titles')
 
 

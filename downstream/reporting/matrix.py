@@ -87,7 +87,12 @@ def _pairs(
     listed = scrolled(
         [words('annotated'), words('predicted'), column('count'), column('of the row, %')],
         [
-            [rows[row], columns[one], count(int(matrix[row, one])), figure(100 * shares[row, one], 1)]
+            [
+                rows[row],
+                columns[one],
+                count(int(matrix[row, one])),
+                figure(100 * shares[row, one], 1),
+            ]
             for row, one in places
         ],
     )

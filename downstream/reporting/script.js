@@ -127,7 +127,7 @@
       }
       if (at === null) return;
       const x = left + (at - low) / (high - low) * (right - left);
-      for (const [key, number] of Object.entries({ x1: x, x2: x, y1: 10, y2: chart.viewBox.baseVal.height - 40 })) cursor.setAttribute(key, number);
+      for (const [key, number] of Object.entries({ x1: x, x2: x, y1: 22, y2: chart.viewBox.baseVal.height - 40 })) cursor.setAttribute(key, number);
       chart.append(cursor);
       chart.parentNode.append(tip);
       const room = chart.parentNode.getBoundingClientRect();

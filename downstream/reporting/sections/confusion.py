@@ -26,8 +26,9 @@ def _of(run: Run) -> Markup:
     found = analysis.confusion
     return html(
         soft(
-            f'Rows: objects; columns: detections with a score of at least {found.min_score:.3f}, the best '
-            f'threshold for all classes together, at an IoU of {analysis.iou:g}. Tint: share of the row.'
+            f'Rows: objects; columns: detections with a score of at least {found.min_score:.3f}, the '
+            f'best threshold for all classes together, at an IoU of {analysis.iou:g}. Tint: share '
+            'of the row.'
         ),
         confusion([*names, 'nothing'], [*names, 'missed'], found.matrix),
     )

@@ -37,9 +37,7 @@ def by_kind(group: str, runs: Sequence[Run], body: Callable[[Analysed], Markup])
     bodies = []
     for kind, title in KINDS.items():
         analysed = [
-            (run, one)
-            for run in runs
-            if not isinstance(one := run.kinds.get(kind, ''), str)
+            (run, one) for run in runs if not isinstance(one := run.kinds.get(kind, ''), str)
         ]
         if analysed:
             bodies.append((title, body(analysed)))
@@ -73,8 +71,8 @@ def _tide(analysed: Analysed) -> Markup:
     return html(
         element('h3', 'Kinds of error'),
         soft(
-            f'What AP at an IoU of {iou:g} would gain if all errors of a kind were corrected, in points, and '
-            'how many there are (TIDE, Bolya et al. 2020). Gains do not add up.'
+            f'What AP at an IoU of {iou:g} would gain if all errors of a kind were corrected, in points, '
+            'and how many there are (TIDE, Bolya et al. 2020). Gains do not add up.'
         ),
         scrolled(_heads('error', analysed, ('gain', '', 'number')), rows),
     )
@@ -90,7 +88,11 @@ def _sizes(analysed: Analysed) -> Markup:
         cells = [
             cell
             for one in own
-            for cell in (figure(percent(one.ap)), figure(percent(one.ap50)), figure(percent(one.recall)))
+            for cell in (
+                figure(percent(one.ap)),
+                figure(percent(one.ap50)),
+                figure(percent(one.recall)),
+            )
         ]
         rows.append([limits, count(size.objects), *cells])
     return html(

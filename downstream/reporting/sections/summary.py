@@ -46,12 +46,20 @@ def _short(value: float | None) -> str | None:
 
 
 def _table(runs: Sequence[Run]) -> Markup:
-    names = list(dict.fromkeys(name for run in runs for name in figures_of(run)))
-    rows = []
-    for run in runs:
-        found = figures_of(run)
-        rows.append([run.name, *(figure(found.get(name)) for name in names)])
-    return scrolled([words('run'), *(number_column(name) for name in names)], rows)
+    """A table for boxes and one for masks, or one for all figures."""
+    tables = []
+    for names in _groups(runs):
+        rows = [[run.name, *(figure(figures_of(run).get(name)) for name in names)] for run in runs]
+        tables.append(scrolled([words('run'), *(number_column(name) for name in names)], rows))
+    return html(*tables)
+
+
+def _groups(runs: Sequence[Run]) -> list[list[str]]:
+    """Names of figures by the word before their space."""
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in figures_of(run)):
+        groups.setdefault(name.partition(' ')[0] if ' ' in name else '', []).append(name)
+    return list(groups.values())
 
 
 def _seeds(runs: Sequence[Run]) -> Markup:
@@ -63,26 +71,25 @@ def _seeds(runs: Sequence[Run]) -> Markup:
     groups = [group for group in groups if len(group) > 1]
     if not groups:
         return html()
-    names = list(figures_of(groups[0][0]))
-    rows = []
-    for group in groups:
-        cells = []
-        for name in names:
-            middle, deviation = spread([figures_of(run).get(name) for run in group])
-            text = None if middle is None else f'{middle:.2f}'
-            cells.append(
-                element(
-                    'td',
-                    text if deviation is None else f'{text} ± {deviation:.2f}',
-                    class_='n',
-                )
-            )
-        rows.append([', '.join(run.name for run in group), len(group), *cells])
+    tables = []
+    for names in _groups(runs):
+        heads = [element('th', name, class_='n') for name in names]
+        rows = [
+            [', '.join(run.name for run in group), len(group), *(_over(group, n) for n in names)]
+            for group in groups
+        ]
+        tables.append(scrolled(['runs', 'seeds', *heads], rows))
     return html(
         element('h3', 'Over seeds'),
         soft('Mean and sample standard deviation of runs whose configs differ in the seed alone.'),
-        scrolled(['runs', 'seeds', *(element('th', name, class_='n') for name in names)], rows),
+        *tables,
     )
+
+
+def _over(group: Sequence[Run], name: str) -> Markup:
+    middle, deviation = spread([figures_of(run).get(name) for run in group])
+    text = None if middle is None else f'{middle:.2f}'
+    return element('td', text if deviation is None else f'{text} ± {deviation:.2f}', class_='n')
 
 
 def _tested_on(run: Run) -> Markup:

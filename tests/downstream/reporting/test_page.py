@@ -5,10 +5,13 @@ import re
 import pytest
 
 from backbones.errors import DataError
+from downstream.analysis.detection import analyse
+from downstream.analysis.kept import find_tests
 from downstream.reporting import write_page
 from downstream.reporting.runs import short_names
 
 from ...chromium import browser, needs_chromium
+from . import kept_tests
 from .work_dirs import log_part, test_part
 
 CLASSES = {'circle': 0.5, '<b>&"square': 0.25, 'nobody predicts this': None}
@@ -92,6 +95,41 @@ def test_a_browser_opens_every_section_without_a_network(runs, tmp_path):
         assert page.run('document.documentElement.scrollWidth <= innerWidth')
         assert page.errors == []
         assert [url for url in page.requests if not url.startswith(('file:', 'data:'))] == []
+
+
+@pytest.fixture
+def tested(tmp_path) -> list:
+    """Three tests of the same pictures: a good one, a worse one, one that found nothing."""
+    annotations = kept_tests.data_set(tmp_path / 'data', images=12, per_image=3)
+    return [
+        kept_tests.kept_test(tmp_path / name, annotations, noise, nothing=name == 'empty')
+        for name, noise in (('good', 0.5), ('bad', 4), ('empty', 0))
+    ]
+
+
+def test_kinds_of_error_are_those_of_the_analysis(tested, tmp_path):
+    page = write_page(tested[:1], tmp_path / 'page.html')
+    (test,) = find_tests(tested[0])
+    missed = analyse(test).errors.counts['Miss']
+    row = re.search(r'<b>Miss</b>.*?</tr>', page.read_text())[0]
+    assert re.findall(r'data-v="([^"]*)"', row)[-1] == str(missed)
+
+
+def test_a_test_without_predictions_says_how_they_are_made(tested, tmp_path):
+    (tested[0] / 'predictions.npz').unlink()
+    text = text_of(write_page(tested[:1], tmp_path / 'page.html'))
+    assert 'predictions.npz' in text
+    assert 'python tools/test.py mine.py epoch_1.pth' in text
+
+
+@needs_chromium
+@pytest.mark.parametrize('chosen', [[0], [2], [0, 1, 2]])
+def test_a_browser_opens_every_section_of_tests_of_detection(tested, tmp_path, chosen):
+    path = write_page([tested[place] for place in chosen], tmp_path / 'page.html')
+    with browser(tmp_path) as page:
+        page.open(path)
+        walk(page)
+        assert page.errors == []
 
 
 def walk(page) -> None:
