@@ -12,12 +12,13 @@ from backbones.errors import DataError
 from downstream.data.json_files import read_json
 from downstream.detection.coco_evaluation import Detections, Rules
 
-from . import kept_detection
+from . import kept_detection, kept_segmentation
+from .kept_segmentation import KeptCounts, LabelMaps
 
 REPORT = 'metrics.json'
 _AGAIN = 'python tools/test.py {config} {checkpoint}'
 # Each: prepare(metrics) before a test, write(metrics, folder) -> facts for metrics.json after it.
-_KEEPERS = {'detection': kept_detection}
+_KEEPERS = {'detection': kept_detection, 'segmentation': kept_segmentation}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TestRun:
         return _AGAIN.format(**words)
 
 
-def prepare(task: str, metrics: Sequence) -> None:
+def prepare(task: str, metrics: list) -> None:
     """Before a test: let its metrics hold on to what will be kept."""
     if task in _KEEPERS:
         _KEEPERS[task].prepare(metrics)
@@ -154,6 +155,36 @@ def rules_of(test: TestRun, truth: Mapping) -> Rules:
         thresholds=np.array(data['rules']['iou_thrs']),
         limits=data['rules']['proposal_nums'],
     )
+
+
+def counts_of(test: TestRun) -> KeptCounts:
+    """The pixel counts of a test of segmentation, image by image.
+
+    Raises:
+        DataError: They were not kept.
+    """
+    _data(test, 'segmentation', 'kept')
+    return kept_segmentation.read_counts(path_of(test, kept_segmentation.FILE))
+
+
+def predicted_masks_of(test: TestRun) -> LabelMaps:
+    """The label maps that a test of segmentation predicted, in the order of its counts.
+
+    Raises:
+        DataError: They were not kept.
+    """
+    _data(test, 'segmentation', 'kept')
+    return LabelMaps(path_of(test, kept_segmentation.MAPS))
+
+
+def annotated_masks_of(test: TestRun) -> LabelMaps:
+    """The label maps that the predictions were compared with.
+
+    Raises:
+        DataError: They were not kept.
+    """
+    _data(test, 'segmentation', 'kept')
+    return LabelMaps(path_of(test, kept_segmentation.MAPS), annotated=True)
 
 
 def path_of(test: TestRun, name: str) -> Path:

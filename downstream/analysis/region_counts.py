@@ -50,7 +50,10 @@ def count_image(predicted: np.ndarray, annotated: np.ndarray, classes: int) -> I
     runs = np.flatnonzero(begins)
     either = np.flatnonzero(begins_either)
     pixels = np.diff(either, append=annotated.size)
-    labels, guesses = annotated.flat[either].astype(np.int64), predicted.flat[either].astype(np.int64)
+    labels, guesses = (
+        annotated.flat[either].astype(np.int64),
+        predicted.flat[either].astype(np.int64),
+    )
     # The run of the annotation that each of the finer runs is a part of.
     run = np.cumsum(begins.flat[either]) - 1
     right = np.bincount(run, pixels * (labels == guesses), len(runs)).astype(np.int64)
@@ -138,9 +141,7 @@ def _regions(annotated: np.ndarray, runs: np.ndarray, right: np.ndarray) -> np.n
     return table[of_region != _NONE]
 
 
-def _touching(
-    firsts: np.ndarray, lasts: np.ndarray, labels: np.ndarray, width: int
-) -> coo_array:
+def _touching(firsts: np.ndarray, lasts: np.ndarray, labels: np.ndarray, width: int) -> coo_array:
     """Which runs touch one of the same class in the next row, ``(n, n)``."""
     # Runs cover all pixels: those that touch a run from below follow each other.
     begin = np.searchsorted(firsts, firsts + width - (firsts % width > 0), side='right') - 1

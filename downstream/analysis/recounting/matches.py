@@ -81,7 +81,9 @@ class Matches:
 
 def _pairs(found: Detections, place: dict, label: dict) -> np.ndarray:
     """``(N,)``, a number for each pair of image and category; -1 where one of them is not evaluated."""
-    images = np.repeat(np.array([place.get(id_, -1) for id_ in found.images], np.int64), found.counts)
+    images = np.repeat(
+        np.array([place.get(id_, -1) for id_ in found.images], np.int64), found.counts
+    )
     labels = np.array([label.get(id_, -1) for id_ in found.categories], np.int64)[found.labels]
     return np.where((images >= 0) & (labels >= 0), images * len(label) + labels, -1)
 

@@ -62,7 +62,9 @@ class _Curves:
                 (
                     one.images[places],
                     np.searchsorted(ends, places),
-                    _between(places, left_out, one.images[left_out], images) if left_out.size else None,
+                    _between(places, left_out, one.images[left_out], images)
+                    if left_out.size
+                    else None,
                 )
             )
         return cls(before, curves)
@@ -99,3 +101,21 @@ def _area(right: np.ndarray, counted: np.ndarray, objects: np.ndarray) -> np.nda
         recall = right / objects
     reached = np.searchsorted(_RECALLS, recall, side='right')
     return (precision * np.diff(reached, axis=0, prepend=0)).sum(0) / len(_RECALLS)
+
+
+def ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """IoU of each class for each of ``S`` data sets, from pixels of each image.
+
+    Args:
+        counts: ``(3, N, C)``: pixels that are right, annotated and predicted.
+        weights: ``(N, S)`` of integers, how often each image occurs.
+
+    Returns:
+        ``(C, S)`` of float64, percent; NaN where a class occurs neither as annotation nor as prediction.
+    """
+    # Sums of integers below 2^53 are exact in float64, whose product is the fast one.
+    right, annotated, predicted = (
+        part.T.astype(np.float64) @ weights.astype(np.float64) for part in counts
+    )
+    with np.errstate(invalid='ignore'):
+        return 100 * right / (annotated + predicted - right)

@@ -1,0 +1,146 @@
+"""Resampled images, and the interval that a figure's values on them give it.
+
+Each sample is a random half of the images. What halving the images does to a figure is, to first order,
+what drawing another data set of the full size does (Politis and Romano 1994), and no image occurs twice.
+``'bootstrap'`` draws as many images as there are, with replacement (Efron 1979).
+
+Quantiles of the samples are no interval of AP: precision is interpolated by a maximum, which makes AP the
+higher the fewer objects there are, and the samples repeat that error. The interval is therefore centred
+on the figure less the bias of the samples; the bias also counts as uncertainty, because samples show
+only a part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import NormalDist, fmean, stdev
+
+import numpy as np
+
+from backbones.errors import ConfigError
+
+CONFIDENCE = 0.95
+RESAMPLINGS = ('halves', 'bootstrap')
+# Images with objects of a class below which the samples say little of their spread.
+FEWEST_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and where it lies; None where that cannot be said."""
+
+    figure: float | None
+    low: float | None = None
+    high: float | None = None
+    per_class: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The figure of B less that of A, on the same images; None where it cannot be said."""
+
+    figure: float | None
+    low: float | None = None
+    high: float | None = None
+    probability_b_better: float | None = None
+    """Of a difference above zero, by the distribution that the interval is of; 0.5 for equal results."""
+    per_class: Mapping[str, Difference] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Figures of several seeds."""
+
+    mean: float | None
+    deviation: float | None
+    """Standard deviation of a sample; None of a single one."""
+    count: int
+
+
+def over_seeds(figures: list[float | None]) -> Spread:
+    """Mean and spread over runs that differ in their seed; missing figures are left out."""
+    known = [figure for figure in figures if figure is not None]
+    return Spread(
+        fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known)
+    )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How often each of ``N`` images occurs in each of ``S`` samples."""
+
+    weights: np.ndarray
+    """``(N, S)`` of int32."""
+    scale: float
+    """The spread of a figure, as a multiple of the spread of the samples."""
+
+    @classmethod
+    def draw(cls, images: int, seed: int, samples: int, resampling: str = 'halves') -> Samples:
+        """Draw samples; the same for the same arguments.
+
+        Args:
+            images: ``N``.
+            seed: Any number from 0.
+            samples: ``S``.
+            resampling: ``'halves'`` or ``'bootstrap'``.
+
+        Raises:
+            ConfigError: A value is not possible.
+        """
+        if resampling not in RESAMPLINGS:
+            raise ConfigError(f'resampling={resampling!r}: give {" or ".join(RESAMPLINGS)}.')
+        if samples < 2 or seed < 0:
+            raise ConfigError(
+                f'seed={seed}, samples={samples}: give a seed from 0 and 2 samples or more.'
+            )
+        generator = np.random.default_rng(seed)
+        if resampling == 'bootstrap':
+            weights = generator.multinomial(images, np.full(images, 1 / images), samples).T
+            return cls(weights.astype(np.int32), 1.0)
+        half = images // 2
+        weights = np.zeros((images, samples), np.int32)
+        order = generator.permuted(np.tile(np.arange(images), (samples, 1)), axis=1)
+        np.put_along_axis(weights, order[:, :half].T, 1, axis=0)
+        return cls(weights, (half / (images - half)) ** 0.5)
+
+    def interval(self, figure: float, samples: np.ndarray, images: int, top: float) -> Interval:
+        """The interval of a figure between 0 and ``top``.
+
+        Args:
+            figure: Of all images; NaN where there is none.
+            samples: ``(S,)``, the figure of each sample.
+            images: How many images it depends on.
+            top: The figure of a perfect result.
+        """
+        if (normal := self._distribution(figure, samples, images)) is None:
+            return Interval(_known(figure))
+        return Interval(float(figure), *_bounds(normal, 0.0, top))
+
+    def difference(self, figure: float, samples: np.ndarray, images: int, top: float) -> Difference:
+        """The same for a difference of two such figures."""
+        if (normal := self._distribution(figure, samples, images)) is None:
+            return Difference(_known(figure))
+        if normal.stdev:
+            better = 1 - normal.cdf(0)
+        else:
+            better = 0.5 if normal.mean == 0 else float(normal.mean > 0)
+        return Difference(float(figure), *_bounds(normal, -top, top), better)
+
+    def _distribution(self, figure: float, samples: np.ndarray, images: int) -> NormalDist | None:
+        known = samples[np.isfinite(samples)]
+        if np.isnan(figure) or images < FEWEST_IMAGES or len(known) < 2:
+            return None
+        bias = float(known.mean() - figure)
+        spread = float(known.std()) * self.scale
+        return NormalDist(float(figure) - bias, (spread**2 + bias**2) ** 0.5)
+
+
+def _bounds(normal: NormalDist, lowest: float, highest: float) -> tuple[float, float]:
+    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * normal.stdev
+    low, high = normal.mean - reach, normal.mean + reach
+    return max(low, lowest), min(high, highest)
+
+
+def _known(figure: float) -> float | None:
+    return None if np.isnan(figure) else float(figure)
