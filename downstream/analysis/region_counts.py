@@ -28,8 +28,8 @@ class ImageCounts:
     """``(m, 4)`` of int64: class, pixels in the boundaries of annotation and prediction, in that of the
     annotation, in that of the prediction; classes without boundary are left out."""
     regions: np.ndarray
-    """``(k, 4)`` of int64, the connected regions of the annotation: class, place in :data:`SIZES`, pixels,
-    those predicted as the class."""
+    """``(k, 4)`` of int64, the connected regions of the annotation: class, place in :data:`SIZES`,
+    pixels, those predicted as the class."""
 
 
 def count_image(predicted: np.ndarray, annotated: np.ndarray, classes: int) -> ImageCounts:
@@ -127,7 +127,7 @@ def _edges(labels: np.ndarray) -> np.ndarray:
 
 
 def _regions(annotated: np.ndarray, runs: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Regions connected over edges or corners, from runs of pixels: first pixels, and how many are right."""
+    """Regions connected over edges or corners; ``runs`` are first pixels, ``right`` counts of each."""
     width = annotated.shape[1]
     pixels = np.diff(runs, append=annotated.size)
     labels = annotated.flat[runs]

@@ -32,8 +32,8 @@ class Segmentation:
     iou: dict[str, float | None]
     accuracy: dict[str, float | None]
     boundary_iou: dict[str, float | None]
-    """Boundary IoU (Cheng et al. 2021) of a class's mask, boundaries as wide as 2 % of the diagonal, summed
-    over images as IoU is."""
+    """Boundary IoU (Cheng et al. 2021) of a class's mask, boundaries as wide as 2 % of the diagonal,
+    summed over images as IoU is."""
     mean_iou: float | None
     mean_boundary_iou: float | None
     by_size: dict[str, SizeFigures]

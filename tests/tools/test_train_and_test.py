@@ -13,7 +13,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from downstream.analysis import kept
+from downstream.analysis import kept, segmentation
 from tests import processes
 from tests.conftest import ROOT, coco_by_hand, read_metrics, write_tiny_config
 
@@ -132,6 +132,20 @@ def test_segmentation_figures_equal_counting_by_hand(trained, shapes, tool, tmp_
     ious = 100 * both[1:] / either[1:]
     assert metrics['mIoU'] == pytest.approx(np.nanmean(ious), abs=1e-9)
     assert list(metrics['per_class']) == ['background', 'circle', 'square', 'triangle']
+    (test,) = kept.find_tests(tmp_path / 'test')
+    assert (test.data['images'], test.data['kept']) == (3, ['counts.npz', 'label_maps.npz'])
+    counts = kept.counts_of(test)
+    assert counts.root == str(shapes / 'images' / 'validation')
+    maps = zip(counts.names, kept.predicted_masks_of(test), kept.annotated_masks_of(test))
+    for name, predicted, annotated in maps:
+        file = f'{name.rpartition(".")[0]}.png'
+        written = cv2.imread(str(tmp_path / 'out' / file), cv2.IMREAD_UNCHANGED)
+        label = cv2.imread(str(shapes / 'annotations' / 'validation' / file), cv2.IMREAD_UNCHANGED)
+        assert (predicted + 1 == written).all()
+        assert (annotated + 1 == label).all()
+    figures = segmentation.analyse(counts)
+    assert figures.mean_iou == metrics['mIoU']
+    assert figures.mean_boundary_iou is not None
     pictures = list((tmp_path / 'pictures').iterdir())
     assert len(pictures) == 3
     assert cv2.imread(str(pictures[0])).shape[1] == 2 * 320
@@ -240,6 +254,12 @@ def test_two_processes_train_resume_and_measure_as_one(shapes, tool, tmp_path):
     assert code == 0, shown
     assert tool('test', config, last, '--work-dir', tmp_path / 'one').code == 0
     assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
+    one, two = (kept.find_tests(tmp_path / name)[0] for name in ('one', 'two'))
+    assert one.data['digest'] == two.data['digest']
+    for name, table in vars(kept.counts_of(one)).items():
+        assert np.array_equal(table, getattr(kept.counts_of(two), name))
+    for pair in zip(kept.predicted_masks_of(one), kept.predicted_masks_of(two), strict=True):
+        assert (pair[0] == pair[1]).all()
 
 
 def test_the_script_that_tests_launches_as_the_one_that_trains(tmp_path):

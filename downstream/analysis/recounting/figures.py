@@ -1,7 +1,7 @@
 """Figures of a data set in which images occur any number of times, recounted exactly.
 
-An image that a bootstrap draws twice has its objects and its detections twice. Detections keep their order,
-so that cumulative sums of the weights of their images are the counts of the larger data set.
+An image that a bootstrap draws twice has its objects and its detections twice. Detections keep their
+order, so that cumulative sums of the weights of their images are the counts of the larger data set.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _between(ends: np.ndarray, places: np.ndarray, owners: np.ndarray, images: i
 
 
 def _area(right: np.ndarray, counted: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Mean interpolated precision over COCO's 101 recalls, ``(S,)``; ``right``, ``counted`` ``(K, S)``."""
+    """Mean interpolated precision ``(S,)`` over COCO's 101 recalls, of counts ``(K, S)``."""
     if not len(right):
         return np.zeros(len(objects))
     # The summand is COCO's, too: it keeps what has not been counted from dividing by zero.

@@ -1,4 +1,4 @@
-"""Which detections of each image are right, as the COCO evaluation matched them: what recounting needs."""
+"""Which detections of each image are right, as COCO's evaluation matches them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 Each sample is a random half of the images. What halving the images does to a figure is, to first order,
 what drawing another data set of the full size does (Politis and Romano 1994), and no image occurs twice.
-``'bootstrap'`` draws as many images as there are, with replacement (Efron 1979).
+``'bootstrap'`` draws as many images as there are, with replacement (Efron 1979). hotcoco 1.3 has a
+bootstrap that counts an image once however often it is drawn, which makes its intervals too narrow by a
+fifth.
 
 Quantiles of the samples are no interval of AP: precision is interpolated by a maximum, which makes AP the
 higher the fewer objects there are, and the samples repeat that error. The interval is therefore centred
