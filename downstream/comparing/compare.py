@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from backbones.errors import UserError
+from downstream.reporting.page import write_page
 from downstream.running.hooks.preemption import EXIT_CODE
 
 from .children import Children, locked
@@ -12,11 +15,13 @@ from .figures import Row, rows
 from .picture import draw
 from .plan import CompareOptions, Plan, plan, record_recipe
 from .progress import Progress
-from .state import Run
+from .state import RECIPE, Run
 from .table import print_table, write_tables
 from .words import Commands
 
 __all__ = ['CompareOptions', 'Outcome', 'compare', 'show_commands']
+
+_PAGE = 'page.html'
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ def compare(options: CompareOptions) -> Outcome:
         todo = [run for run in made.runs if not run.done]
         done = len(made.runs) - len(todo)
         print(
-            f'{len(made.candidates)} backbones x {options.seeds} seeds = {len(made.runs)} runs in '
-            f'{made.folder}' + (f'; {done} are done' if done else ''),
+            f'{len(made.runs)} runs in {made.folder}: {len(made.candidates)} backbones, '
+            f'{options.seeds} seeds' + (f'; {done} are done' if done else ''),
             flush=True,
         )
         children = Children(commands, options.jobs, lock, Progress(made.runs, options.jobs))
@@ -68,11 +73,34 @@ def compare(options: CompareOptions) -> Outcome:
         table = rows(made)
         write_tables(made, options, table)
         draw(table, made.folder)
-    print_table(table, made.folder)
+        write_comparison_page(made)
+    print_table(table)
+    print(f'In {made.folder}: {", ".join(sorted(_left(made.folder)))}')
     failed = tuple(run for run in todo if run.failure) if not children.stopped_by else ()
     outcome = Outcome(made, tuple(table), failed, bool(children.stopped_by))
     _print_end(outcome, todo)
     return outcome
+
+
+def write_comparison_page(made: Plan) -> None:
+    """Write ``page.html``: each backbone's run of the first seed that is done, side by side."""
+    firsts = [next((r for r in made.runs_of(c) if r.done), None) for c in made.candidates]
+    chosen = [run for run in firsts if run is not None]
+    if not chosen:
+        return
+    try:
+        write_page(
+            [run.metrics for run in chosen],
+            made.folder / _PAGE,
+            names=[run.name for run in chosen],
+        )
+    except UserError as error:  # the tables are there all the same
+        print(f'no {_PAGE}: {error}')
+
+
+def _left(folder: Path) -> list[str]:
+    """Names of what a comparison has written there for people."""
+    return [path.name for path in folder.glob('[!.]*.*') if path.name != RECIPE]
 
 
 def _print_end(outcome: Outcome, todo: Sequence[Run]) -> None:

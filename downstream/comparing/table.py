@@ -7,7 +7,6 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -184,7 +183,7 @@ def _json(rows: Sequence[Row], facts: dict[str, str], made: Plan) -> str:
     return json.dumps(content, indent=2) + '\n'
 
 
-def print_table(rows: Sequence[Row], folder: Path) -> None:
+def print_table(rows: Sequence[Row]) -> None:
     """The table on the screen, each row on one line however narrow it is."""
     header = _header(rows)
     table = Table(*(Column(name, no_wrap=True) for name in header))
@@ -193,4 +192,3 @@ def print_table(rows: Sequence[Row], folder: Path) -> None:
     console = Console(width=1000)
     console.width = console.measure(table).maximum
     console.print(table)
-    print(f'In {folder}: table.md, table.tex, table.csv, table.json, cost.png, cost.svg')
