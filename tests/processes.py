@@ -69,7 +69,7 @@ def run_tool(name: str, *words, folder: Path, count: int = 1, cwd: Path = ROOT) 
     if count > 1:
         words = (*words, '--launcher', 'pytorch')
     arguments = {'name': name, 'words': [str(word) for word in words], 'cwd': cwd}
-    running = start(_run_tool, folder, [arguments] * count)
+    running = start(call_tool, folder, [arguments] * count)
     for process in running:
         process.join(300)
         process.kill()
@@ -78,7 +78,8 @@ def run_tool(name: str, *words, folder: Path, count: int = 1, cwd: Path = ROOT) 
     return max(abs(process.exitcode) for process in running), shown
 
 
-def _run_tool(name: str, words: list[str], cwd: Path) -> None:
+def call_tool(name: str, words: list[str], cwd: Path) -> None:
+    """Run a script of tools/ in this process, from the folder ``cwd``."""
     os.chdir(cwd)
     sys.argv = [f'tools/{name}.py', *words]
     runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
