@@ -13,22 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from backbones.errors import DataError
 from downstream.detection.coco_evaluation import (
     Detections,
-    HotcocoTruth,
     Rules,
     figures_of,
     hotcoco_evaluation,
 )
 
 from . import kept
+from .evaluated import COCO_SIDES, SIDES, Evaluated
 from .thresholds import Threshold, best_threshold
 
-# Sides in pixels of the squares whose areas divide the objects; COCO's own limits are among them.
-_SIDES = (0, 16, 32, 64, 96, 192, 384, 10**5)
-# COCO's ranges, of which figures_of reads the first four.
-_COCO_SIDES = ((0, 10**5), (0, 32), (32, 96), (96, 10**5))
 # Fewest and most objects of an image in a group.
 _COUNTS = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, None))
 _CURVES = (0.5, 0.75)
@@ -176,7 +171,7 @@ def analyse_detections(
     Raises:
         DataError: There is no image, or a detection is on one that is not in ``truth``.
     """
-    one = _Evaluated(truth, found, rules, classes)
+    one = _Figures(truth, found, rules, classes)
     threshold, thresholds = one.thresholds()
     per_class = [one.figures([place]) for place in range(len(classes))]
     return DetectionAnalysis(
@@ -195,58 +190,8 @@ def analyse_detections(
     )
 
 
-class _Evaluated:
-    """One evaluation, from which all figures are read."""
-
-    def __init__(
-        self, truth: Mapping, found: Detections, rules: Rules, classes: Sequence[str]
-    ) -> None:
-        self.classes, self.found = list(classes), found
-        chosen, images = set(rules.categories), set(rules.images)
-        if not images:
-            raise DataError('there is no image to analyse: the annotations list none.')
-        if strange := set(found.images) - {image['id'] for image in truth['images']}:
-            raise DataError(
-                f'image {min(strange, key=str)} has detections and is not in the annotations.'
-            )
-        self.annotations = [
-            one
-            for one in truth['annotations']
-            if one['category_id'] in chosen and one['image_id'] in images
-        ]
-        self.truth = counted = HotcocoTruth(
-            {
-                'images': truth['images'],
-                'categories': [one for one in truth['categories'] if one['id'] in chosen],
-                'annotations': self.annotations,
-            }
-        )
-        self.rules, self.images = rules, counted.images
-        ranges = [*_COCO_SIDES, *pairwise(_SIDES)]
-        self.evaluation = hotcoco_evaluation(
-            counted, found, rules, [(low**2, high**2) for low, high in ranges]
-        )
-        self.arrays = self.evaluation.eval
-        # hotcoco has the classes in the order of their ids.
-        self.order = [counted.categories[id_] - 1 for id_ in rules.categories]
-        self.place = {id_: place for place, id_ in enumerate(rules.categories)}
-        at = np.isclose(rules.thresholds, 0.5)
-        self.iou = float(rules.thresholds[at.argmax()])
-        self._set_status()
-
-    def _set_status(self) -> None:
-        """Which detections are right, and which one finds an object, at the IoU threshold."""
-        status = self.evaluation.image_diagnostics(iou_thr=self.iou)
-        self.right = np.zeros(len(self.found), bool)
-        self.counted = np.zeros(len(self.found), bool)
-        for number, word in status['dt_status'].items():
-            self.counted[number - 1] = word in ('tp', 'fp')
-            self.right[number - 1] = word == 'tp'
-        self.finder = {gt: number - 1 for gt, number in status['gt_match'].items()}
-        self.objects = [one for one in self.annotations if not one.get('iscrowd')]
-        self.object_labels = np.array(
-            [self.place[one['category_id']] for one in self.objects], np.int64
-        )
+class _Figures(Evaluated):
+    """The figures of one evaluation."""
 
     def figures(self, places: list[int] | None) -> ClassFigures:
         rows = range(len(self.classes)) if places is None else places
@@ -316,14 +261,14 @@ class _Evaluated:
     def sizes(self) -> list[SizeFigures]:
         areas = np.array([one['area'] for one in self.objects])
         rows = []
-        for place, (low, high) in enumerate(pairwise(_SIDES), len(_COCO_SIDES)):
+        for place, (low, high) in enumerate(pairwise(SIDES), len(COCO_SIDES)):
             precision = np.asarray(self.arrays['precision'])[:, :, :, place, -1]
             recall = np.asarray(self.arrays['recall'])[:, :, place, -1]
             at = np.isclose(self.rules.thresholds, 0.5)
             rows.append(
                 SizeFigures(
                     low=low,
-                    high=high if high < _SIDES[-1] else None,
+                    high=high if high < SIDES[-1] else None,
                     objects=int(((areas >= low**2) & (areas <= high**2)).sum()),
                     ap=_mean(precision),
                     ap50=_mean(precision[at]),

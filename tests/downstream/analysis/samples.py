@@ -2,7 +2,7 @@
 
 The detections are the true objects, perturbed: some missed, small ones more often; boxes and masks moved
 and scaled; some of another class; some found twice; some of nothing. Scores are high where a detection
-is right, low where it is not, and overlap.
+is right and low where it is not, but overlap; one in seven wrong detections is as sure as a right one.
 """
 
 import json
@@ -76,7 +76,8 @@ def of_image(rng, image: dict, objects: list[dict], categories: list, masks: boo
         box = moved(rng, one['bbox'], 0.25 if loose else 0.05)
         confused = rng.random() < 0.08
         guess = int(rng.integers(len(categories))) if confused else label
-        score = rng.beta(2, 3) if loose or confused else rng.beta(5, 1.5)
+        unsure = (loose or confused) and rng.random() < 0.85
+        score = rng.beta(2, 3) if unsure else rng.beta(5, 1.5)
         found.append((guess, box, score, one))
         if confused:  # the right class too, less sure or surer
             found.append((label, moved(rng, box, 0.02), rng.beta(2, 2), one))
@@ -86,7 +87,8 @@ def of_image(rng, image: dict, objects: list[dict], categories: list, masks: boo
         size = np.exp(rng.normal(4, 0.7, 2)).clip(4, 0.9 * min(image['width'], image['height']))
         corner = rng.random(2) * ([image['width'], image['height']] - size)
         guess = int(rng.integers(len(categories)))
-        found.append((guess, [*corner, *size], rng.beta(1, 5), None))
+        score = rng.beta(5, 1.5) if rng.random() < 0.03 else rng.beta(1, 5)
+        found.append((guess, [*corner, *size], score, None))
     return [
         (image['id'], guess, [*map(float, box)], score, code(image, box, one) if masks else None)
         for guess, box, score, one in found

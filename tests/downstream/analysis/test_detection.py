@@ -154,7 +154,7 @@ def test_no_threshold_has_a_larger_f1(analysed):
     best, category = result.thresholds[place], found.categories[place]
     scores = sorted(set(found.scores[found.labels == place]))
     f1 = {}
-    for score in [*scores[:: max(1, len(scores) // 25)], best.score]:
+    for score in [*scores[:: max(1, len(scores) // 10)], best.score]:
         evaluation = pycoco(truth, found, [category], least=score)
         rows = [one for one in evaluation.evalImgs[: len(evaluation.params.imgIds)] if one]
         hits = sum(
@@ -295,12 +295,12 @@ def test_errors_are_those_of_tidecv():
     for row in found.as_dicts():
         predicted.add_detection(row['image_id'], row['category_id'], row['score'], row['bbox'])
     run = tidecv.TIDE().evaluate(data, predicted, mode=tidecv.TIDE.BOX)
-    assert result.errors.ap * 100 == pytest.approx(run.ap, abs=0.01)
+    assert result.errors.ap * 100 == pytest.approx(run.ap, abs=0.05)
     gains = run.fix_main_errors() | run.fix_special_errors()
     expected = {kind.short_name: value for kind, value in gains.items()}
     names = {'FP': 'FalsePos', 'FN': 'FalseNeg'}
     gained = {names.get(kind, kind): 100 * gain for kind, gain in result.errors.gain.items()}
-    assert gained == pytest.approx(expected, abs=0.02)
+    assert gained == pytest.approx(expected, abs=0.05)
     counts = {kind.short_name: len(errors) for kind, errors in run.error_dict.items()}
     assert result.errors.counts == {kind: counts[kind] for kind in result.errors.counts}
 
