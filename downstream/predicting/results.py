@@ -19,6 +19,7 @@ from downstream.drawing import draw_detections, draw_segmentation, file_content
 # The least score of what is drawn, and of what counts as found, where nobody says another one.
 SHOWN_SCORE = 0.3
 _NOTEBOOK_WIDTH = 1280
+_COUNTED_PIXELS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,12 @@ class LabelMap(Result):
 
     def pixels(self) -> dict[str, int]:
         """Class -> its number of pixels, for every class that occurs."""
-        # Row by row: numpy counts in a copy of 64 bits.
-        counts = sum(np.bincount(row, minlength=len(self.classes)) for row in self.labels)
+        # Some rows at a time: numpy counts in a copy of 64 bits.
+        step = max(1, _COUNTED_PIXELS // self.width)
+        counts = sum(
+            np.bincount(self.labels[top : top + step].ravel(), minlength=len(self.classes))
+            for top in range(0, self.height, step)
+        )
         return {self.classes[k]: int(counts[k]) for k in np.flatnonzero(counts)}
 
     def values(self) -> np.ndarray:
