@@ -9,8 +9,10 @@ _defer_imports()
 
 from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
 from backbones.convnext.fused.switch import set_fused
+from backbones.convnext.isotropic import ConvNeXtIsotropic
 from backbones.convnext.model import ConvNeXt, ConvNeXtV2
 from backbones.optim.layer_decay import LayerDecayOptimWrapperConstructor
+from backbones.roadmap.model import Roadmap
 from backbones.timm_backbone.backbone import TimmBackbone
 from backbones.weights.load import load_pretrained, weights_table
 
@@ -23,10 +25,12 @@ __all__ = [
     'Backbone',
     'ConfigError',
     'ConvNeXt',
+    'ConvNeXtIsotropic',
     'ConvNeXtV2',
     'DataError',
     'LayerDecayOptimWrapperConstructor',
     'MissingPackageError',
+    'Roadmap',
     'TimmBackbone',
     'UserError',
     'WeightsError',

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 
+import torch
+import torch.distributed as dist
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -29,13 +31,14 @@ def accepted_arguments(cls: type) -> set[str]:
     return names - {'self'}
 
 
-def checked_channels(in_channels: int) -> int:
-    """``in_channels``, a positive integer; ConfigError if it is none."""
-    if not isinstance(in_channels, int) or in_channels < 1:
-        raise ConfigError(
-            f'in_channels={in_channels!r}: give the number of channels of the images.'
-        )
-    return in_channels
+def can_synchronise() -> bool:
+    """Whether there are several processes, on CUDA, for BatchNorm to take the statistics of.
+
+    With one process mmengine's Runner reverts synchronised norms, and of timm's, which include the
+    activation, it would make norms without one.
+    """
+    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return several and torch.cuda.is_available()
 
 
 class Backbone(BaseModule):

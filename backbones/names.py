@@ -3,7 +3,7 @@
 A name is
 
 - ``<family>-<size>[_<weights>]``, a built-in: ``convnext-tiny_in1k``, ``swin-base_in22k``,
-  ``resnet-50_in1k``, ``resnext101-64x4d``;
+  ``resnet-50_in1k``, ``resnext101-64x4d``, ``roadmap-inverted-bottleneck``;
 - ``timm:<model>[.<tag>]``, with the weights of that tag;
 - ``module.path:ClassName``, any class that can be imported;
 - a type registered in ``MODELS``.
@@ -20,13 +20,14 @@ from pathlib import Path
 
 from mmengine.registry import MODELS
 
+from backbones.convnext.isotropic import ConvNeXtIsotropic
 from backbones.convnext.model import ConvNeXt, ConvNeXtV2
+from backbones.roadmap import names as roadmap
 from backbones.weights.sources import weights_table
 from backbones.weights.timm_catalog import check_model_name, model_names, pretrained_cfg
 
 from .errors import ConfigError, WeightsError
 
-_CONVNEXTS = {cls.family: cls for cls in (ConvNeXt, ConvNeXtV2)}
 _SWIN = 'swin_{}_patch4_window7_224'
 # Built-in names of timm models: family -> size -> timm's name.
 TIMM_FAMILIES = {
@@ -36,10 +37,25 @@ TIMM_FAMILIES = {
 }
 
 
+def _architectures() -> dict[str, dict]:
+    """``<family>-<size>`` of every built-in, and the config that builds it."""
+    found: dict[str, dict] = {}
+    for cls in (ConvNeXt, ConvNeXtV2, ConvNeXtIsotropic):
+        found |= {
+            f'{cls.family}-{size}': {'type': cls.__name__, 'arch': size} for size in cls.archs
+        }
+    for family, models in TIMM_FAMILIES.items():
+        for size, model in models.items():
+            found[f'{family}-{size}'] = {'type': 'TimmBackbone', 'model': model}
+    return found | {name: roadmap.config_of_name(name) for name in roadmap.built_in_names()}
+
+
+_ARCHITECTURES = _architectures()
+
+
 def built_in_names() -> list[str]:
     """``<family>-<size>`` of every built-in."""
-    names = [f'{family}-{size}' for family, cls in _CONVNEXTS.items() for size in cls.archs]
-    return names + [f'{f}-{size}' for f, sizes in TIMM_FAMILIES.items() for size in sizes]
+    return list(_ARCHITECTURES)
 
 
 def backbone_config(name: str, **backbone_args) -> dict:
@@ -58,11 +74,10 @@ def backbone_config(name: str, **backbone_args) -> dict:
     if ':' in name:
         return {'type': _import_class(name), **backbone_args}
     architecture, _, weights = name.partition('_')
-    family, _, size = architecture.partition('-')
-    if family in _CONVNEXTS and size in _CONVNEXTS[family].archs:
-        config = {'type': _CONVNEXTS[family].__name__, 'arch': size, **backbone_args}
-    elif size in TIMM_FAMILIES.get(family, ()):
-        config = {'type': 'TimmBackbone', 'model': TIMM_FAMILIES[family][size], **backbone_args}
+    if architecture in _ARCHITECTURES:
+        config = {**_ARCHITECTURES[architecture], **backbone_args}
+    elif name.startswith(roadmap.PREFIX):
+        config = roadmap.config_of_name(architecture)  # raises the error that lists the steps
     elif _is_registered(name):
         return {'type': name, **backbone_args}
     else:
@@ -136,7 +151,8 @@ def _nearest(name: str) -> str:
     near += [f'timm:{n}' for n in get_close_matches(name, model_names(), 2, 0.7)]
     if near:
         return f' Did you mean {" or ".join(near)}?'
+    others = [known for known in built_in_names() if not known.startswith(roadmap.PREFIX)]
     return (
-        f' Built-in: {", ".join(built_in_names())}. Or timm:<model>, module.path:ClassName, or a '
-        'registered type.'
+        f' Built-in: {", ".join(others)}, {roadmap.PREFIX}<step>. Or timm:<model>, '
+        'module.path:ClassName, or a registered type.'
     )

@@ -37,6 +37,11 @@ def main() -> None:
     command.add_argument('names', metavar='FILE', nargs='+', help=f'{source}; several are compared')
     command.add_argument('--image', type=Path, help='default: random values')
     command.add_argument('--resolution', type=int, default=224)
+    command.add_argument(
+        '--backbone',
+        metavar='NAME',
+        help='roadmap-<step> whose files these are; ConvNeXts are recognised by themselves',
+    )
     args = vars(parser.parse_args())
     from downstream.commands import weights
 

@@ -34,3 +34,24 @@ CONVNEXT_ARCHS = {**_SMALL_ARCHS, 'xlarge': _doubling((3, 3, 27, 3), 256)}
 
 
 CONVNEXTV2_ARCHS = {**_SMALL_ARCHS, 'huge': _doubling((3, 3, 27, 3), 352)}
+
+
+@dataclass(frozen=True)
+class IsotropicArch:
+    """Number of blocks, and of channels, at the one resolution of an isotropic ConvNeXt.
+
+    Attributes:
+        layer_scale: Whether the released weights have layer scale.
+    """
+
+    depth: int
+    dim: int
+    layer_scale: bool
+
+
+# Section 3.3 of V1's paper; layer scale as in the official training commands.
+ISOTROPIC_ARCHS = {
+    'small': IsotropicArch(18, 384, False),
+    'base': IsotropicArch(18, 768, False),
+    'large': IsotropicArch(36, 1024, True),
+}

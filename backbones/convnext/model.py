@@ -14,7 +14,13 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import Backbone, checked_channels
+from backbones.arguments import (
+    check_range,
+    checked_channels,
+    checked_frozen_stages,
+    checked_out_indices,
+)
+from backbones.base import Backbone
 from backbones.errors import ConfigError
 from backbones.layers import LayerNorm2d
 from backbones.optim.layer_depth import Depth, convnext_layer_depth, convnext_stage_depth
@@ -82,14 +88,10 @@ class ConvNeXt(Backbone):
         if layer_scale_init_value is None:
             layer_scale_init_value = self.default_layer_scale
         self.arch = self.resolve_arch(arch)
-        self.out_indices = _checked_out_indices(out_indices)
-        _check_range('drop_path_rate', drop_path_rate, 0, 1)
-        _check_range('layer_scale_init_value', layer_scale_init_value, 0, float('inf'))
-        if not (isinstance(frozen_stages, int) and -1 <= frozen_stages <= self.num_stages):
-            raise ConfigError(
-                f'frozen_stages={frozen_stages!r}: give -1 (none) to {self.num_stages} (all stages).'
-            )
-        self.frozen_stages = frozen_stages
+        self.out_indices = checked_out_indices(out_indices)
+        check_range('drop_path_rate', drop_path_rate, 0, 1)
+        check_range('layer_scale_init_value', layer_scale_init_value, 0, float('inf'))
+        self.frozen_stages = checked_frozen_stages(frozen_stages, self.num_stages)
         self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
 
@@ -116,7 +118,7 @@ class ConvNeXt(Backbone):
             self.stages.append(Stage(*blocks, with_cp=with_cp))
         for i in sorted(self.out_indices):
             self.add_module(f'norm{i}', LayerNorm2d(dims[i], eps=NORM_EPS))
-        self.apply(_init_as_official)
+        self.apply(init_as_official)
         self._freeze()
 
     @classmethod
@@ -206,23 +208,9 @@ class ConvNeXtV2(ConvNeXt):
     default_layer_scale = 0.0
 
 
-def _init_as_official(module: nn.Module) -> None:
+def init_as_official(module: nn.Module) -> None:
+    """Initial values of a layer as in the official code, for ``nn.Module.apply``."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not isinstance(value, (int, float)) or not low <= value <= high:
-        bound = f'from {low} to {high}' if high != float('inf') else f'of at least {low}'
-        raise ConfigError(f'{name}={value!r}: give a number {bound}.')
-
-
-def _checked_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or len(set(indices)) != len(indices) or not set(indices) <= {0, 1, 2, 3}:
-        raise ConfigError(
-            f'out_indices={out_indices!r}: give stages out of 0, 1, 2, 3, each at most once.'
-        )
-    return indices

@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from backbones.base import Backbone, accepted_arguments, checked_channels
+from backbones.arguments import checked_channels
+from backbones.base import Backbone, accepted_arguments, can_synchronise
 from backbones.convnext.weight_names import LAYOUTS
 from backbones.errors import ConfigError
 from backbones.layers import LayerNorm2d
@@ -27,6 +26,7 @@ from backbones.optim.layer_depth import (
     folded,
     generic_depths,
 )
+from backbones.pyramid import pyramid_level
 from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import check_model_name, input_statistics
 from backbones.weights.translation import Translation
@@ -43,7 +43,6 @@ from .create import (
     nearest_stride,
 )
 from .groups import block_names, frozen_modules, groups_of
-from .pyramid import pyramid_level
 from .sizes import find_size_divisor, odd_multiple, run_on_meta
 
 NORM_EPS = 1e-6
@@ -148,7 +147,7 @@ class TimmBackbone(Backbone):
             if not hasattr(self.model, 'set_grad_checkpointing'):
                 raise ConfigError(f'timm:{model} cannot recompute its blocks; leave with_cp out.')
             self.model.set_grad_checkpointing(True)
-        if sync_bn and _can_synchronise():
+        if sync_bn and can_synchronise():
             from timm.layers import convert_sync_batchnorm
 
             self.model = convert_sync_batchnorm(self.model)
@@ -311,13 +310,3 @@ class TimmBackbone(Backbone):
                 total = next(iter(fine.values()))[1]
                 fine = {name: (min(stages[name], total - 2), total) for name in names}
         return {f'model.{name}': depth for name, depth in fine.items()}
-
-
-def _can_synchronise() -> bool:
-    """Whether there are several processes, on CUDA.
-
-    With one process mmengine's Runner reverts synchronised norms, and of timm's, which include the
-    activation, it would make norms without one.
-    """
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return several and torch.cuda.is_available()

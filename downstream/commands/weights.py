@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from backbones.convnext.classifier import classifier_of
+from backbones.convnext.classifier import classifier_of, describe_file
 from backbones.convnext.weight_names import describe, translate
 from backbones.errors import ConfigError, WeightsError
+from backbones.roadmap.classifier import roadmap_classifier_of
 from backbones.weights.download import local_file
 from backbones.weights.read import read
 from backbones.weights.sources import find, weights_table
@@ -66,7 +67,7 @@ def inspect(name: str, trust: bool = False) -> None:
     found = translate(state)
     print(f'    source: {source.name}')
     print(f'    layout: {found.layout}' + (f', prefix {found.prefix!r}' if found.prefix else ''))
-    print(f'   network: {describe(found.tensors) or "not a ConvNeXt"}')
+    print(f'   network: {describe_file(state) or "not a ConvNeXt"}')
     print(f'   licence: {source.licence}')
     head = found.tensors.get('head.weight')
     print(f'   classes: {"no head" if head is None else len(head)}')
@@ -126,7 +127,11 @@ def save(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str] | None 
 
 
 def check(
-    names: Sequence[str], image: Path | None = None, resolution: int = 224, trust: bool = False
+    names: Sequence[str],
+    image: Path | None = None,
+    resolution: int = 224,
+    backbone: str | None = None,
+    trust: bool = False,
 ) -> list[Tensor]:
     """Print the top five classes of each classifier, and the largest difference of their logits.
 
@@ -134,6 +139,8 @@ def check(
         names: Weights of classifiers.
         image: The image to classify. None: random values, the same for all.
         resolution: Height and width of the network's input, in pixels.
+        backbone: ``roadmap-<step>`` where the files are that step's: several steps have the same tensors.
+            None: ConvNeXts, recognised by their tensors.
         trust: Unpickle files that hold more than data.
 
     Returns:
@@ -142,7 +149,11 @@ def check(
     pixels = _read_image(image, resolution) if image else _random_image(resolution)
     results = []
     for name in names:
-        model = classifier_of(read(local_file(find(name)), trust), name)
+        state = read(local_file(find(name)), trust)
+        if backbone is None:
+            model = classifier_of(state, name)
+        else:
+            model = roadmap_classifier_of(backbone, state, name)
         with torch.inference_mode():
             logits = model(pixels)[0]
         results.append(logits)

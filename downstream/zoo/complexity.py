@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
-from backbones import ConvNeXt
+from backbones import ConvNeXt, ConvNeXtIsotropic
 from backbones.layers import LayerNorm2d
 from backbones.uninitialised import on_meta
 
@@ -98,7 +98,7 @@ def _counted(model: nn.Module) -> Iterator[list[int]]:
 
     # ConvNeXt's official code calls LayerNorm as a function, which hooks on modules do not count.
     functional = set()
-    if isinstance(model.backbone, ConvNeXt):
+    if isinstance(model.backbone, (ConvNeXt, ConvNeXtIsotropic)):
         functional = {m for m in model.backbone.modules() if isinstance(m, nn.LayerNorm)}
     handles = [
         module.register_forward_hook(count)

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from mmengine.registry import MODELS
 
 from backbones import ConfigError, WeightsError
 from backbones.names import backbone_config, built_in_names
@@ -34,6 +35,20 @@ def pretrained(checkpoint: str) -> dict:
         ),
         ('resnet-50', {'type': 'TimmBackbone', 'model': 'resnet50'}),
         ('resnext101-64x4d', {'type': 'TimmBackbone', 'model': 'resnext101_64x4d'}),
+        ('convnext-iso-small', {'type': 'ConvNeXtIsotropic', 'arch': 'small'}),
+        (
+            'convnext-iso-base_in1k-ema',
+            {
+                'type': 'ConvNeXtIsotropic',
+                'arch': 'base',
+                'init_cfg': pretrained('convnext-iso-base_in1k-ema'),
+            },
+        ),
+        ('roadmap-resnet', {'type': 'Roadmap', 'step': 'resnet', 'regime': 'tiny'}),
+        (
+            'roadmap-kernel-7-base',
+            {'type': 'Roadmap', 'step': 'kernel-7', 'regime': 'base'},
+        ),
         ('timm:regnety_002', {'type': 'TimmBackbone', 'model': 'regnety_002'}),
         (
             'timm:regnety_002.pycls_in1k',
@@ -59,9 +74,9 @@ def test_arguments_are_handed_on():
 
 def test_every_built_in_is_a_name():
     names = built_in_names()
-    assert len(names) == len(set(names)) == 29
+    assert len(names) == len(set(names)) == 29 + 3 + 3 * 14
     for name in names:
-        assert backbone_config(name)['type'] in ('ConvNeXt', 'ConvNeXtV2', 'TimmBackbone')
+        assert isinstance(MODELS.get(backbone_config(name)['type']), type)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,8 @@ def test_every_built_in_is_a_name():
         ('convnext_tiny', ConfigError, 'convnext-tiny or .*timm:convnext_tiny'),
         ('resnet50', ConfigError, 'resnet-50 or .*timm:resnet50'),
         ('swin-huge', ConfigError, 'swin-large'),
+        ('roadmap-kernel-9', ConfigError, 'known: resnet, stage-ratio, .*also with -base or -atto'),
+        ('roadmap-gelu_in1k', WeightsError, 'none of roadmap-gelu are known'),
         ('xyz', ConfigError, 'Built-in: convnext-atto, .*module.path:ClassName'),
         ('timm:resnet5', ConfigError, 'Did you mean resnet50'),
         ('timm:resnet50.a9', WeightsError, 'known: a1_in1k'),
