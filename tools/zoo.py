@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The papers' rows: python tools/zoo.py list | show | check | compare | plan | sweep | pages."""
+"""Papers' rows: python tools/zoo.py list | show | check | compare | plan | sweep | roadmap | pages."""
 
 import argparse
 
@@ -18,7 +18,9 @@ def parse_args() -> argparse.Namespace:
     listing.add_argument('--licence', help='part of the licence, e.g. MIT')
     commands.add_parser('show', help='every field of a row').add_argument('row')
     checking = commands.add_parser('check', help='check rows against the papers')
-    checking.add_argument('rows', nargs='*', help='default: all rows')
+    checking.add_argument(
+        'rows', nargs='*', help='default: all rows and the steps; roadmap: the steps'
+    )
     comparing = commands.add_parser('compare', help='compare a run with the published figures')
     comparing.add_argument('result', help='a metrics.json of tools/test.py')
     comparing.add_argument('row')
@@ -29,7 +31,14 @@ def parse_args() -> argparse.Namespace:
     commands.add_parser(
         'sweep', help="the commands of a paper's hyperparameter search"
     ).add_argument('row')
-    commands.add_parser('pages', help="write docs/model_zoo.md and the README's table")
+    stepping = commands.add_parser('roadmap', help='figures of all steps into docs/roadmap.md')
+    stepping.add_argument(
+        'folders', nargs='+', help='of a tools/compare.py of all steps, one a task'
+    )
+    stepping.add_argument('--regime', default='atto', help='of the steps; default: atto')
+    commands.add_parser(
+        'pages', help="write docs/model_zoo.md, docs/roadmap.md and the README's table"
+    )
     return parser.parse_args()
 
 
@@ -47,6 +56,7 @@ def main() -> None:
             'compare': lambda: commands.compare(args.result, args.row),
             'plan': lambda: commands.plan(args.row, args.gpus, args.memory),
             'sweep': lambda: commands.sweep(args.row),
+            'roadmap': lambda: pages.write_roadmap(args.folders, args.regime),
             'pages': pages.write,
         }[args.command]()
 

@@ -1,7 +1,7 @@
 """Isotropic ConvNeXts: all blocks at stride 16, like a plain ViT, and a feature pyramid made from them.
 
 Source: "A ConvNet for the 2020s" (Liu et al. 2022, arXiv 2201.03545), section 3.3. The
-official names of parameters are translated: what is called ``blocks`` there is a method of backbones here.
+official code calls the blocks ``blocks``, which is a method of backbones here; files are translated.
 """
 
 from __future__ import annotations

@@ -13,9 +13,13 @@ from rich.table import Table
 
 from backbones.errors import ConfigError, DataError
 
+from . import roadmap
 from .figures import measured_figures, published_figures
 from .pages import figures
 from .table import Row, find_row, matching, sweep_of
+
+# Stands for the steps from ResNet to ConvNeXt in the list of rows.
+_ROADMAP = 'roadmap'
 
 
 def list_rows(**conditions) -> None:
@@ -53,14 +57,14 @@ def check(names: list[str]) -> None:
     """Check rows and print a table of the results.
 
     Args:
-        names: Rows to check; empty: all rows.
+        names: Rows to check, ``roadmap`` for the steps from ResNet to ConvNeXt; empty: all of them.
 
     Raises:
         ConfigError: A check failed; the message lists every failure.
     """
     from .checks import CHECKS, check_row
 
-    chosen = [find_row(name) for name in names] or matching()
+    chosen = [find_row(name) for name in names if name != _ROADMAP] if names else matching()
     table = Table('row', *CHECKS)
     failed = []
     for row in track(chosen, 'checking', transient=True, disable=not sys.stdout.isatty()):
@@ -69,10 +73,28 @@ def check(names: list[str]) -> None:
         failed += [f'{row.name}: {text.replace("FAIL ", "")}' for text in failures]
         marks = (('[red]FAIL[/]' if 'FAIL' in r else '[green]pass[/]') for r in results.values())
         table.add_row(row.name, *marks)
-    Console(width=150).print(table)
+    if chosen:
+        Console(width=150).print(table)
+    steps = _check_roadmap(failed) if not names or _ROADMAP in names else []
     if failed:
         raise ConfigError(f'{len(failed)} checks failed:\n' + '\n'.join(failed))
-    print(f'{len(chosen)} rows, {len(chosen) * len(CHECKS)} checks passed.')
+    print(
+        f'{len(chosen) + len(steps)} rows, '
+        f'{len(chosen) * len(CHECKS) + sum(map(len, steps))} checks passed.'
+    )
+
+
+def _check_roadmap(failed: list[str]) -> list[dict[str, str]]:
+    """Print the results of the steps, and add those that failed to ``failed``."""
+    found = []
+    titles = ('parameters', 'GMACs', 'weights')
+    table = Table('backbone', *titles)
+    for name, results in roadmap.check():
+        found.append(results)
+        failed += [f'{name}: {k}: {v[5:]}' for k, v in results.items() if v.startswith('FAIL')]
+        table.add_row(name, *(results.get(title, '-') for title in titles))
+    Console(width=150).print(table)
+    return found
 
 
 def compare(result: str, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Pages made from the table: ``docs/model_zoo.md`` and the table in the README."""
+"""Pages made from tables: ``docs/model_zoo.md``, the table in the README and ``docs/roadmap.md``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from backbones.errors import ConfigError
 
+from . import roadmap, roadmap_page
 from .table import Row, rows
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -131,8 +132,14 @@ def readme() -> str:
     return before + BEGIN + '\n\n' + readme_table() + '\n' + END + rest.split(END, 1)[1]
 
 
+def write_roadmap(folders: Sequence[str], regime: str) -> None:
+    """Record the figures of all steps, see :func:`.roadmap.record`, and write the pages."""
+    roadmap.record(folders, regime)
+    write()
+
+
 def write() -> None:
-    """Write both pages.
+    """Write the pages and the picture of the roadmap.
 
     Raises:
         ConfigError: This is an installed wheel, which has no such pages.
@@ -143,3 +150,5 @@ def write() -> None:
         )
     PAGE.write_text(page())
     README.write_text(readme())
+    roadmap_page.PAGE.write_text(roadmap_page.page())
+    roadmap_page.PICTURE.write_text(roadmap_page.picture())

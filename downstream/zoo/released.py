@@ -6,6 +6,7 @@ network that it was saved from, on the meta device:
 | file | implementation |
 |---|---|
 | official ConvNeXt V1 and V2 | timm's, its names turned into the official ones below |
+| official isotropic ConvNeXt | timm's blocks between a convolution and nothing else |
 | timm's ConvNeXt, among them DINOv3's | timm's |
 | torchvision's ConvNeXt and ResNet, OpenMMLab's ResNeXt | torchvision's |
 | official Swin | mmdetection's, its names turned into the official ones below |
@@ -38,15 +39,20 @@ _SWIN = {
     'base': (128, (2, 2, 18, 2)),
     'large': (192, (2, 2, 18, 2)),
 }
+# ConvNeXt's paper, section 3.3, and its training commands: blocks, channels, layer scale.
+_ISOTROPIC = {'small': (18, 384, None), 'base': (18, 768, None), 'large': (36, 1024, 1e-6)}
 _Renames = tuple[tuple[str, str], ...]
-_TIMM_TO_OFFICIAL: _Renames = (
-    (r'stem\.', 'downsample_layers.0.'),
-    (r'stages\.(\d)\.downsample\.', r'downsample_layers.\1.'),
-    (r'\.blocks\.', '.'),
+_TIMM_TO_OFFICIAL_BLOCK: _Renames = (
     (r'conv_dw', 'dwconv'),
     (r'mlp\.fc', 'pwconv'),
     (r'mlp\.grn\.weight', 'grn.gamma'),
     (r'mlp\.grn\.bias', 'grn.beta'),
+)
+_TIMM_TO_OFFICIAL: _Renames = (
+    (r'stem\.', 'downsample_layers.0.'),
+    (r'stages\.(\d)\.downsample\.', r'downsample_layers.\1.'),
+    (r'\.blocks\.', '.'),
+    *_TIMM_TO_OFFICIAL_BLOCK,
 )
 _MMDET_TO_OFFICIAL: _Renames = (
     (r'^stages\.', 'layers.'),
@@ -103,6 +109,16 @@ def _official_convnext(family: str, size: str) -> dict[str, Tensor]:
     }
 
 
+def _official_isotropic(size: str) -> dict[str, Tensor]:
+    from timm.models.convnext import ConvNeXtBlock
+
+    depth, dim, scale = _ISOTROPIC[size]
+    model = nn.Module()
+    model.stem = nn.Conv2d(3, dim, kernel_size=16, stride=16)
+    model.blocks = nn.Sequential(*(ConvNeXtBlock(dim, ls_init_value=scale) for _ in range(depth)))
+    return _tensors(model, _TIMM_TO_OFFICIAL_BLOCK)
+
+
 def _official_shape(name: str, tensor: Tensor) -> Tensor:
     """The official code works on (N, H, W, C): linear layers where some of timm's models have 1x1
     convolutions, and parameters of GRN of (1, 1, 1, C)."""
@@ -144,6 +160,7 @@ def _official_swin(size: str) -> dict[str, Tensor]:
 
 # Pattern of the address, layout of the file, and what builds its tensors from the pattern's groups.
 _BUILDERS: tuple[tuple[str, str, Callable[..., dict[str, Tensor]]], ...] = (
+    (r'/convnext_iso_([a-z]+)_', 'official', _official_isotropic),
     (r'/(convnext|convnextv2)_([a-z]+)_', 'official', _official_convnext),
     (r'/timm/(convnext_[\w.]+)/', 'timm', _timm),
     (r'/(convnext_[a-z]+|resnet\d+)-', 'torchvision', _torchvision),

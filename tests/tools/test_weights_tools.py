@@ -10,7 +10,9 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from backbones import Roadmap
 from backbones.convnext.classifier import classifier_of
+from backbones.roadmap.classifier import RoadmapClassifier
 from tests.conftest import ROOT, read_metrics, write_tiny_config
 
 
@@ -73,6 +75,34 @@ def test_bad_words_are_explained(tool, tmp_path):
         assert result.code == 2
         assert message in result.err
     assert not (tmp_path / 'a.pth').exists()
+
+
+def test_check_gives_the_logits_of_a_step_of_the_roadmap(tool, tmp_path):
+    """The file does not say which step it is of; two steps give two predictions."""
+    torch.manual_seed(0)
+    model = RoadmapClassifier(Roadmap('kernel-7', 'atto'), num_classes=6).eval()
+    source = tmp_path / 'mine.pth'
+    torch.save({'model': {f'module.{k}': v for k, v in model.state_dict().items()}}, source)
+    words = ['check', source, '--resolution', '64', '--backbone']
+    result = tool('weights', *words, 'roadmap-kernel-7-atto')
+    assert result.code == 0, result.err
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        score, index = model(pixels)[0].softmax(0).max(0)
+    assert result.out.splitlines()[1].split() == [f'{100 * score:.2f}', '%', 'class', f'{index}']
+    other = tool('weights', *words, 'roadmap-gelu-atto')
+    assert other.code == 0
+    assert other.out != result.out
+    for name, message in (
+        ('roadmap-width-atto', 'does not match this RoadmapClassifier'),
+        ('roadmap-kernel-9', 'known: resnet, stage-ratio'),
+    ):
+        result = tool('weights', *words, name)
+        assert result.code == 2
+        assert message in result.err
+    save_file(Roadmap('gelu', 'atto').state_dict(), tmp_path / 'body.safetensors')
+    words[1] = tmp_path / 'body.safetensors'
+    assert 'has no head' in tool('weights', *words, 'roadmap-gelu-atto').err
 
 
 class Marker:

@@ -22,6 +22,8 @@ from torch import nn
 RECORD = Path(__file__).with_name('official_files.json')
 LEFT_OUT = re.compile(r'(norm|head)\..*|.*(relative_position_index|attn_mask)')
 V1 = ('tiny', 'small', 'base', 'large', 'xlarge')
+# The training commands of TRAINING.md: layer scale in the large one alone.
+ISOTROPIC = {'small': 0.0, 'base': 0.0, 'large': 1e-6}
 V2 = ('atto', 'femto', 'pico', 'nano', 'tiny', 'base', 'large', 'huge')
 # configs/swin/swin_<size>_patch4_window7_224*.yaml: EMBED_DIM, DEPTHS, NUM_HEADS
 SWIN = {
@@ -61,6 +63,10 @@ def main(convnext: str, convnext_v2: str, swin: str) -> None:
     sys.modules['MinkowskiEngine'] = SimpleNamespace(SparseTensor=object)
     v1, v2 = module_of(convnext, 'convnext'), module_of(convnext_v2, 'convnextv2')
     found = {f'convnext-{size}': record_of(getattr(v1, f'convnext_{size}')()) for size in V1}
+    isotropic = module_of(convnext, 'convnext_isotropic')
+    for size, scale in ISOTROPIC.items():
+        build = getattr(isotropic, f'convnext_isotropic_{size}')
+        found[f'convnext-iso-{size}'] = record_of(build(layer_scale_init_value=scale))
     for size in V2:
         build = getattr(v2, f'convnextv2_{size}', None) or getattr(v2, f'convnext_{size}')
         found[f'convnextv2-{size}'] = record_of(build())
