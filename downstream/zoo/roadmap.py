@@ -25,6 +25,7 @@ from backbones.weights.load import load_state
 from downstream.contract import gmacs
 from downstream.running.checkpoint.files import write_text
 
+from .figures import measured_figures
 from .released import released_tensors
 
 _PUBLISHED = Path(__file__).with_name('roadmap.json')
@@ -195,9 +196,7 @@ def _figure(path: Path) -> tuple[dict, float]:
     """A ``metrics.json`` and its box AP or mIoU, percent."""
     try:
         report = json.loads(path.read_text())
-        metrics = report['metrics']
-        if report['task'] == 'segmentation':
-            return report, float(metrics['mIoU'])
-        return report, 100 * float(metrics['bbox']['AP'])
+        figures = measured_figures(report)
+        return report, float(figures['mIoU' if report['task'] == 'segmentation' else 'box AP'])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f'{path} is not a metrics.json of tools/test.py: {error}') from error
