@@ -9,7 +9,7 @@ import pytest
 from pycocotools import mask as rle
 
 from backbones.errors import DataError
-from downstream.analysis import kept, kept_detection
+from downstream.analysis import detection, kept, kept_detection, suspects, worst
 from downstream.detection import CocoInstanceMetric
 from downstream.detection.coco_evaluation import (
     HotcocoTruth,
@@ -93,6 +93,21 @@ def test_figures_of_what_is_kept_are_those_of_the_test(tmp_path, ann_file):
             with_pycocotools(by_reference, found, rules),
         ):
             assert figures_of(arrays, rules, names) == report['metrics'][kind]
+
+
+@pytest.mark.parametrize('kind', ['bbox', 'segm'])
+def test_what_is_kept_is_enough_to_analyse(tmp_path, ann_file, kind):
+    rng = np.random.default_rng(7)
+    report = kept_test(tmp_path / 'run', ann_file, [detections(rng, 8, 7), detections(rng, 3, 9)])
+    (test,) = kept.find_tests(tmp_path / 'run')
+    result = detection.analyse(test, kind)
+    expected = {k: v for k, v in report['metrics'][kind].items() if k != 'per_class'}
+    assert result.total.figures == expected
+    assert {row.name: row.figures['AP'] for row in result.classes} == (
+        report['metrics'][kind]['per_class']
+    )
+    assert {one.file_name for one in worst.worst_of(test, kind)} == {'3.jpg', '8.jpg'}
+    assert {one.image for one in suspects.suspects_of(test, kind)} <= {3, 8}
 
 
 def test_kept_detections_are_as_predicted(tmp_path, ann_file):
