@@ -68,11 +68,16 @@ class Recounted:
                 'the same kind, seed, samples and resampling.'
             )
         support = np.maximum(self.support, other.support)
-        rows = zip(self.classes, self.whole - other.whole, self.sampled - other.sampled, support)
-        each = {name: self.samples.difference(*row, self.top) for name, *row in rows}
+        rows = zip(
+            zip(other.whole, self.whole), zip(other.sampled, self.sampled), support, strict=True
+        )
+        each = {
+            name: self.samples.difference(*row, self.top)
+            for name, row in zip(self.classes, rows, strict=True)
+        }
         mean = self.samples.difference(
-            _mean(self.whole) - _mean(other.whole),
-            _mean(self.sampled) - _mean(other.sampled),
+            (_mean(other.whole), _mean(self.whole)),
+            (_mean(other.sampled), _mean(self.sampled)),
             len(mine),
             self.top,
         )

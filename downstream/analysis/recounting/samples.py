@@ -115,27 +115,47 @@ class Samples:
             images: How many images it depends on.
             top: The figure of a perfect result.
         """
-        if (normal := self._distribution(figure, samples, images)) is None:
+        if (moments := self._moments(figure, samples, images)) is None:
             return Interval(_known(figure))
+        bias, spread = moments
+        normal = NormalDist(figure - bias, float(np.hypot(spread, bias)))
         return Interval(float(figure), *_bounds(normal, 0.0, top))
 
-    def difference(self, figure: float, samples: np.ndarray, images: int, top: float) -> Difference:
-        """The same for a difference of two such figures."""
-        if (normal := self._distribution(figure, samples, images)) is None:
+    def difference(
+        self,
+        figures: tuple[float, float],
+        samples: tuple[np.ndarray, np.ndarray],
+        images: int,
+        top: float,
+    ) -> Difference:
+        """The same for the second of two figures less the first, sample by sample.
+
+        The biases of two tests need not cancel, even where samples show none of their difference: as a
+        multiple of the spread they count as for each figure alone.
+        """
+        figure = figures[1] - figures[0]
+        parts = [self._moments(*one, images) for one in zip(figures, samples)]
+        moments = self._moments(figure, samples[1] - samples[0], images)
+        if moments is None or parts[0] is None or parts[1] is None:
             return Difference(_known(figure))
+        bias, spread = moments
+        ratios = [own / (wide or 1) for own, wide in parts]
+        hidden = spread * float(np.hypot(*ratios)) / 2**0.5
+        normal = NormalDist(figure - bias, float(np.hypot(np.hypot(spread, bias), hidden)))
         if normal.stdev:
             better = 1 - normal.cdf(0)
         else:
             better = 0.5 if normal.mean == 0 else float(normal.mean > 0)
         return Difference(float(figure), *_bounds(normal, -top, top), better)
 
-    def _distribution(self, figure: float, samples: np.ndarray, images: int) -> NormalDist | None:
+    def _moments(
+        self, figure: float, samples: np.ndarray, images: int
+    ) -> tuple[float, float] | None:
+        """Bias and spread."""
         known = samples[np.isfinite(samples)]
         if np.isnan(figure) or images < FEWEST_IMAGES or len(known) < 2:
             return None
-        bias = float(known.mean() - figure)
-        spread = float(known.std()) * self.scale
-        return NormalDist(float(figure) - bias, (spread**2 + bias**2) ** 0.5)
+        return float(known.mean() - figure), float(known.std()) * self.scale
 
 
 def _bounds(normal: NormalDist, lowest: float, highest: float) -> tuple[float, float]:
