@@ -21,6 +21,7 @@ PRIVATE_NAMES: dict[str, str] = {
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': 'SafeCheckpointHook',
     'mmengine.hooks.CheckpointHook._save_checkpoint_with_step': 'SafeCheckpointHook',
     'mmengine.model.BaseModule._dump_init_info': 'a log without a line per initialised parameter',
+    'mmengine.optim.CosineAnnealingLR._get_value': 'the learning rate of pre-training',
     'mmengine.optim.DefaultOptimWrapperConstructor._validate_cfg': 'checking the options of layer decay',
     'mmengine.runner.Runner._init_model_weights': 'loading pretrained weights completely',
     'mmengine.runner.checkpoint._safe_torch_load': 'reading checkpoints without running code in them',

@@ -28,7 +28,8 @@ def find_config(name: str | Path) -> Path | None:
         candidates = [CONFIGS.joinpath(*path.parts[1:])]
     elif len(path.parts) == 1:
         candidates = [
-            CONFIGS / task / f'{path.name.removesuffix(".py")}.py' for task in ('det', 'seg')
+            CONFIGS / task / f'{path.name.removesuffix(".py")}.py'
+            for task in ('det', 'seg', 'pretrain')
         ]
     else:
         candidates = []

@@ -33,6 +33,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.downsample_layers, self.stages = backbone.downsample_layers, backbone.stages
         self.width = backbone.arch.dims[-1]
+        self.init_cfg, self._load = backbone.init_cfg, backbone.init_weights
+
+    def init_weights(self) -> None:
+        """Load what the ``init_cfg`` of the backbone names; without it, weights stay random.
+
+        Raises:
+            WeightsError: The weights cannot be found or do not fit.
+        """
+        if self.init_cfg:
+            self._load()
 
     def forward(self, images: Tensor, visible: VisibleCells) -> Tensor:
         """A stack of features ``(N, width, K s, s)`` of images ``(N, C, H, W)``, at stride 32."""
@@ -122,7 +132,9 @@ class FCMAE(BaseModel):
         Args:
             inputs: Normalised images ``(N, C, H, W)``, whole numbers of cells.
             data_samples: Not used.
-            mode: ``'loss'``: a dict with the loss; ``'predict'``: a :class:`Reconstruction`;
+            mode: ``'loss'``: a dict with the loss and, to compare it with, ``predict_mean``: what
+                predicting the mean of each hidden patch would give, nearly 1 with ``norm_pix``;
+                ``'predict'``: a :class:`Reconstruction`;
                 ``'tensor'``: the prediction of the hidden cells as :meth:`predict_hidden` gives it.
 
         Raises:
@@ -130,7 +142,7 @@ class FCMAE(BaseModel):
         """
         visible = VisibleCells.drawn(inputs, self.cell, self.mask_ratio)
         if mode == 'loss':
-            return {'loss': self.loss(inputs, visible)}
+            return self._losses(inputs, visible)
         if mode == 'predict':
             return self.reconstruct(inputs, visible)
         return self.predict_hidden(inputs, visible)
@@ -158,12 +170,19 @@ class FCMAE(BaseModel):
 
     def loss(self, images: Tensor, visible: VisibleCells) -> Tensor:
         """Mean squared error over the pixels of hidden cells, in float32 or wider."""
+        return self._losses(images, visible)['loss']
+
+    def _losses(self, images: Tensor, visible: VisibleCells) -> dict[str, Tensor]:
         predicted = self.predict_hidden(images, visible)
         target = self._patches(images, visible.others())
         dtype = torch.promote_types(predicted.dtype, torch.float32)
+        mean = target.mean(-1, keepdim=True)
         if self.norm_pix:
-            target = (target - target.mean(-1, keepdim=True)) / _deviation(target)
-        return (predicted.to(dtype) - target.to(dtype)).square().mean()
+            target, mean = (target - mean) / _deviation(target), torch.zeros_like(mean)
+        return {
+            'loss': (predicted.to(dtype) - target.to(dtype)).square().mean(),
+            'predict_mean': (target - mean).to(dtype).square().mean().detach(),
+        }
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, visible: VisibleCells) -> Reconstruction:

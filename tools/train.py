@@ -8,6 +8,8 @@ from downstream.commands.line import (
     add_amp,
     add_batch,
     add_data,
+    add_log_to,
+    add_resume,
     add_settings,
     parse_run_arguments,
     run,
@@ -24,13 +26,7 @@ def parse_args() -> argparse.Namespace:
     add_data(parser)
     add_settings(parser)
     add_amp(parser)
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from a checkpoint; bare: from the newest one of the work dir',
-    )
+    add_resume(parser)
     add_batch(parser)
     parser.add_argument(
         '--check-data',
@@ -38,13 +34,7 @@ def parse_args() -> argparse.Namespace:
         default='quick',
         help='check of the data before training; full opens every file; only does that and stops',
     )
-    parser.add_argument(
-        '--log-to',
-        nargs='+',
-        choices=['tensorboard', 'wandb', 'mlflow', 'trackio'],
-        default=[],
-        help='figures, pictures and the config also there; docs/settings.md#loggers',
-    )
+    add_log_to(parser)
     return parse_run_arguments(parser)
 
 

@@ -64,10 +64,20 @@ class RecordedKeyValueAction(KeyValueAction):
 def parse_run_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with the arguments that training and testing have in common."""
     add_model(parser)
+    add_launcher(parser)
+    return parse_launched(parser)
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add the work dir, and what starts several processes."""
     parser.add_argument('--work-dir', help='where logs and results go (work_dirs/<config name>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # Older launchers pass the rank as an argument, torchrun in the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def parse_launched(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line of a process, of which there may be others (:func:`add_launcher`)."""
     args = parser.parse_args()
     complete_environment(args.launcher, args.local_rank)
     return args
@@ -121,6 +131,28 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
         '--keep-batch',
         action='store_true',
         help="accumulate gradients up to the recipe's batch, on fewer or smaller GPUs",
+    )
+
+
+def add_resume(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that goes on with a run."""
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from a checkpoint; bare: from the newest one of the work dir',
+    )
+
+
+def add_log_to(parser: argparse.ArgumentParser) -> None:
+    """Add the argument of loggers."""
+    parser.add_argument(
+        '--log-to',
+        nargs='+',
+        choices=['tensorboard', 'wandb', 'mlflow', 'trackio'],
+        default=[],
+        help='figures, pictures and the config also there; docs/settings.md#loggers',
     )
 
 
@@ -211,6 +243,11 @@ def add_settings(parser: argparse.ArgumentParser, of_any_backbone: bool = False)
         metavar='CHECKPOINT',
         help='start from a trained model; classes of the same name keep what it learned of them',
     )
+    group.add_argument(
+        '--weights',
+        metavar='FILE',
+        help='of the backbone alone: a file, e.g. of tools/pretrain.py, or a name of the table',
+    )
 
 
 def _batch_size(word: str) -> int | str:
@@ -219,7 +256,7 @@ def _batch_size(word: str) -> int | str:
 
 def settings_options(args: argparse.Namespace) -> dict:
     """The arguments of :func:`add_settings` as those of ``TrainOptions``."""
-    names = ('epochs', 'lr', 'batch_size', 'image_size', 'patience', 'start_from')
+    names = ('epochs', 'lr', 'batch_size', 'image_size', 'patience', 'start_from', 'weights')
     return {name: getattr(args, name) for name in names}
 
 

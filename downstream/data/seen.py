@@ -39,15 +39,15 @@ class BatchPictures:
         return [self._one(image, sample) for image, sample in zip(batch['inputs'], samples)]
 
     def _one(self, image: Tensor, sample: object) -> np.ndarray:
-        picture = self._shown(image)
+        picture = self.shown(image)
         annotated = draw_truth(picture, sample, self.classes)
         picture = picture if annotated is None else annotated
         name = str(sample.metainfo.get('img_path') or sample.metainfo.get('img_id', ''))
         height, width = image.shape[-2:]
         return captioned(picture, f'{name.rpartition("/")[2]}  {width}x{height}')
 
-    def _shown(self, image: Tensor) -> np.ndarray:
-        """``(C, H, W)`` as the model gets it -> BGR ``(H, W, 3)`` of uint8."""
+    def shown(self, image: Tensor) -> np.ndarray:
+        """An image ``(C, H, W)`` as the model gets it as a picture, BGR ``(H, W, 3)`` of uint8."""
         image = image.detach().float().cpu()
         mean, std = (getattr(self.preprocessor, name, None) for name in ('mean', 'std'))
         if getattr(self.preprocessor, '_enable_normalize', mean is not None):

@@ -23,11 +23,11 @@ def recipe_batch(cfg: Config, option: str) -> int:
 
 
 # BatchNorm cannot learn from one image that was pooled to a point, as the pyramid of UperNet does.
-_SMALLEST = {'mmdet': 1, 'mmseg': 2}
+_SMALLEST = {'mmdet': 1, 'mmseg': 2, 'mmengine': 1}
 
 
 def smallest_batch(cfg: Config) -> int:
-    """The fewest images a step that a detector or segmenter can learn from."""
+    """The fewest images a step that a model can learn from."""
     return _SMALLEST[cfg.default_scope]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import ClassVar
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
@@ -16,6 +18,7 @@ from mmengine.utils import import_modules_from_strings
 from backbones import ConvNeXt, ConvNeXtV2
 from backbones.errors import ConfigError, WeightsError
 from backbones.names import import_from_here
+from backbones.weights.sources import find as find_weights
 from backbones.weights.sources import weights_table
 from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
@@ -43,6 +46,7 @@ _TRAINING_KEYS = (
     'val_evaluator',
 )
 _SCOPES = {'mmdet': 'detection', 'mmseg': 'segmentation'}
+_PRETRAINING = 'mmengine'
 
 
 @dataclass
@@ -59,6 +63,8 @@ class RunOptions:
     backbone: str | None = None
     channels: int | None = None
     bands: tuple[int, ...] | None = None
+    #: What ``default_scope`` a config may have.
+    scopes: ClassVar[tuple[str, ...]] = tuple(_SCOPES)
 
 
 @dataclass
@@ -71,6 +77,7 @@ class TrainOptions(RunOptions):
         auto_scale_lr: Scale the learning rate to a batch that the config changes.
         keep_batch: Accumulate gradients up to the recipe's batch.
         start_from: A trained model, possibly of other classes.
+        weights: Of the backbone alone, as its ``init_cfg`` names them.
         epochs: How often every image is seen.
         lr: Learning rate for the run's own batch.
         batch_size: Images a step, of all processes together, or 'auto': as many as fit.
@@ -84,6 +91,7 @@ class TrainOptions(RunOptions):
     auto_scale_lr: bool = False
     keep_batch: bool = False
     start_from: str | None = None
+    weights: str | None = None
     epochs: int | None = None
     lr: float | None = None
     batch_size: int | str | None = None
@@ -144,11 +152,7 @@ def read_config(options: RunOptions) -> Config:
     if not isinstance(options, TrainOptions):
         drop_loggers(cfg)
     overrides.check_values(cfg)
-    if cfg.get('default_scope') not in _SCOPES:
-        raise ConfigError(
-            f'config {path}: default_scope={cfg.get("default_scope")!r}; it must be mmdet '
-            '(detection) or mmseg (segmentation).'
-        )
+    _check_scope(cfg, path, options.scopes)
     use_bands(cfg, keep_statistics='model.data_preprocessor.mean' in options.cfg_options)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(loader) and not cfg[loader].get('num_workers'):
@@ -157,6 +161,18 @@ def read_config(options: RunOptions) -> Config:
     cfg.launcher = options.launcher
     cfg.work_dir = options.work_dir or cfg.get('work_dir') or f'work_dirs/{stem}'
     return cfg
+
+
+def _check_scope(cfg: Config, path: Path, scopes: Sequence[str]) -> None:
+    """ConfigError unless ``cfg`` is of the kind that a tool runs."""
+    scope = cfg.get('default_scope')
+    if scope in scopes:
+        return
+    if scope == _PRETRAINING and cfg.get('model', {}).get('type') == 'FCMAE':
+        raise ConfigError(f'config {path} pre-trains: python tools/pretrain.py {path} --data DIR.')
+    kinds = {'mmdet': 'detection', 'mmseg': 'segmentation', _PRETRAINING: 'pre-training'}
+    wanted = ' or '.join(f'{name} ({kinds[name]})' for name in scopes)
+    raise ConfigError(f'config {path}: default_scope={scope!r}; it must be {wanted}.')
 
 
 def _set_channels(cfg: Config, options: RunOptions) -> None:
@@ -225,6 +241,7 @@ def training_config(options: TrainOptions) -> Config:
     resume = options.resume or ('auto' if was_restarted() else None)
     if resume:
         _resume(cfg, resume)
+    _set_weights(cfg, options)
     _start_from(cfg, options)
     _apply_settings(cfg, options)
     if options.auto_scale_lr:
@@ -237,6 +254,25 @@ def training_config(options: TrainOptions) -> Config:
             )
         keep_batch(cfg, process_count(options.launcher))
     return cfg
+
+
+def _set_weights(cfg: Config, options: TrainOptions) -> None:
+    """Let the backbone of ``cfg`` start from other weights.
+
+    Raises:
+        WeightsError: There are no such weights.
+        ConfigError: A whole model is to be started from as well.
+    """
+    if options.weights is None:
+        return
+    if options.start_from is not None:
+        raise ConfigError(
+            '--weights is for the backbone alone, --from for the whole model, its backbone included; '
+            'give one of them.'
+        )
+    find_weights(options.weights)
+    cfg.model.pop('pretrained', None)
+    cfg.model.backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=options.weights)
 
 
 def _start_from(cfg: Config, options: TrainOptions) -> None:

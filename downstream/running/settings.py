@@ -107,6 +107,8 @@ def _set_length(cfg: Config, length: int) -> None:
         for name in ('begin', 'T_max'):
             if scheduler.get(name):
                 scheduler[name] = round(scheduler[name] * factor)
+        if 'warm_up' in scheduler:
+            scheduler.warm_up *= factor
         if 'milestones' in scheduler:
             moved = (round(milestone * factor) for milestone in scheduler.milestones)
             scheduler.milestones = sorted({m for m in moved if 0 < m < length})
@@ -154,15 +156,14 @@ def set_rate(cfg: Config, rate: float) -> None:
 
 def image_size(cfg: Config) -> int:
     """What ``--image-size`` stands for: the short side of a detector's test images, the crop of a
-    segmenter.
+    segmenter or of pre-training.
 
     Raises:
         ConfigError: The config states none.
     """
-    if cfg.default_scope == 'mmseg':
-        sizes = [
-            step.crop_size for step in cfg.train_dataloader.dataset.pipeline if 'crop_size' in step
-        ]
+    if cfg.default_scope in ('mmseg', 'mmengine'):
+        key = 'crop_size' if cfg.default_scope == 'mmseg' else 'size'
+        sizes = [step[key] for step in cfg.train_dataloader.dataset.pipeline if key in step]
     else:
         pipeline = cfg.test_dataloader.dataset.pipeline
         sizes = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]

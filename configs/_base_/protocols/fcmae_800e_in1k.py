@@ -1,0 +1,6 @@
+_base_ = [
+    '../methods/fcmae.py',
+    '../datasets/unlabelled.py',
+    '../schedules/fcmae-800e.py',
+    '../runtime/pretraining.py',
+]

@@ -1,0 +1,94 @@
+"""Pre-training: a recipe, folders of images and a command line's words in, an encoder's weights out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
+
+from backbones.errors import ConfigError
+from downstream.data.built import build_ahead
+from downstream.distributed.processes import process_count
+from downstream.running.config import TrainOptions, training_config
+from downstream.running.runner import SuiteRunner
+from downstream.running.train import build_runner
+
+from .data import UnlabelledImages, check_images
+
+
+@dataclass
+class PretrainOptions(TrainOptions):
+    """What the command line of pre-training says.
+
+    Attributes:
+        data: Folders of images and others that :func:`.sources.images_of` takes; none: the config's.
+    """
+
+    scopes: ClassVar[tuple[str, ...]] = ('mmengine',)
+    data: tuple[str, ...] = ()
+
+
+def pretrain(options: PretrainOptions) -> SuiteRunner:
+    """Pre-train as ``options`` say; the encoder, checkpoints, pictures and log go to the work dir.
+
+    Returns:
+        The runner, after the last epoch.
+
+    Raises:
+        UserError: Config, images or checkpoint cannot be used; nothing was written.
+    """
+    cfg = pretraining_config(options)
+    _check_data(cfg, process_count(options.launcher))
+    runner = build_runner(cfg)
+    runner.train()
+    return runner
+
+
+def pretraining_config(options: PretrainOptions) -> Config:
+    """A config that is complete to pre-train.
+
+    Raises:
+        ConfigError: A value or a combination is not possible.
+    """
+    if options.batch_size == 'auto':
+        raise ConfigError(
+            '--batch-size auto is for detectors and segmenters; give a number of images.'
+        )
+    if options.data:
+        # Before what depends on the number of images: --epochs.
+        options.cfg_options = {
+            'train_dataloader.dataset.sources': list(options.data),
+            **options.cfg_options,
+        }
+    cfg = training_config(options)
+    if cfg.model.get('type') != 'FCMAE':
+        raise ConfigError(f'config {options.config}: model.type must be FCMAE to pre-train.')
+    return cfg
+
+
+def _check_data(cfg: Config, processes: int) -> None:
+    """Raise a UserError unless the images of ``cfg`` can be trained on."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = build_ahead(cfg.train_dataloader.dataset)
+    if not isinstance(dataset, UnlabelledImages):
+        return
+    batch = cfg.train_dataloader.batch_size * processes
+    paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
+    check_images(paths, batch, cfg.model.get('cell', 32))
+    warn_of_batch(cfg, batch * cfg.optim_wrapper.get('accumulative_counts', 1))
+
+
+def warn_of_batch(cfg: Config, batch: int) -> None:
+    """Log where the learning rate is meant for another batch than the run has."""
+    scaled = cfg.get('auto_scale_lr') or {}
+    meant = scaled.get('base_batch_size')
+    if meant and meant != batch and not scaled.get('enable'):
+        print_log(
+            f'The learning rate is for batches of {meant} images; this run has {batch}. --auto-scale-lr '
+            'scales the rate, --keep-batch keeps the batch.',
+            'current',
+            30,
+        )
