@@ -1,5 +1,6 @@
 # make demo       environment, install, then train and test Cascade Mask R-CNN on the embedded data
 # make demo-seg   the same for UperNet
+# make demo-pretrain  pre-trains on unlabelled shapes, then trains the embedded detector from that
 # make test       environment, install, every test that is not slow
 # make test-slow  the slow ones too
 # make bench      speed and memory beside other implementations, into docs/performance.md
@@ -18,7 +19,7 @@ WORKERS := $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n > 8 ? 8 : n)))
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: demo demo-seg test test-slow bench gpu lint format docs clean
+.PHONY: demo demo-seg demo-pretrain test test-slow bench gpu lint format docs clean
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -26,6 +27,9 @@ demo: $(INSTALLED)
 
 demo-seg: $(INSTALLED)
 	@$(BIN)/python tools/demo.py segmentation
+
+demo-pretrain: $(INSTALLED)
+	@$(BIN)/python tools/demo.py pretraining
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
@@ -59,4 +63,4 @@ $(INSTALLED): setup.py pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv site data/shapes work_dirs/*_shapes
+	rm -rf .venv site data/shapes data/shapes-unlabelled work_dirs/*_shapes

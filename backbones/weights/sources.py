@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from backbones.errors import WeightsError
 
 HUB = 'https://huggingface.co/{repo}/resolve/{revision}/{file}'
@@ -74,7 +76,8 @@ def find(name: str) -> Source:
     if kind == 'hf' and repo:
         return _of_hub(name, _licence_of_repo(repo), repo)
     if Path(name).is_file():
-        return Source(name, _supposed(_licence_of(Path(name).name)), path=Path(name))
+        stated = _stated_licence(Path(name))
+        return Source(name, stated or _supposed(_licence_of(Path(name).name)), path=Path(name))
     if Path(name).is_dir():
         raise WeightsError(f'{name} is a folder; name the file in it.')
     near = get_close_matches(name, weights_table(), 3, 0.6)
@@ -125,6 +128,19 @@ def _licence_of_url(url: str) -> str:
 def _licence_of_repo(repo: str) -> str:
     licence = _licence_of(repo.partition('@')[0])
     return licence if repo.startswith(_PUBLISHERS) else _supposed(licence)
+
+
+def _stated_licence(path: Path) -> str | None:
+    """The licence that a file of safetensors states itself, as those of pre-training do."""
+    if path.suffix != '.safetensors':
+        return None
+    try:
+        with safe_open(path, 'pt') as file:
+            stated = (file.metadata() or {}).get('licence')
+    except SafetensorError:
+        return None  # whoever reads the tensors says so
+    # tools/publish.py writes all it states as JSON.
+    return json.loads(stated) if stated and stated.startswith('"') else stated
 
 
 def _supposed(licence: str) -> str:

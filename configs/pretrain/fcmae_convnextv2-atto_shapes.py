@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/schedules/fcmae-800e.py',
     '../_base_/runtime/pretraining.py',
 ]
-data_root = 'data/shapes/'
+data_root = 'data/shapes-unlabelled/'
 
 model = dict(backbone=dict(arch='atto'), decoder_dim=128)
 train_pipeline = [
