@@ -1,4 +1,4 @@
-"""The embedded example of pre-training: unlabelled shapes, then the embedded detector from their encoder."""
+"""The embedded example: pre-training on unlabelled shapes, then the detector from its encoder."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def trained(shapes, tmp_path_factory):
 
 
 def test_the_log_has_the_loss_beside_that_of_predicting_the_mean(trained):
-    runner, work_dir = trained
+    _, work_dir = trained
     (scalars,) = work_dir.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in scalars.read_text().splitlines()]
     assert [line['step'] for line in lines if 'loss' in line] == [1, 2, 3, 4]
