@@ -41,14 +41,14 @@ def prepare(metrics: Sequence) -> None:
 def write(metrics: Sequence, folder: Path) -> dict:
     """Keep the detections that the metric has been given.
 
-        Args:
-            metrics: Those of the test, after it, on the first process.
-            folder: Where ``metrics.json`` will be.
+    Args:
+        metrics: Those of the test, after it, on the first process.
+        folder: Where ``metrics.json`` will be.
 
-        Returns:
-            For ``metrics.json``: ``annotations`` and their SHA-256 ``digest``, ``images`` (how many were
-    XX (names of files in
-            ``folder``). Empty where nothing can be kept; the log says why.
+    Returns:
+        For ``metrics.json``: ``annotations`` and their SHA-256 ``digest``, ``images`` (how many were
+        tested), the rules of the evaluation, and ``kept`` (names of files in ``folder``). Empty where
+        nothing can be kept; the log says why.
     """
     metric = next(_suitable(metrics), None)
     if metric is None or not metric.kept:
