@@ -10,6 +10,7 @@ from backbones.errors import UserError
 from downstream.reporting.page import write_page
 from downstream.running.hooks.preemption import EXIT_CODE
 
+from .by_images import refuse_mixed
 from .children import Children, locked
 from .figures import Row, rows
 from .picture import draw
@@ -56,6 +57,7 @@ def compare(options: CompareOptions) -> Outcome:
 
     Raises:
         UserError: Recipe, data, a backbone or the folder is not possible; nothing has been trained.
+        DataError: Runs were tested on different data.
     """
     made = plan(options)
     commands = Commands(made, options)
@@ -70,6 +72,7 @@ def compare(options: CompareOptions) -> Outcome:
         )
         children = Children(commands, options.jobs, lock, Progress(made.runs, options.jobs))
         children.finish(todo)
+        refuse_mixed(made.runs)
         table = rows(made)
         write_tables(made, options, table)
         draw(table, made.folder)

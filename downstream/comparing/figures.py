@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, median, stdev
 
 from scipy.stats import t as student
 
+from .by_images import interval_over_images
 from .plan import Candidate, Plan
 from .state import Run
 
@@ -30,8 +31,8 @@ class Spread:
         mean: Their mean; None without values.
         deviation: Their standard deviation (n - 1); None below two values.
         difference: Of the means, to the first backbone; None for itself and where one is missing.
-        low, high: Ends of the difference's 95 % interval (Welch's t, over seeds); None below two values
-            on either side.
+        low, high: Ends of the difference's 95 % interval: over seeds (Welch's t), or over images where
+            both backbones have one run. None where neither is possible.
     """
 
     values: tuple[float, ...]
@@ -77,12 +78,25 @@ def rows(made: Plan) -> list[Row]:
     """A row for each backbone, in the order of the command line."""
     found = []
     first: dict[str, Spread] = {}
-    for candidate in made.candidates:
-        done = [run for run in made.runs_of(candidate) if run.done]
-        row = _row(candidate, made, done, first)
-        first = first or row.figures
+    done = [[run for run in made.runs_of(candidate) if run.done] for candidate in made.candidates]
+    for number, candidate in enumerate(made.candidates):
+        row = _row(candidate, made, done[number], first)
+        if number and len(done[0]) == len(done[number]) == 1:
+            row = _with_images(row, done[0][0], done[number][0])
+        first = first if number else row.figures
         found.append(row)
     return found
+
+
+def _with_images(row: Row, first: Run, own: Run) -> Row:
+    """A row of single runs, with intervals over the images of the test."""
+    figures = {}
+    for name, figure in row.figures.items():
+        if figure.difference is not None:
+            low, high = interval_over_images(first, own, name)
+            figure = replace(figure, low=low, high=high)
+        figures[name] = figure
+    return replace(row, figures=figures)
 
 
 def _row(candidate: Candidate, made: Plan, done: Sequence[Run], first: Mapping[str, Spread]) -> Row:

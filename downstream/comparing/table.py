@@ -54,7 +54,7 @@ def _facts(made: Plan, options: CompareOptions) -> dict[str, str]:
         'device': f'{device}, PyTorch {torch.__version__}',
         'seeds': f'{options.seeds}; figures are mean ± standard deviation over them',
         'difference': f'to {made.candidates[0].name}, with its {100 * CONFIDENCE:.0f} % interval over '
-        "seeds (Welch's t)",
+        + ('the images of the test' if options.seeds == 1 else "seeds (Welch's t)"),
     }
     if options.cfg_words:
         facts['--cfg-options'] = ' '.join(options.cfg_words)

@@ -112,10 +112,21 @@ def test_backbones_become_a_table_and_the_second_call_repeats_nothing(
     assert '2 are done' in again.out
     assert len(started) == 4
     assert files(here) == before
+    # one run of each: their difference is known to what the images allow
+    own = content['rows'][1]['figures'].values()
+    assert all(figure['low'] <= figure['difference'] <= figure['high'] for figure in own)
     # another seed trains that one alone
     more = tool(*call, '--seeds', '2', '--dry-run')
     assert more.out.count(': done') == 2
     assert more.out.count('train.py') == 2
+    # a test of other data is not put beside the first
+    path = Path('many', content['runs'][1]['metrics'])
+    report = json.loads(path.read_text())
+    report['data'] |= {'images': 99, 'digest': 'x'}
+    path.write_text(json.dumps(report))
+    mixed = tool(*call)
+    assert mixed.code == 2
+    assert 'cannot be compared: 3 images and 99' in mixed.err
 
 
 @pytest.mark.parametrize(
