@@ -12,7 +12,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from scipy import stats
 
-from downstream.comparing import picture
+from downstream.analysis.recounting.samples import Difference
+from downstream.comparing import by_images, picture
 from downstream.comparing.compare import CompareOptions
 from downstream.comparing.figures import Row, rows, spread
 from downstream.comparing.plan import Candidate, Plan
@@ -189,3 +190,21 @@ def test_a_place_is_free_or_covers_least():
     assert all(map(math.isfinite, picture._free_place((200, 200), 40, 10, 1, frame, everything)))
     right = picture._free_place((200, 200), 40, 10, 1, frame, [])
     assert right == pytest.approx((26, 0))
+
+
+def test_single_runs_have_an_interval_over_images(tmp_path, monkeypatch):
+    asked = []
+
+    def difference(a, b, kind):
+        asked.append((a.folder, b.folder, kind))
+        return Difference(0.05, 0.01, 0.09)
+
+    monkeypatch.setattr(by_images, 'difference', difference)
+    made = a_plan(tmp_path, 'detection', {'a': [aps(0.25)], 'b': [aps(0.30)]})
+    figure = rows(made)[1].figures['box AP']
+    assert (figure.low, figure.difference, figure.high) == pytest.approx((1.0, 5.0, 9.0))
+    assert asked == [(tmp_path / 'a/seed0/test', tmp_path / 'b/seed0/test', 'bbox')]
+    # With two seeds of one, neither images nor seeds say what a difference is worth.
+    made = a_plan(tmp_path / 'more', 'detection', {'a': [aps(0.25), aps(0.2)], 'b': [aps(0.30)]})
+    assert rows(made)[1].figures['box AP'].low is None
+    assert len(asked) == 1
