@@ -97,13 +97,14 @@ def comparison(folder, task: str, config: str, seeds: int = 3) -> str:
     for place, step in enumerate(STEPS):
         for seed in range(seeds):
             value = place + seed / 2
-            metrics = {'bbox': {'AP': value / 100}} if task == 'detection' else {'mIoU': value}
+            ap = dict.fromkeys(('AP', 'AP50', 'AP75'), value / 100)
+            metrics = {'bbox': ap} if task == 'detection' else {'mIoU': value}
             for time, shift in (('20260101_000000', 0.3), ('20260101_000001', 0.0)):
                 run = folder / f'roadmap-{step}-atto' / f'seed{seed}' / time
                 run.mkdir(parents=True)
                 report = {'task': task, 'config': f'configs/{config}.py', 'metrics': metrics}
                 if shift:
-                    report['metrics'] = {'mIoU': 99, 'bbox': {'AP': 0.99}}
+                    report['metrics'] = {'mIoU': 99, 'bbox': dict.fromkeys(ap, 0.99)}
                 (run / 'metrics.json').write_text(json.dumps(report))
     return str(folder)
 
