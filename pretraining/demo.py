@@ -13,7 +13,7 @@ from downstream.running.train import train
 from .train import PretrainOptions, pretrain
 
 CONFIG = 'configs/pretrain/fcmae_convnextv2-atto_shapes.py'
-_IMAGES = 512
+_IMAGES = 256
 
 
 def demo() -> Path:

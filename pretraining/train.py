@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -78,17 +79,20 @@ def _check_data(cfg: Config, processes: int) -> None:
     batch = cfg.train_dataloader.batch_size * processes
     paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
     check_images(paths, batch, cfg.model.get('cell', 32))
-    warn_of_batch(cfg, batch * cfg.optim_wrapper.get('accumulative_counts', 1))
+    advice = batch_advice(cfg, processes)
+    if advice:
+        print_log(advice, 'current', logging.WARNING)
 
 
-def warn_of_batch(cfg: Config, batch: int) -> None:
-    """Log where the learning rate is meant for another batch than the run has."""
+def batch_advice(cfg: Config, processes: int) -> str | None:
+    """What to do where the learning rate of ``cfg`` is meant for another batch than the run has."""
+    counts = cfg.optim_wrapper.get('accumulative_counts', 1)
+    batch = cfg.train_dataloader.batch_size * processes * counts
     scaled = cfg.get('auto_scale_lr') or {}
     meant = scaled.get('base_batch_size')
-    if meant and meant != batch and not scaled.get('enable'):
-        print_log(
-            f'The learning rate is for batches of {meant} images; this run has {batch}. --auto-scale-lr '
-            'scales the rate, --keep-batch keeps the batch.',
-            'current',
-            30,
-        )
+    if not meant or meant == batch or scaled.get('enable'):
+        return None
+    return (
+        f'The learning rate is for batches of {meant} images; this run has {batch}. --auto-scale-lr '
+        'scales the rate, --keep-batch keeps the batch.'
+    )

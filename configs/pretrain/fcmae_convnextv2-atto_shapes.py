@@ -19,10 +19,10 @@ train_dataloader = dict(
     num_workers=1,
     dataset=dict(sources=[f'{data_root}images/training'], pipeline=train_pipeline),
 )
-train_cfg = dict(max_epochs=40)
+train_cfg = dict(max_epochs=20)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
-    dict(type='WarmUpCosineLR', warm_up=4, end=40, by_epoch=True, convert_to_iter_based=True),
+    dict(type='WarmUpCosineLR', warm_up=2, end=20, by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=16)
 default_hooks = dict(

@@ -314,7 +314,12 @@ def test_an_image_that_breaks_while_training(shapes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh']
+    'script',
+    [
+        f'{launcher}_{what}.sh'
+        for launcher in ('dist', 'slurm')
+        for what in ('train', 'test', 'pretrain')
+    ],
 )
 def test_shell_scripts_explain_themselves(script):
     result = subprocess.run(
