@@ -16,7 +16,10 @@ def figures_of(run: Run) -> dict[str, float | None]:
         return {}
     metrics = run.test.report['metrics']
     if run.task == 'segmentation':
-        return {name: metrics.get(name) for name in _OF_SEGMENTATION}
+        found = {name: metrics.get(name) for name in _OF_SEGMENTATION}
+        if run.regions and not isinstance(run.regions, str):
+            found['mean boundary IoU'] = run.regions.mean_boundary_iou
+        return found
     return {
         f'{word} {name}': percent(value)
         for kind, word in _KINDS
@@ -31,8 +34,12 @@ def per_class(run: Run) -> dict[str, dict[str, float | None]]:
         return {}
     metrics = run.test.report['metrics']
     if run.task == 'segmentation':
-        return {name: dict(row) for name, row in (metrics.get('per_class') or {}).items()}
-    found: dict[str, dict[str, float | None]] = {}
+        found = {name: dict(row) for name, row in (metrics.get('per_class') or {}).items()}
+        if run.regions and not isinstance(run.regions, str):
+            for name, value in run.regions.boundary_iou.items():
+                found.setdefault(name, {})['boundary IoU'] = value
+        return found
+    found = {}
     for kind, word in _KINDS:
         for name, value in (metrics.get(kind, {}).get('per_class') or {}).items():
             found.setdefault(name, {})[f'{word} AP'] = percent(value)

@@ -6,13 +6,28 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
+from downstream.analysis.kept import TestRun
+from downstream.analysis.same import refuse_different
 from downstream.atomic import atomic
 from downstream.markup import Markup, document, element
 from downstream.running.checkpoint.files import raise_on_full_disk
 
 from .parts import Section
 from .runs import Run, read_runs
-from .sections import classes, confusion, curves, errors, setup, summary, training
+from .sections import (
+    classes,
+    confusion,
+    curves,
+    differences,
+    errors,
+    pictures,
+    rows,
+    segmentation,
+    setup,
+    summary,
+    suspects,
+    training,
+)
 
 _STYLE = Path(__file__).with_name('style.css')
 _SCRIPT = Path(__file__).with_name('script.js')
@@ -42,6 +57,7 @@ def write_page(
             tested on different data, or the page cannot be written.
     """
     read = read_runs(runs, names)
+    _refuse_different([run.test for run in read if run.test])
     title = title or _PREFIX[read[0].task] + _listed([run.name for run in read])
     content = document(
         title,
@@ -56,15 +72,34 @@ def write_page(
     return path
 
 
+def _refuse_different(tests: Sequence[TestRun]) -> None:
+    """Refuse tests of different data or protocols, where they say what they tested."""
+    known = [test for test in tests if test.data.get('digest')]
+    for other in known[1:]:
+        refuse_different(known[0], other)
+
+
 def _sections(runs: Sequence[Run]) -> list[Section]:
-    detection = [errors, curves, confusion] if runs[0].task == 'detection' else []
+    recounted, reasons = differences.recounted(runs)
+    found = [summary.section(runs, recounted)]
+    if len(runs) > 1:
+        found.append(differences.section(recounted, reasons, runs[0].name))
+    found.append(classes.section(runs))
+    if runs[0].task == 'segmentation':
+        found += [
+            segmentation.errors_section(runs),
+            segmentation.confusion_section(runs),
+            pictures.segmentation_section(runs),
+        ]
+    elif runs[0].task == 'detection':
+        parts = (errors.section, curves.section, confusion.section)
+        found += [part(runs) for part in (*parts, pictures.detection_section, suspects.section)]
     return [
-        summary.section(runs),
-        classes.section(runs),
-        *(one.section(runs) for one in detection),
+        *found,
         training.section(runs),
         setup.changes_section(runs),
         setup.environment_section(runs),
+        rows.section(runs),
     ]
 
 

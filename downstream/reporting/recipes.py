@@ -108,8 +108,15 @@ def differing(configs: Sequence[Config | Mapping]) -> dict[str, list]:
     return {key: row for key, row in rows.items() if any(value != row[0] for value in row[1:])}
 
 
-def same_but_for_the_seed(configs: Sequence[Config | Mapping | None]) -> list[list[int]]:
-    """Places of configs, those together that differ in their seed alone; unknown ones stay alone."""
+def same_but_for_the_seed(
+    configs: Sequence[Config | Mapping | None], seeds: Sequence[int | None]
+) -> list[list[int]]:
+    """Places of configs, those together that differ in their seed alone.
+
+    Args:
+        configs: None where one is unknown; it stays alone.
+        seeds: With which each was trained. Two tests of one training are no two seeds.
+    """
     groups: list[tuple[dict | None, list[int]]] = []
     for place, config in enumerate(configs):
         values = None
@@ -117,7 +124,8 @@ def same_but_for_the_seed(configs: Sequence[Config | Mapping | None]) -> list[li
             kept = flat(config).items()
             values = {key: value for key, value in kept if _first(key) != 'randomness'}
         for known, members in groups:
-            if values is not None and known == values:
+            other = seeds[place] not in (None, *(seeds[one] for one in members))
+            if values is not None and known == values and other:
                 members.append(place)
                 break
         else:

@@ -11,10 +11,13 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.errors import DataError
-from downstream.analysis.detection import DetectionAnalysis, analyse
+from downstream.analysis import detection, kept, segmentation
+from downstream.analysis.detection import DetectionAnalysis
 from downstream.analysis.kept import TestRun, find_tests
+from downstream.analysis.segmentation import Segmentation
 from downstream.zoo.table import Row
 
+from .drawn import DetectionPictures
 from .recipes import read_recipe, recipe_of, row_of
 from .scalars import LOG, TrainingLog, read_log
 
@@ -82,6 +85,32 @@ class Run:
             if kind in words
         }
 
+    @cached_property
+    def pictures(self) -> DetectionPictures | str:
+        """Of its detections; a text says why there are none."""
+        if self.test is None:
+            return self.untested
+        try:
+            return DetectionPictures(self.test)
+        except DataError as error:
+            return str(error)
+
+    @property
+    def best_score(self) -> float:
+        """The best score threshold of its boxes for all classes together; 0 where there is none."""
+        boxes = self.kinds.get('box') or self.kinds.get('mask')
+        return boxes.threshold.score or 0.0 if isinstance(boxes, DetectionAnalysis) else 0.0
+
+    @cached_property
+    def regions(self) -> Segmentation | str | None:
+        """What its label maps mean; a text says why that is not known, None that it has none."""
+        if self.test is None or self.task != 'segmentation':
+            return None
+        try:
+            return segmentation.analyse(kept.counts_of(self.test))
+        except DataError as error:
+            return str(error)
+
     @property
     def task(self) -> str | None:
         """``'detection'``, ``'segmentation'``, or None where nothing says."""
@@ -121,7 +150,7 @@ def read_runs(sources: Sequence[str | Path], names: Sequence[str] | None = None)
 
 def _or_reason(test: TestRun, kind: str) -> DetectionAnalysis | str:
     try:
-        return analyse(test, kind)
+        return detection.analyse(test, kind)
     except DataError as error:
         return str(error)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from downstream.analysis.bootstrap import Recounted
 from downstream.markup import Markup, element, html
 from downstream.zoo.figures import measured_figures, published_figures
 
@@ -11,14 +12,21 @@ from ..figures import figures_of, spread
 from ..parts import Section, figure, none, scrolled, soft, words
 from ..parts import column as number_column
 from ..recipes import same_but_for_the_seed
-from ..runs import Run
+from ..runs import Run, seed_of
+from .differences import NAMES
+from .differences import interval as interval_cell
 
 # What the validation part of a row's data set has: images and classes.
 _DATA_OF_ROWS = {'coco': (5000, 80), 'ade20k': (2000, 150)}
 
 
-def section(runs: Sequence[Run]) -> Section:
-    """The figures of each run, means over seeds, the paper's row."""
+def section(runs: Sequence[Run], recounted: Mapping[str, Mapping[str, Recounted]]) -> Section:
+    """The figures of each run with intervals, means over seeds, the paper's row.
+
+    Args:
+        runs: All of the page.
+        recounted: Of :func:`.differences.recounted`.
+    """
     tested = [run for run in runs if run.test]
     parts = [
         none(f'{run.name} has no figures of a test: {run.untested}') for run in runs if not run.test
@@ -28,8 +36,33 @@ def section(runs: Sequence[Run]) -> Section:
     if len(runs) > 1 and tested:
         parts += [_table(runs), _seeds(runs)]
     parts += [_tested_on(run) for run in tested[:1]]
-    parts += [_paper(run) for run in tested if run.row]
+    intervals = {
+        name: (by_run, 100 / next(iter(by_run.values())).top)
+        for metric, by_run in recounted.items()
+        for name in [NAMES.get(metric, metric)]
+    }
+    parts.append(_intervals(runs, intervals))
+    parts += [_paper(run, intervals) for run in tested if run.row]
     return Section('summary', 'Summary', html(*parts))
+
+
+def _intervals(runs: Sequence[Run], intervals: Mapping) -> Markup:
+    if not intervals:
+        return html()
+    rows_of = []
+    for name, (by_run, factor) in intervals.items():
+        for run in runs:
+            if run.name in by_run:
+                one = by_run[run.name].interval()
+                value = None if one.figure is None else factor * one.figure
+                rows_of.append([run.name, name, figure(value), interval_cell(one, factor)])
+    return html(
+        element('h3', 'Intervals'),
+        soft(
+            'Of 95 %: what other images of the same kind would change. A dash: too few images to say.'
+        ),
+        scrolled(['run', 'figure', element('th', 'value', class_='n'), element('th', 'interval', class_='n')], rows_of),
+    )
 
 
 def _tiles(run: Run) -> Markup:
@@ -55,10 +88,11 @@ def _table(runs: Sequence[Run]) -> Markup:
 
 
 def _groups(runs: Sequence[Run]) -> list[list[str]]:
-    """Names of figures by the word before their space."""
+    """Names of the figures of boxes, of masks, of pixels."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for run in runs for name in figures_of(run)):
-        groups.setdefault(name.partition(' ')[0] if ' ' in name else '', []).append(name)
+        word = name.partition(' ')[0]
+        groups.setdefault(word if word in ('box', 'mask') else '', []).append(name)
     return list(groups.values())
 
 
@@ -66,7 +100,9 @@ def _seeds(runs: Sequence[Run]) -> Markup:
     """Mean and spread of runs that differ in their seed alone."""
     groups = [
         [runs[place] for place in places]
-        for places in same_but_for_the_seed([run.config for run in runs])
+        for places in same_but_for_the_seed(
+            [run.config for run in runs], [seed_of(run) for run in runs]
+        )
     ]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
@@ -105,25 +141,27 @@ def _tested_on(run: Run) -> Markup:
     return soft(f'Tested on {text}. {unit}' if text else unit)
 
 
-def _paper(run: Run) -> Markup:
+def _paper(run: Run, intervals: Mapping) -> Markup:
     published = published_figures(run.row)
     if not published:
         return html()
-    measured = measured_figures(run.test.report)
-    rows = [
-        [
-            name,
-            figure(published.get(name)),
-            figure(value),
-            figure(_gap(value, published.get(name)), sign=True),
-        ]
-        for name, value in measured.items()
-    ]
+    rows = []
+    for name, value in measured_figures(run.test.report).items():
+        paper = published.get(name)
+        by_run, factor = intervals.get(name, ({}, 1))
+        interval = html(None)
+        if run.name in by_run and paper is not None:
+            one = by_run[run.name].interval()
+            if one.low is not None and one.high is not None:
+                low, high = factor * one.low - paper, factor * one.high - paper
+                interval = html(f'{low:+.2f} to {high:+.2f}')
+        gap = figure(_gap(value, paper), sign=True)
+        rows.append([name, figure(paper), figure(value), gap, interval])
     heads = [element('th', name, class_='n') for name in ('paper', 'this run', 'difference')]
     return html(
         element('h3', f'{run.name} beside the paper'),
         soft(f'{run.row.name}: {run.row.source}. {_other_data(run)}'),
-        scrolled(['figure', *heads], rows),
+        scrolled(['figure', *heads, 'interval of the difference'], rows),
     )
 
 

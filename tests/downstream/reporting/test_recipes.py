@@ -56,4 +56,6 @@ def test_runs_that_differ_in_the_seed_alone_belong_together():
         return Config({'optim_wrapper': {'lr': lr}, 'randomness': {'seed': seed}})
 
     configs = [config(1, 0), config(2, 0), None, config(1, 1), None]
-    assert same_but_for_the_seed(configs) == [[0, 3], [1], [2], [4]]
+    assert same_but_for_the_seed(configs, [0, 0, 1, 1, 2]) == [[0, 3], [1], [2], [4]]
+    assert same_but_for_the_seed(configs, [0, 0, 1, 0, 2]) == [[0], [1], [2], [3], [4]]
+    assert same_but_for_the_seed([configs[0]] * 2, [None, None]) == [[0], [1]]
