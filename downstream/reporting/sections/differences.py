@@ -71,7 +71,12 @@ def _body(metric: str, by_run: Mapping[str, Recounted], base: str) -> Markup:
             continue
         rows.append([name, *_cells(difference, factor), _verdict(difference)])
         tables.append((f'{name} - {base}', _per_class(difference, factor)))
-    heads = [column(f'less {base}'), element('th', 'interval', class_='n'), column(f'P(better than {base}), %'), '']
+    heads = [
+        column(f'less {base}'),
+        element('th', 'interval', class_='n'),
+        column(f'P(better than {base}), %'),
+        '',
+    ]
     parts = [scrolled([words('run'), *heads], rows)]
     if tables:
         parts += [element('h3', 'By class'), panels(f'by-class-{metric[:4].strip()}', tables)]
@@ -111,5 +116,10 @@ def _per_class(difference: Difference, factor: float) -> Markup:
         [element('td', name), *_cells(one, factor), _verdict(one)]
         for name, one in difference.per_class.items()
     ]
-    heads = [column('difference'), element('th', 'interval', class_='n'), column('P(better), %'), '']
+    heads = [
+        column('difference'),
+        element('th', 'interval', class_='n'),
+        column('P(better), %'),
+        '',
+    ]
     return scrolled([words('class'), *heads], rows)

@@ -70,8 +70,8 @@ def _detected(name: str, run: Run, most: int) -> Markup:
         )
     orders = {'all': 'errors'} | {kind: f'{kind}: {text}' for kind, text in KINDS.items()}
     note = soft(
-        f'Detections with a score of at least {min_score:.3f}, the best threshold for all classes together. '
-        'A click enlarges.'
+        f'Detections with a score of at least {min_score:.3f}, the best threshold for all classes '
+        'together. A click enlarges.'
     )
     return html(note, gallery(name, shown, orders, missing))
 

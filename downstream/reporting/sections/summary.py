@@ -61,7 +61,15 @@ def _intervals(runs: Sequence[Run], intervals: Mapping) -> Markup:
         soft(
             'Of 95 %: what other images of the same kind would change. A dash: too few images to say.'
         ),
-        scrolled(['run', 'figure', element('th', 'value', class_='n'), element('th', 'interval', class_='n')], rows_of),
+        scrolled(
+            [
+                'run',
+                'figure',
+                element('th', 'value', class_='n'),
+                element('th', 'interval', class_='n'),
+            ],
+            rows_of,
+        ),
     )
 
 

@@ -50,8 +50,9 @@ def _of(name: str, run: Run, most: int) -> Markup:
         )
     kinds = {'all': 'suspicious'} | {kind: f'suspicious: {text}' for kind, text in KINDS.items()}
     note = soft(
-        'Where sure detections and annotations contradict each other. A model that was trained on these images '
-        'has learned their faults: look at images that it has not seen. The place in question is framed.'
+        'Where sure detections and annotations contradict each other. A model that was trained on these '
+        'images has learned their faults: look at images that it has not seen. The place in question '
+        'is framed.'
     )
     return html(note, gallery(name, shown, kinds, missing), _listed(found))
 

@@ -115,6 +115,13 @@ def test_kinds_of_error_are_those_of_the_analysis(tested, tmp_path):
     assert re.findall(r'data-v="([^"]*)"', row)[-1] == str(missed)
 
 
+def test_tests_of_different_data_are_refused(tested, tmp_path):
+    other = kept_tests.data_set(tmp_path / 'other', images=11, per_image=3)
+    second = kept_tests.kept_test(tmp_path / 'second', other, 1)
+    with pytest.raises(DataError, match='12 images and 11'):
+        write_page([tested[0], second], tmp_path / 'page.html')
+
+
 def test_a_test_without_predictions_says_how_they_are_made(tested, tmp_path):
     (tested[0] / 'predictions.npz').unlink()
     text = text_of(write_page(tested[:1], tmp_path / 'page.html'))
