@@ -316,7 +316,9 @@ def _apply_settings(cfg: Config, options: TrainOptions) -> None:
             total = largest_batch(cfg, processes)
         settings.set_batch(cfg, total, processes, scale_lr=options.lr is None)
     if options.epochs is not None:
-        settings.set_epochs(cfg, options.epochs, settings.training_images(cfg))
+        # With --keep-batch, the steps of the recipe's batch are stretched afterwards.
+        batch = None if options.keep_batch else processes * cfg.train_dataloader.batch_size
+        settings.set_epochs(cfg, options.epochs, settings.training_images(cfg), batch)
     if options.lr is not None:
         settings.set_rate(cfg, options.lr)
     if options.patience is not None:

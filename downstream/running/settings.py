@@ -65,26 +65,23 @@ def set_batch(cfg: Config, total: int, processes: int, scale_lr: bool = True) ->
         _set_length(cfg, ceil(cfg.train_cfg.max_iters * former / total))
 
 
-def set_epochs(cfg: Config, epochs: int, images: int) -> None:
+def set_epochs(cfg: Config, epochs: int, images: int, batch: int | None = None) -> None:
     """Train for ``epochs``; milestones, the end of decays and intervals move in proportion.
 
     Args:
         cfg: A config to train, with its final batch; changed in place.
         epochs: How often every image is seen.
         images: How many images there are.
+        batch: Images a step, of all processes together; None: the batch that the learning rate of
+            ``cfg`` is meant for.
 
     Raises:
-        ConfigError: ``epochs`` is below 1.
+        ConfigError: ``epochs`` is below 1, or ``batch`` is not given and ``cfg`` states none.
     """
     require_epochs(epochs)
-    steps = epochs * steps_per_epoch(cfg, images)
+    steps = epochs * ceil(images / (batch or recipe_batch(cfg, '--epochs')))
     _set_length(cfg, epochs if 'max_epochs' in cfg.train_cfg else steps)
     limit_warm_up(cfg, steps)
-
-
-def steps_per_epoch(cfg: Config, images: int) -> int:
-    """Steps that all images take, at the batch that the learning rate of ``cfg`` is meant for."""
-    return ceil(images / recipe_batch(cfg, '--epochs'))
 
 
 def _set_length(cfg: Config, length: int) -> None:

@@ -160,6 +160,22 @@ def test_options_work_together_on_the_command_line(shapes, tmp_path):
     assert (hook.type, hook.monitor, hook.patience) == ('PatienceHook', 'coco/bbox_mAP', 3)
 
 
+@pytest.mark.parametrize('keep_batch', [False, True])
+def test_epochs_are_those_of_this_run_on_fewer_gpus_too(keep_batch, shapes, tmp_path):
+    """4 images, 2 in a step of one process; the recipe's batch is 16."""
+    path = tmp_path / 'small.py'
+    path.write_text(
+        f"_base_ = '{ROOT / EXAMPLES['segmentation']}'\ndata_root = '{shapes}/'\n"
+        'train_dataloader = dict(batch_size=2, dataset=dict(data_root=data_root))\n'
+    )
+    cfg = training_config(
+        TrainOptions(str(path), epochs=10, keep_batch=keep_batch, work_dir=str(tmp_path))
+    )
+    passes = cfg.train_cfg.max_iters
+    assert passes == (80 if keep_batch else 20)  # a step of 16 takes eight passes of 2
+    assert cfg.optim_wrapper.get('accumulative_counts', 1) == (8 if keep_batch else 1)
+
+
 def test_the_data_set_whose_images_are_counted_is_trained_on(shapes, tmp_path, monkeypatch):
     from mmdet.datasets import CocoDataset
 
