@@ -7,6 +7,7 @@ import json
 import os
 import runpy
 import sys
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -125,6 +127,8 @@ def tool(capfd, monkeypatch):
 
     def run(name: str, *words) -> Result:
         monkeypatch.setattr(sys, 'argv', [f'tools/{name}.py', *map(str, words)])
+        # A new process has no logger yet; those of former runs write to streams that are closed.
+        monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
         code = 0
         try:
             runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')

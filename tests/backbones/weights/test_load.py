@@ -17,6 +17,7 @@ from backbones import (
     load_pretrained,
     weights_table,
 )
+from backbones.convnext.archs import ISOTROPIC_ARCHS
 from backbones.names import TIMM_FAMILIES
 from backbones.weights.load import load_state
 from backbones.weights.read import read
@@ -315,11 +316,15 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_table_rows_are_complete():
     table = weights_table()
-    assert len(table) == 77
-    families = {'convnext': ConvNeXt.archs, 'convnextv2': ConvNeXtV2.archs} | TIMM_FAMILIES
+    assert len(table) == 80
+    families = {
+        'convnext': ConvNeXt.archs,
+        'convnext-iso': ISOTROPIC_ARCHS,
+        'convnextv2': ConvNeXtV2.archs,
+    } | TIMM_FAMILIES
     for name, row in table.items():
         assert set(row) == {'url', 'layout', 'licence', 'resolution', 'top1'}, name
-        family, size = name.split('_')[0].split('-')
+        family, _, size = name.split('_')[0].rpartition('-')
         assert size in families[family]
         if family == 'convnextv2':
             assert row['licence'] == 'CC-BY-NC-4.0'

@@ -174,7 +174,7 @@ def test_cudnn_searches_in_training_alone(deterministic, cudnn, tmp_path):
 def test_cudnn_searches_where_crops_have_one_size():
     for path in (ROOT / 'configs' / '_base_' / 'protocols').glob('*.py'):
         cfg = Config.fromfile(path)
-        assert cfg.env_cfg.cudnn_benchmark == (cfg.default_scope == 'mmseg'), path.name
+        assert cfg.env_cfg.cudnn_benchmark == (cfg.default_scope != 'mmdet'), path.name
         assert cfg.default_hooks.cudnn_benchmark.type == 'CudnnBenchmarkHook', path.name
         assert cfg.env_cfg.dist_cfg.backend == 'cpu:gloo,cuda:nccl', path.name
 

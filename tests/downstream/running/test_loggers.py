@@ -259,7 +259,7 @@ class TestChoice:
         assert [one['type'] for one in cfg.visualizer.vis_backends] == ['LocalVisBackend']
 
     def test_the_command_line_has_all_of_them(self):
-        source = (ROOT / 'tools' / 'train.py').read_text()
+        source = (ROOT / 'downstream' / 'commands' / 'line.py').read_text()
         listed = re.search(r"'--log-to',.*?choices=\[(.*?)\]", source, re.S).group(1)
         assert [word.strip(" '") for word in listed.split(',')] == list(LOGGERS)
         assert all(kind in VISBACKENDS and kind in overrides._BACKENDS for kind in LOGGERS.values())

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from backbones import ConfigError, TimmBackbone
+from downstream.running.batch_probe import release_free_memory
 from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks.sharded import ShardedModelHook
 from tests import processes
@@ -138,6 +139,7 @@ def saving_process(layers: int, size: int, out: Path) -> None:
     dist.init_process_group('gloo')
     model = nn.Sequential(*(nn.Linear(size, size, bias=False) for _ in range(layers)))
     sharding.shard(model)
+    release_free_memory()  # of the whole model, which would be used again
     before = resident('VmRSS')
     Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
     whole = sharding.gather_model(model)
