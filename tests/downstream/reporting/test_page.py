@@ -2,15 +2,19 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from backbones.errors import DataError
+from downstream.analysis import segmentation
+from downstream.analysis.bootstrap import difference, recount
 from downstream.analysis.detection import analyse
-from downstream.analysis.kept import find_tests
+from downstream.analysis.kept import counts_of, find_tests
 from downstream.reporting import write_page
 from downstream.reporting.runs import short_names
 
 from ...chromium import browser, needs_chromium
+from ..analysis import test_kept_segmentation as kept_masks
 from . import kept_tests
 from .work_dirs import log_part, test_part
 
@@ -137,6 +141,48 @@ def test_a_browser_opens_every_section_of_tests_of_detection(tested, tmp_path, c
         page.open(path)
         walk(page)
         assert page.errors == []
+
+
+@pytest.fixture
+def segmented(tmp_path) -> list:
+    """Two tests of the same twelve masks: one a little beside, one far."""
+    rng = np.random.default_rng(0)
+    pairs = [kept_masks.pair(rng) for _ in range(12)]
+    far = [(np.roll(predicted, 9, axis=1), annotated) for predicted, annotated in pairs]
+    return [
+        kept_masks.kept_test(tmp_path / name, chosen)
+        for name, chosen in (('near', pairs), ('far', far))
+    ]
+
+
+def test_figures_and_differences_of_segmentation_are_those_of_the_analysis(segmented, tmp_path):
+    page = write_page([test.folder for test in segmented], tmp_path / 'page.html').read_text()
+    near, far = segmented
+    found = segmentation.analyse(counts_of(near))
+    for name in ('sky', 'road', 'car'):
+        rows = re.findall(rf'<td[^>]*>{name}</td>(.*?)</tr>', page, re.DOTALL)
+        shown = [float(v) for row in rows for v in re.findall(r'data-v="([\d.eE+-]+)"', row)]
+        for expected in (found.iou[name], found.boundary_iou[name]):
+            assert any(value == pytest.approx(expected, rel=1e-6) for value in shown)
+    worse = difference(near, far)
+    section = re.search(r'<section id="differences".*?</section>', page, re.DOTALL)[0]
+    shown = [float(v) for v in re.findall(r'data-v="([\d.eE+-]+)"', section)]
+    assert shown[0] == pytest.approx(100 * worse.figure / recount(near).top, rel=1e-6)
+    assert 'worse' in section
+    assert worse.probability_b_better < 0.01
+    rows = re.search(r'<section id="rows".*?</section>', page, re.DOTALL)[0]
+    for test in segmented:
+        assert rows.count(f'{test.report["metrics"]["mIoU"]:.1f}') >= 2  # LaTeX and Markdown
+
+
+@needs_chromium
+def test_a_browser_opens_every_section_of_tests_of_segmentation(segmented, tmp_path):
+    for chosen in (segmented[:1], segmented):
+        path = write_page([test.folder for test in chosen], tmp_path / 'page.html')
+        with browser(tmp_path) as page:
+            page.open(path)
+            walk(page)
+            assert page.errors == []
 
 
 def walk(page) -> None:
