@@ -160,7 +160,7 @@ class FCMAE(BaseModel):
         """
         features = visible.scatter(self.proj(self.encoder(images, visible)))
         side = features.shape[-1] // visible.width
-        hidden = visible.others()
+        hidden = visible.hidden
         # Only where cells are hidden: what is added there is added to 0.
         tokens = self.mask_token.to(features.dtype).expand(-1, -1, side, side)
         stack = tokens.repeat(visible.count, 1, hidden.per_image, 1)
@@ -174,7 +174,7 @@ class FCMAE(BaseModel):
 
     def _losses(self, images: Tensor, visible: VisibleCells) -> dict[str, Tensor]:
         predicted = self.predict_hidden(images, visible)
-        target = self._patches(images, visible.others())
+        target = self._patches(images, visible.hidden)
         dtype = torch.promote_types(predicted.dtype, torch.float32)
         mean = target.mean(-1, keepdim=True)
         if self.norm_pix:
@@ -190,7 +190,7 @@ class FCMAE(BaseModel):
 
         With ``norm_pix``, a predicted patch gets the mean and standard deviation that the real one has.
         """
-        hidden = visible.others()
+        hidden = visible.hidden
         predicted = self.predict_hidden(images, visible).to(images.dtype)
         if self.norm_pix:
             target = self._patches(images, hidden)

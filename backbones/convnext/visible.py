@@ -9,6 +9,8 @@ convolution needs to know where the cells are: its neighbours are the visible on
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor, nn
 
@@ -86,8 +88,9 @@ class VisibleCells:
         """``(N, G, H)``, true where a cell is seen."""
         return self._visible
 
-    def others(self) -> VisibleCells:
-        """The hidden cells."""
+    @cached_property
+    def hidden(self) -> VisibleCells:
+        """The other cells. Counting them once spares a GPU waiting for its results again."""
         return VisibleCells(~self._visible)
 
     def of_samples(self, samples: Tensor) -> VisibleCells:

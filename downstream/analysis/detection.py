@@ -152,9 +152,7 @@ def analyse(test: kept.TestRun, kind: str = 'bbox') -> DetectionAnalysis:
     Raises:
         DataError: Detections or annotations are not there, or contradict each other.
     """
-    truth = kept.truth_of(test)
-    found = kept.detections_of(test, kind)
-    return analyse_detections(truth, found, kept.rules_of(test, truth), test.classes)
+    return analyse_detections(*kept.evaluation_of(test, kind))
 
 
 def analyse_detections(

@@ -157,6 +157,22 @@ def rules_of(test: TestRun, truth: Mapping) -> Rules:
     )
 
 
+def evaluation_of(
+    test: TestRun, kind: str = 'bbox'
+) -> tuple[dict, Detections, Rules, tuple[str, ...]]:
+    """What an evaluation of a test of detection needs: ground truth, detections, rules, classes.
+
+    Args:
+        test: The test.
+        kind: ``'bbox'`` or ``'segm'``.
+
+    Raises:
+        DataError: Detections or annotations are not there, or contradict each other.
+    """
+    truth = truth_of(test)
+    return truth, detections_of(test, kind), rules_of(test, truth), test.classes
+
+
 def counts_of(test: TestRun) -> KeptCounts:
     """The pixel counts of a test of segmentation, image by image.
 

@@ -69,9 +69,7 @@ def suspects_of(test: kept.TestRun, kind: str = 'bbox') -> list[Suspect]:
     Raises:
         DataError: Detections or annotations are not there, or contradict each other.
     """
-    truth = kept.truth_of(test)
-    found = kept.detections_of(test, kind)
-    return suspects(truth, found, kept.rules_of(test, truth), test.classes)
+    return suspects(*kept.evaluation_of(test, kind))
 
 
 def suspects(

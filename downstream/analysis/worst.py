@@ -58,9 +58,7 @@ def worst_of(test: kept.TestRun, kind: str = 'bbox') -> list[ImageErrors]:
     Raises:
         DataError: Detections or annotations are not there, or contradict each other.
     """
-    truth = kept.truth_of(test)
-    found = kept.detections_of(test, kind)
-    return image_errors(truth, found, kept.rules_of(test, truth), test.classes)
+    return image_errors(*kept.evaluation_of(test, kind))
 
 
 def image_errors(

@@ -279,8 +279,9 @@ def test_a_worker_that_dies_is_started_again(shapes, tmp_path):
     require_equal(*states)
 
 
+@pytest.mark.parametrize('script_name', ['slurm_train.sh', 'slurm_pretrain.sh'])
 @pytest.mark.parametrize(('code', 'requeued'), [(75, True), (0, False), (1, False)])
-def test_slurm_queues_a_preempted_run_again(code, requeued, tmp_path):
+def test_slurm_queues_a_preempted_run_again(code, requeued, script_name, tmp_path):
     for name, body in (('srun', f'exit {code}'), ('scontrol', f'echo "$@" > {tmp_path}/called')):
         script = tmp_path / name
         script.write_text(f'#!/bin/sh\n{body}\n')
@@ -288,7 +289,7 @@ def test_slurm_queues_a_preempted_run_again(code, requeued, tmp_path):
     environment = {**os.environ, 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '42'}
     words = ['partition', 'job', 'config.py', 'work_dir']
     result = subprocess.run(
-        [str(ROOT / 'tools' / 'slurm_train.sh'), *words], env=environment, check=False
+        [str(ROOT / 'tools' / script_name), *words], env=environment, check=False
     )
     assert result.returncode == code
     called = tmp_path / 'called'
