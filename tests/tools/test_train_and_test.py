@@ -6,6 +6,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections import defaultdict
 
 import cv2
 import numpy as np
@@ -291,9 +292,38 @@ def test_two_processes_detect_as_one(shapes, tool, tmp_path):
     code, shown = processes.run_tool('test', *words, **two)
     assert code == 0, shown
     assert tool('test', config, last, '--work-dir', tmp_path / 'one').code == 0
-    assert read_metrics(tmp_path / 'two') == read_metrics(tmp_path / 'one')
+    figures = [read_metrics(tmp_path / name) for name in ('two', 'one')]
+    assert figures[0].keys() == figures[1].keys()
+    for name, value in figures[0].items():
+        if not isinstance(value, dict):
+            assert value == pytest.approx(figures[1][name], abs=1e-3, nan_ok=True), name
     (of_two,), (of_one,) = (kept.find_tests(tmp_path / name) for name in ('two', 'one'))
-    assert kept.predictions_of(of_two) == kept.predictions_of(of_one)
+    assert_same_detections(kept.predictions_of(of_two), kept.predictions_of(of_one))
+
+
+def assert_same_detections(first: dict, second: dict) -> None:
+    """Fail unless two results hold the same objects, up to rounding.
+
+    Processes may have different numbers of threads, and then sums are rounded differently on some CPUs:
+    scores differ in their last digit, and neighbours in the order of scores change places.
+    """
+    assert first['images'] == second['images']
+    assert first['categories'] == second['categories']
+    firsts, seconds = boxes_by_group(first), boxes_by_group(second)
+    assert firsts.keys() == seconds.keys()
+    for key, rows in firsts.items():
+        assert len(rows) == len(seconds[key])
+        distances = torch.cdist(rows, seconds[key], p=torch.inf)
+        assert distances.argmin(0).unique().numel() == len(rows)
+        assert distances.amin(0).max() < 0.01  # pixels, and thousandths of a score
+
+
+def boxes_by_group(result: dict) -> dict[tuple[int, int], torch.Tensor]:
+    """Boxes and, in thousandths, scores by image and category."""
+    rows = defaultdict(list)
+    for found in result['annotations']:
+        rows[found['image_id'], found['category_id']].append([*found['bbox'], 1e3 * found['score']])
+    return {key: torch.tensor(values, dtype=torch.float64) for key, values in rows.items()}
 
 
 def test_testing_leaves_the_config_of_the_training_alone(trained, tool):
