@@ -7,7 +7,9 @@ difference. Nothing is averaged over images: each sample has the AP, or the mIoU
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import repeat
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from backbones.errors import ConfigError
 
 from . import kept
 from .kept import TestRun
-from .recounting.figures import average_precisions, ious
+from .recounting.figures import average_precisions, ious, ious_without
 from .recounting.matches import Matches
 from .recounting.samples import Difference, Interval, Samples
 from .same import refuse_different
@@ -42,16 +44,28 @@ class Recounted:
     support: np.ndarray
     """``(C,)``, images on which a class's figure depends."""
     samples: Samples
+    without: np.ndarray | None = None
+    """``(C, N)``, figures without each image, which intervals of mIoU need; None for AP."""
 
     def interval(self) -> Interval:
         """The mean over classes and the figure of each class, with their intervals."""
-        each = {
-            name: self.samples.interval(*row, self.top)
-            for name, *row in zip(self.classes, self.whole, self.sampled, self.support)
-        }
-        images = len(self.samples.weights)
-        mean = self.samples.interval(_mean(self.whole), _mean(self.sampled), images, self.top)
+        rows = zip(self.whole, self.sampled, self.support, repeat(self.top), self._influences())
+        each = {name: self.samples.interval(*row) for name, row in zip(self.classes, rows)}
+        mean = self.samples.interval(
+            _mean(self.whole),
+            _mean(self.sampled),
+            len(self.samples.weights),
+            self.top,
+            self._influence_on_mean(),
+        )
         return replace(mean, per_class=each)
+
+    def _influences(self) -> Iterable[np.ndarray | None]:
+        """How far each image moves the figure of each class, where that is known."""
+        return repeat(None) if self.without is None else self.whole[:, None] - self.without
+
+    def _influence_on_mean(self) -> np.ndarray | None:
+        return None if self.without is None else _mean(self.whole) - _mean(self.without)
 
     def minus(self, other: Recounted) -> Difference:
         """This test's figures less those of ``other``, with intervals and probabilities.
@@ -69,17 +83,19 @@ class Recounted:
             )
         support = np.maximum(self.support, other.support)
         rows = zip(
-            zip(other.whole, self.whole), zip(other.sampled, self.sampled), support, strict=True
+            zip(other.whole, self.whole),
+            zip(other.sampled, self.sampled),
+            support,
+            repeat(self.top),
+            map(_less, self._influences(), other._influences()),
         )
-        each = {
-            name: self.samples.difference(*row, self.top)
-            for name, row in zip(self.classes, rows, strict=True)
-        }
+        each = {name: self.samples.difference(*row) for name, row in zip(self.classes, rows)}
         mean = self.samples.difference(
             (_mean(other.whole), _mean(self.whole)),
             (_mean(other.sampled), _mean(self.sampled)),
             len(mine),
             self.top,
+            _less(self._influence_on_mean(), other._influence_on_mean()),
         )
         return replace(mean, per_class=each)
 
@@ -112,7 +128,17 @@ def recount(
         drawn = Samples.draw(counts.shape[1], seed, samples, resampling)
         support = ((counts[1] + counts[2]) > 0).sum(0)
         whole, sampled = (ious(counts, weights) for weights in (_once(drawn), drawn.weights))
-        return Recounted(test, 'mIoU', 100.0, test.classes, whole[:, 0], sampled, support, drawn)
+        return Recounted(
+            test,
+            'mIoU',
+            100.0,
+            test.classes,
+            whole[:, 0],
+            sampled,
+            support,
+            drawn,
+            ious_without(counts),
+        )
     truth, found, rules, _ = kept.evaluation_of(test, kind)
     matches = Matches.of(truth, found, rules)
     drawn = Samples.draw(len(matches.images), seed, samples, resampling)
@@ -148,6 +174,10 @@ def difference(a: TestRun, b: TestRun, **options) -> Difference:
 
 def _once(samples: Samples) -> np.ndarray:
     return np.ones((len(samples.weights), 1), np.int32)
+
+
+def _less(mine: np.ndarray | None, its: np.ndarray | None) -> np.ndarray | None:
+    return None if mine is None or its is None else mine - its
 
 
 def _mean(figures: np.ndarray) -> np.ndarray:

@@ -137,15 +137,15 @@ class _Search:
     def of(self, here: ImageOverlaps) -> Iterator[Suspect]:
         """The suspects of an image: the strongest of each annotation and place."""
         taken: set = set()
-        shown: list[tuple[float, ...]] = []
+        shown = _Places(self.evaluated.iou, len(here.places))
         for one in sorted(self._candidates(here), key=lambda one: -one.suspicion):
             box = one.predicted_box
-            if one.annotation in taken or (box and self._is_covered(box, shown)):
+            if one.annotation in taken or (box and shown.cover(box)):
                 continue
             if one.annotation is not None:
                 taken.add(one.annotation)
             if box:
-                shown.append(box)
+                shown.add(box)
             yield one
 
     def _candidates(self, here: ImageOverlaps) -> Iterator[Suspect]:
@@ -219,9 +219,27 @@ class _Search:
         odds *= _PRIOR[kind]
         return Suspect(kind, image['id'], name, float(odds / (1 + odds)), **facts)
 
-    def _is_covered(self, box: Sequence[float], shown: Sequence[tuple[float, ...]]) -> bool:
-        """Whether a suspect is where another one has been listed."""
-        return any(_box_iou(box, other) >= self.evaluated.iou for other in shown)
+
+class _Places:
+    """Where suspects of one image have been listed."""
+
+    def __init__(self, iou: float, most: int) -> None:
+        self.iou = iou
+        self.boxes = np.empty((most, 4))
+        self.count = 0
+
+    def add(self, box: Sequence[float]) -> None:
+        self.boxes[self.count] = box
+        self.count += 1
+
+    def cover(self, box: Sequence[float]) -> bool:
+        """Whether a box ``x, y, width, height`` is where another one has been listed."""
+        one, others = np.array(box), self.boxes[: self.count]
+        near, far = np.maximum(one[:2], others[:, :2]), one[:2] + one[2:]
+        sides = np.maximum(0, np.minimum(far, others[:, :2] + others[:, 2:]) - near)
+        both = sides.prod(1)
+        areas = one[2:].prod() + others[:, 2:].prod(1) - both
+        return bool((both >= self.iou * np.maximum(areas, np.finfo(float).tiny)).any())
 
 
 def _logit(scores: np.ndarray) -> np.ndarray:
@@ -262,11 +280,3 @@ def _by_class(p: np.ndarray, outcome: np.ndarray, labels: np.ndarray) -> np.ndar
     ratio = (hits + prior) / (expected + prior) * (unexpected + prior) / (failed + prior)
     odds = p / (1 - p) * ratio[labels]
     return odds / (1 + odds)
-
-
-def _box_iou(one: Sequence[float], other: Sequence[float]) -> float:
-    width = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
-    height = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    return width * height / (one[2] * one[3] + other[2] * other[3] - width * height)

@@ -119,3 +119,17 @@ def ious(counts: np.ndarray, weights: np.ndarray) -> np.ndarray:
     )
     with np.errstate(invalid='ignore'):
         return 100 * right / (annotated + predicted - right)
+
+
+def ious_without(counts: np.ndarray) -> np.ndarray:
+    """IoU of each class for the data set without one of its images, for each image.
+
+    Args:
+        counts: ``(3, N, C)``: pixels that are right, annotated and predicted.
+
+    Returns:
+        ``(C, N)`` of float64, percent; NaN where a class occurs in no other image.
+    """
+    right, annotated, predicted = (counts.sum(1, keepdims=True) - counts).astype(np.float64)
+    with np.errstate(invalid='ignore'):
+        return (100 * right / (annotated + predicted - right)).T

@@ -10,15 +10,21 @@ Quantiles of the samples are no interval of AP: precision is interpolated by a m
 higher the fewer objects there are, and the samples repeat that error. The interval is therefore centred
 on the figure less the bias of the samples; the bias also counts as uncertainty, because samples show
 only a part of it.
+
+mIoU has another difficulty: a few images with large objects may carry most of a class, and then the
+spread itself is known badly. Where the influence of each image on the figure is given, the interval is
+Student's, with as many degrees of freedom as the variance of heavy-tailed influences has (the variance of
+a variance follows from the kurtosis; matched as Satterthwaite 1946 does).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 
 import numpy as np
+from scipy import stats
 
 from backbones.errors import ConfigError
 
@@ -106,7 +112,14 @@ class Samples:
         np.put_along_axis(weights, order[:, :half].T, 1, axis=0)
         return cls(weights, (half / (images - half)) ** 0.5)
 
-    def interval(self, figure: float, samples: np.ndarray, images: int, top: float) -> Interval:
+    def interval(
+        self,
+        figure: float,
+        samples: np.ndarray,
+        images: int,
+        top: float,
+        influence: np.ndarray | None = None,
+    ) -> Interval:
         """The interval of a figure between 0 and ``top``.
 
         Args:
@@ -114,12 +127,14 @@ class Samples:
             samples: ``(S,)``, the figure of each sample.
             images: How many images it depends on.
             top: The figure of a perfect result.
+            influence: ``(N,)``, how far each image moves the figure, in any unit; without it the spread
+                counts as known.
         """
         if (moments := self._moments(figure, samples, images)) is None:
             return Interval(_known(figure))
         bias, spread = moments
-        normal = NormalDist(figure - bias, float(np.hypot(spread, bias)))
-        return Interval(float(figure), *_bounds(normal, 0.0, top))
+        middle, wide = figure - bias, float(np.hypot(spread, bias))
+        return Interval(float(figure), *_bounds(middle, wide, _freedom(influence), (0.0, top)))
 
     def difference(
         self,
@@ -127,6 +142,7 @@ class Samples:
         samples: tuple[np.ndarray, np.ndarray],
         images: int,
         top: float,
+        influence: np.ndarray | None = None,
     ) -> Difference:
         """The same for the second of two figures less the first, sample by sample.
 
@@ -141,12 +157,13 @@ class Samples:
         bias, spread = moments
         ratios = [own / (wide or 1) for own, wide in parts]
         hidden = spread * float(np.hypot(*ratios)) / 2**0.5
-        normal = NormalDist(figure - bias, float(np.hypot(np.hypot(spread, bias), hidden)))
-        if normal.stdev:
-            better = 1 - normal.cdf(0)
+        middle, wide = figure - bias, float(np.hypot(np.hypot(spread, bias), hidden))
+        freedom = _freedom(influence)
+        if wide:
+            better = float(stats.t.sf(0, freedom, middle, wide))
         else:
-            better = 0.5 if normal.mean == 0 else float(normal.mean > 0)
-        return Difference(float(figure), *_bounds(normal, -top, top), better)
+            better = 0.5 if middle == 0 else float(middle > 0)
+        return Difference(float(figure), *_bounds(middle, wide, freedom, (-top, top)), better)
 
     def _moments(
         self, figure: float, samples: np.ndarray, images: int
@@ -158,10 +175,20 @@ class Samples:
         return float(known.mean() - figure), float(known.std()) * self.scale
 
 
-def _bounds(normal: NormalDist, lowest: float, highest: float) -> tuple[float, float]:
-    reach = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * normal.stdev
-    low, high = normal.mean - reach, normal.mean + reach
-    return max(low, lowest), min(high, highest)
+def _freedom(influence: np.ndarray | None) -> float:
+    """Degrees of freedom of the variance of influences."""
+    if influence is None:
+        return float('inf')
+    images = len(influence)
+    kurtosis = stats.kurtosis(influence) if np.ptp(influence) else 0.0
+    return 2 / (max(float(kurtosis), 0.0) / images + 2 / (images - 1))
+
+
+def _bounds(
+    middle: float, wide: float, freedom: float, limits: tuple[float, float]
+) -> tuple[float, float]:
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * wide
+    return max(middle - reach, limits[0]), min(middle + reach, limits[1])
 
 
 def _known(figure: float) -> float | None:
