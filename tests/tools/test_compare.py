@@ -162,6 +162,27 @@ def wait_for(path: Path, process: subprocess.Popen, seconds: float = 120) -> Non
 
 
 @pytest.mark.slow
+def test_runs_of_two_processes_each(here):
+    call = (
+        *('segmentation.py', '--backbones', *TWO, '--work-dir', 'many'),
+        *('--launcher', 'pytorch', '--gpus', '2', '--keep-batch'),
+    )
+    process = compare(*call)
+    shown, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, shown
+    content = json.loads(Path('many/table.json').read_text())
+    assert [row['done'] for row in content['rows']] == [1, 1]
+    for run in content['runs']:
+        report = json.loads(Path('many', run['metrics']).read_text())
+        assert 0 <= report['metrics']['mIoU'] <= 100
+        assert 'dist_train.sh' in Path('many', run['folder'], 'output.log').read_text()
+    again = compare(*call)
+    shown, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, shown
+    assert 'trains' not in shown
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGKILL])
 def test_killed_in_the_middle_it_repeats_nothing(here, number):
     """Processes of their own, two at a time, among them a backbone that fails."""
