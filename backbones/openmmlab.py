@@ -50,6 +50,19 @@ def require(*libraries: str) -> None:
             )
 
 
+def find_configs_of_forks() -> None:
+    """Let mmengine find ``_base_ = 'mmseg::...'`` whatever distribution provides the library.
+
+    It looks for the original's name, which the fork's distribution does not have; by the name of the
+    import package it finds either.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    for library in ('mmdet', 'mmseg'):
+        if not _is_installed(MODULE2PACKAGE[library]):
+            MODULE2PACKAGE[library] = library
+
+
 def _is_installed(distribution: str) -> bool:
     try:
         version(distribution)

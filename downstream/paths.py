@@ -23,7 +23,7 @@ def find_config(name: str | Path) -> Path | None:
     if path.is_file():
         return path
     if marks:
-        candidates = [folder / inner for folder in _configs_of(scope)]
+        candidates = [folder / inner for folder in configs_of(scope)]
     elif path.parts[:1] == ('configs',):
         candidates = [CONFIGS.joinpath(*path.parts[1:])]
     elif len(path.parts) == 1:
@@ -36,8 +36,8 @@ def find_config(name: str | Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def _configs_of(package: str) -> list[Path]:
-    """Where the configs of mmdet and mmseg are: in their wheel, or beside the package in a clone."""
+def configs_of(package: str) -> list[Path]:
+    """Where the configs of mmdet or mmseg may be: in their wheel, or beside the package in a clone."""
     spec = find_spec(package) if package in ('mmdet', 'mmseg') else None
     if spec is None or spec.origin is None:
         return []

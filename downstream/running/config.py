@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from backbones.weights.sources import find as find_weights
 from backbones.weights.sources import weights_table
 from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
-from downstream.paths import CONFIGS, find_config
+from downstream.paths import CONFIGS, configs_of, find_config
 from downstream.tiles.config import use_tiles
 from downstream.tiles.windows import Tiling
 
@@ -135,10 +136,11 @@ def read_config(options: RunOptions) -> Config:
     """
     path = find_config(options.config)
     if path is None:
-        missing = Path(options.config)
+        missing = options.config
         raise ConfigError(f'config {missing} does not exist.' + _nearest_config(missing))
     try:
-        cfg = Config.fromfile(path)
+        # What a backbone that is replaced needs to be imported may be missing.
+        cfg = Config.fromfile(path, import_custom_modules=not options.backbone)
     except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
         raise ConfigError(
             f'config {path} cannot be read: {type(error).__name__}: {error}'
@@ -199,7 +201,7 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     if bands and len(bands) != 3:
         arguments.in_channels = len(bands)
     former = _name_of_backbone(cfg.model.get('backbone') or {})
-    import_modules_from_strings(**(cfg.get('custom_imports') or {'imports': []}))
+    _import_without_the_old_backbone(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         report = drop_in(cfg, options.backbone, **arguments.to_dict())
     # A work dir that a config names is for the config's own backbone.
@@ -209,6 +211,29 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     if is_first_process():
         print(f'{report}\n{"work dir":>12}  {options.work_dir or f"work_dirs/{stem}"}')
     return stem
+
+
+def _import_without_the_old_backbone(cfg: Config) -> None:
+    """Import what ``cfg`` asks for, except a missing package of the backbone that is replaced.
+
+    Raises:
+        ConfigError: Something else cannot be imported.
+    """
+    wanted = cfg.get('custom_imports') or {}
+    modules = wanted.get('imports') or []
+    modules = [modules] if isinstance(modules, str) else list(modules)
+    package = str((cfg.model.get('backbone') or {}).get('type')).partition('.')[0]
+    if any(module.partition('.')[0] == package for module in modules) and not find_spec(package):
+        modules = [module for module in modules if module.partition('.')[0] != package]
+        cfg.custom_imports = ConfigDict(wanted, imports=modules)
+    try:
+        import_modules_from_strings(
+            modules, allow_failed_imports=wanted.get('allow_failed_imports', False)
+        )
+    except ImportError as error:
+        raise ConfigError(
+            f'custom_imports of the config: {error}; is its folder on PYTHONPATH?'
+        ) from error
 
 
 def _name_of_backbone(backbone: dict) -> str | None:
@@ -407,7 +432,16 @@ _DEFAULT_TTA_MODEL = {
 }
 
 
-def _nearest_config(path: Path) -> str:
+def _nearest_config(name: str) -> str:
+    scope, marks, inner = name.partition('::')
+    if marks:
+        folders = [folder for folder in configs_of(scope) if folder.is_dir()]
+        if not folders:
+            return f' {scope}:: is none of mmdet:: and mmseg::.'
+        found = {p.name: f'{scope}::{p.relative_to(folders[0])}' for p in folders[0].rglob('*.py')}
+        near = [found[key] for key in get_close_matches(Path(inner).name, found, 3, 0.5)]
+        return f' Did you mean {" or ".join(near)}?' if near else ''
+    path = Path(name)
     recipes = {p.name: Path('configs', p.relative_to(CONFIGS)) for p in CONFIGS.rglob('*.py')}
     own = {p.name: p for p in Path('configs').rglob('*.py')}
     names = {n: p for n, p in (recipes | own).items() if '_base_' not in p.parts}
