@@ -60,7 +60,7 @@ def find(name: str) -> Source:
 
     Args:
         name: A name of :func:`weights_table`, a path, a URL, ``timm:<model.tag>`` or
-            ``hf:<repo>[@<revision>]``.
+            ``hf:<user>/<repo>[/<file>][@<revision>]``.
 
     Raises:
         WeightsError: It is none of them.
@@ -74,7 +74,7 @@ def find(name: str) -> Source:
     if kind == 'timm' and repo:
         return _of_timm(name, repo)
     if kind == 'hf' and repo:
-        return _of_hub(name, _licence_of_repo(repo), repo)
+        return _of_hub_name(name, repo)
     if Path(name).is_file():
         stated = _stated_licence(Path(name))
         return Source(name, stated or _supposed(_licence_of(Path(name).name)), path=Path(name))
@@ -84,9 +84,17 @@ def find(name: str) -> Source:
     raise WeightsError(
         f'{name!r} is no file and no name of the table of weights.'
         + (f' Did you mean {" or ".join(near)}?' if near else '')
-        + f' Names: {", ".join(weights_table())}. Paths, URLs, timm:<model.tag> and hf:<repo> are '
-        'taken too.'
+        + f' Names: {", ".join(weights_table())}. Paths, URLs, timm:<model.tag> and '
+        'hf:<user>/<repo> are taken too.'
     )
+
+
+def _of_hub_name(name: str, place: str) -> Source:
+    place, _, revision = place.partition('@')
+    parts = place.split('/')
+    repo, file = '/'.join(parts[:2]), '/'.join(parts[2:])
+    files = (file,) if file else _HUB_FILES
+    return _of_hub(name, _licence_of_repo(repo), f'{repo}@{revision}', files)
 
 
 def _of_hub(name: str, licence: str, repo: str, files: tuple[str, ...] = _HUB_FILES) -> Source:

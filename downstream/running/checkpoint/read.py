@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,46 +11,61 @@ from typing import BinaryIO
 import mmengine.runner.checkpoint
 import torch
 from mmengine.logging import print_log
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from backbones.convnext.weight_names import translate
 from backbones.errors import WeightsError
 from backbones.upstream import optional
-from backbones.weights.download import local_file
 from backbones.weights.read import read_content
-from backbones.weights.sources import find
 from backbones.weights.stem import adapted_stem, describe_adaptation, is_rgb_stem
 from downstream.distributed.safe_pickle import safe_globals
 
 from .classes import with_rows_of_same_classes
+from .locate import local_checkpoint
 
 
 def read(location: str | Path, mmap: bool = False) -> dict:
     """A checkpoint as ``{'state_dict': ..., 'meta': ..., ...}``.
 
     Args:
-        location: A path or a URL of a run's checkpoint, of a published ``.safetensors``, or of the
-            official ConvNeXt code, mmdet or mmseg.
+        location: A path, URL or repository (see :func:`.locate.local_checkpoint`) of a run's checkpoint, of
+            a published ``.safetensors``, or of the official ConvNeXt code, mmdet or mmseg.
         mmap: Map the file into memory, such that a tensor is read from the disk when it is used. The
             file must not be overwritten meanwhile; that would end the process.
 
     Raises:
         WeightsError: There is no such file, it is no checkpoint, or it holds more than data.
     """
-    location = str(location)
-    if not location.startswith(('http://', 'https://')) and not Path(location).is_file():
-        raise WeightsError(f'checkpoint {location} does not exist.')
-    path = local_file(find(location))
+    path = local_checkpoint(location)
     with safe_globals():
         content = read_content(path, mmap=mmap)
     if isinstance(content, dict) and 'state_dict' not in content:
         tensors = content.get('model', content)
         if isinstance(tensors, dict) and tensors and _are_tensors(tensors):
-            content = {'state_dict': tensors}
+            content = {'state_dict': tensors, **_stated_by(path)}
     state = content.get('state_dict') if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not _are_tensors(state):
         raise WeightsError(f"{path} holds no 'state_dict': it is not the checkpoint of a model.")
     return content
+
+
+def _stated_by(path: Path) -> dict:
+    """``meta``, in which a file of tools/publish.py says of its model what a run's checkpoint says."""
+    if path.suffix != '.safetensors':
+        return {}
+    with safe_open(path, 'pt') as file:
+        stated = file.metadata() or {}
+    try:
+        classes, config = (json.loads(stated.get(key, 'null')) for key in ('classes', 'config'))
+    except ValueError:  # the file is somebody else's, with keys of the same names
+        return {}
+    meta: dict = {}
+    if isinstance(classes, list) and all(isinstance(name, str) for name in classes):
+        meta['dataset_meta'] = {'classes': classes}
+    if isinstance(config, str):
+        meta['cfg'] = config
+    return {'meta': meta} if meta else {}
 
 
 def load_as_data(file: str | Path | BinaryIO, *args: object, **kwargs: object) -> object:

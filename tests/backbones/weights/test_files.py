@@ -3,10 +3,8 @@
 import errno
 import fcntl
 import hashlib
-import http.server
 import multiprocessing
 import os
-import threading
 
 import huggingface_hub
 import pytest
@@ -16,71 +14,15 @@ from backbones import ConvNeXt, WeightsError, load_pretrained
 from backbones.weights import download
 from backbones.weights.download import FOLDER, MIRROR, local_file
 from backbones.weights.sources import find
+from tests.hub import served, use_as_hub
 
 BODY = bytes(range(256)) * 4096
 
 
-class Server(http.server.ThreadingHTTPServer):
-    """Serves ``files`` by path as the Hub and file servers do, counts answers, and can break off."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(('127.0.0.1', 0), Handler)
-        self.files: dict[str, bytes] = {}
-        self.asked: list[tuple[str, str | None]] = []
-        self.break_after: int | None = None
-        self.validates = True  # sends ETags and honours If-Range
-        self.obeys_range_always = False  # ignores If-Range, as some servers do
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self.answer(only_head=True)
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get('Range')
-        self.server.asked.append((self.path, wanted))
-        self.answer(only_head=False)
-
-    def answer(self, only_head: bool) -> None:
-        body = self.server.files.get(self.path)
-        if body is None:
-            self.send_response(404)
-            self.send_header('X-Error-Code', 'EntryNotFound')
-            self.send_header('Content-Length', '0')
-            self.end_headers()
-            return
-        wanted = self.headers.get('Range')
-        etag = f'"{hashlib.sha256(body).hexdigest()}"'
-        if self.headers.get('If-Range') != etag and not self.server.obeys_range_always:
-            wanted = None
-        start = int(wanted.removeprefix('bytes=').rstrip('-')) if wanted else 0
-        self.send_response(206 if wanted else 200)
-        self.send_header('Content-Length', str(len(body) - start))
-        self.send_header('X-Repo-Commit', hashlib.sha1(body).hexdigest())
-        if self.server.validates:
-            self.send_header('ETag', etag)
-        if wanted:
-            self.send_header('Content-Range', f'bytes {start}-{len(body) - 1}/{len(body)}')
-        self.end_headers()
-        end = self.server.break_after
-        self.server.break_after = None
-        if not only_head:
-            self.wfile.write(body[start:end])
-
-    def log_message(self, *args) -> None:
-        pass
-
-
 @pytest.fixture
 def server():
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with served() as server:
+        yield server
 
 
 @pytest.fixture
@@ -228,11 +170,7 @@ HUB_FILE = '/lab/mine/resolve/main/model.safetensors'
 
 @pytest.fixture
 def hub(server, cache, monkeypatch):
-    # what HF_ENDPOINT sets when huggingface_hub is imported
-    template = url(server, '/{repo_id}/resolve/{revision}/{filename}')
-    monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', url(server, ''))
-    monkeypatch.setattr(huggingface_hub.constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
-    monkeypatch.delenv(MIRROR, raising=False)
+    use_as_hub(server, monkeypatch)
     return server
 
 
@@ -243,6 +181,11 @@ def test_files_of_the_hub_come_through_its_library(hub, cache):
     assert path.is_relative_to(cache / 'models--lab--mine' / 'snapshots')
     hub.files['/lab/mine/resolve/v2/model.safetensors'] = BODY[::-1]
     assert local_file(find('hf:lab/mine@v2')).read_bytes() == BODY[::-1]
+    file = '/lab/mine/resolve/v2/onnx/a.onnx'
+    hub.files[file] = b'exported'
+    assert local_file(find('hf:lab/mine/onnx/a.onnx@v2')).read_bytes() == b'exported'
+    with pytest.raises(WeightsError, match=r'no onnx/a\.onnx'):
+        local_file(find('hf:lab/mine/onnx/a.onnx'))
     old = '/lab/old/resolve/main/pytorch_model.bin'
     hub.files[old] = b'old'
     assert local_file(find('hf:lab/old')).read_bytes() == b'old'

@@ -1,0 +1,44 @@
+"""From what a user calls a trained model to its file on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backbones.errors import WeightsError
+from backbones.weights.download import local_file
+from backbones.weights.sources import find
+
+# OpenVINO writes a model into two files and reads the second one from beside the first.
+_BESIDE = {'.xml': '.bin'}
+_REMOTE = ('http://', 'https://', 'hf:')
+
+
+def local_checkpoint(location: str | Path) -> Path:
+    """The file of a trained model, downloaded if it is not there.
+
+    Args:
+        location: A path, a URL, or ``hf:<user>/<repo>[/<file>][@<revision>]``, a file of the Hugging Face
+            Hub; without ``<file>`` it is ``model.safetensors`` or ``pytorch_model.bin``.
+
+    Returns:
+        The path of a checkpoint or of an exported model. The second file of OpenVINO is beside the first.
+
+    Raises:
+        WeightsError: There is no such file, or it cannot be downloaded.
+    """
+    location = str(location)
+    if not location.startswith(_REMOTE):
+        if not Path(location).is_file():
+            raise WeightsError(f'checkpoint {location} does not exist.')
+        return Path(location)
+    path = local_file(find(location))
+    second = _BESIDE.get(path.suffix)
+    if second:
+        place, at, revision = location.partition('@')
+        local_file(find(f'{place.removesuffix(path.suffix)}{second}{at}{revision}'))
+        if not path.with_suffix(second).is_file():
+            raise WeightsError(
+                f'{location}: {path.stem}{second} of it is not beside it: the repository changed during '
+                'the download; start again.'
+            )
+    return path
