@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def _loads(model: nn.Module, weights: str) -> str:
 def measured() -> dict | None:
     """Our own figures; None before there are any.
 
-    ``regime``, and by task ``config`` and ``values``: step -> a figure for each seed, percent.
+    ``regime``, and by task ``config``, ``trained`` (epochs or steps), ``date`` and ``values``: step -> a
+    figure for each seed, percent.
     """
     return json.loads(MEASURED.read_text()) if MEASURED.is_file() else None
 
@@ -158,11 +160,11 @@ def collect(folders: Sequence[str], regime: str = 'atto') -> dict:
 
     Raises:
         ConfigError: Two comparisons are of the same task.
-        DataError: A step has no result; the message names it.
+        DataError: A step has no result, or they were not trained alike; the message names what differs.
     """
     found: dict = {'regime': regime}
     for folder in map(Path, folders):
-        values, reports = {}, []
+        values, reports, last = {}, [], 0.0
         for step in STEPS:
             name = name_of(step, regime)
             runs = sorted((folder / name).glob('seed*'), key=lambda path: path.name)
@@ -175,12 +177,31 @@ def collect(folders: Sequence[str], regime: str = 'atto') -> dict:
             results = [_figure(path) for path in newest if path]
             values[step] = [figure for _, figure in results]
             reports += [report for report, _ in results]
+            last = max(last, *(_age(path) for path in newest if path))
         tasks = {report['task'] for report in reports}
         if len(tasks) > 1 or tasks & set(found):
             raise ConfigError(f'{folder}: give one comparison of each task.')
         config = Path(str(reports[0].get('config', ''))).stem
-        found[tasks.pop()] = {'config': config, 'values': values}
+        budgets = {_budget(report) for report in reports}
+        if len(budgets) > 1:
+            raise DataError(f'{folder}: steps were trained for {" and ".join(sorted(budgets))}.')
+        found[tasks.pop()] = {
+            'config': config,
+            'trained': budgets.pop(),
+            'date': f'{datetime.fromtimestamp(last, timezone.utc):%Y-%m-%d}',
+            'values': values,
+        }
     return found
+
+
+def _budget(report: dict) -> str:
+    """How long the tested checkpoint was trained, by the name that mmengine gives it."""
+    name = Path(str(report.get('checkpoint', ''))).stem
+    kind, _, count = name.partition('_')
+    words = {'epoch': 'epochs', 'iter': 'steps'}
+    if kind not in words or not count.isdigit():
+        raise DataError(f'the checkpoint {name!r} does not tell how long it was trained.')
+    return f'{count} {words[kind]}'
 
 
 def record(folders: Sequence[str], regime: str = 'atto') -> None:

@@ -20,11 +20,13 @@ _DOCS = Path(__file__).resolve().parents[2] / 'docs'
 PAGE, PICTURE = _DOCS / 'roadmap.md', _DOCS / 'roadmap.svg'
 _TINY, _BASE = '#5b4a9e', '#b9b9c4'
 _COMMAND = """\
-for config in det/cascade-mask-rcnn_convnext-atto_shapes seg/upernet_convnext-atto_shapes; do
-    python tools/compare.py configs/$config.py --seeds 3 --work-dir work_dirs/roadmap/$config --backbones
-\\ {names}
-done
-python tools/zoo.py roadmap work_dirs/roadmap/*/*       # into docs/roadmap.md"""
+steps="{names}"
+python tools/make_shapes.py
+python tools/compare.py cascade-mask-rcnn_convnext-atto_shapes --seeds 3 --jobs 2 --epochs 6 \\
+    --work-dir work_dirs/roadmap/det --backbones $steps
+python tools/compare.py upernet_convnext-atto_shapes --seeds 3 --jobs 2 --epochs 5 \\
+    --work-dir work_dirs/roadmap/seg --backbones $steps
+python tools/zoo.py roadmap work_dirs/roadmap/det work_dirs/roadmap/seg       # into docs/roadmap.md"""
 _INTRO = """# From ResNet to ConvNeXt, step by step
 
 The paper's central experiment: a ResNet becomes a ConvNeXt, one design decision at a time. Every step is
@@ -120,14 +122,14 @@ def _steps() -> str:
 def _own_figures() -> str:
     own = roadmap.measured()
     names = ' \\\n'.join(
-        '        ' + ' '.join(name_of(step, 'atto') for step in STEPS[i : i + 3])
+        '    ' * (i > 0) + ' '.join(name_of(step, 'atto') for step in STEPS[i : i + 3])
         for i in range(0, len(STEPS), 3)
     )
     text = '## Detection and segmentation\n\n'
     if own is None:
         text += 'Not run yet. The experiment, on the embedded data, for a CPU:\n\n'
     else:
-        text += _own_table(own) + _LIMITS + 'The experiment, by one command:\n\n'
+        text += _own_table(own) + _LIMITS + 'The experiment:\n\n'
     command = _COMMAND.format(names=names)
     return text + ''.join(f'    {line}\n' for line in command.splitlines()) + '\n'
 
@@ -142,11 +144,14 @@ def _own_table(own: dict) -> str:
         shown = [f'{m:.1f}' if half is None else f'{m:.1f} ± {half:.1f}' for m, half in cells]
         lines.append([f'`{name_of(step, own["regime"])}`', *shown, f'{tiny[step].top1:.2f}'])
     seeds = len(own[tasks[0]]['values'][STEPS[0]])
-    configs = ' and '.join(f'`{own[task]["config"]}`' for task in tasks)
+    budgets = ' and '.join(
+        f'{own[task]["trained"]} of `{own[task]["config"]}` ({figures[task]})' for task in tasks
+    )
+    date = max(own[task]['date'] for task in tasks)
     head = ('backbone', *(figures[task] for task in tasks), 'top-1 T, published')
     return (
         _table(head, lines)
-        + f'\nMean of {seeds} seeds under the recipe of {configs}, from random weights.\n\n'
+        + f'\nMean of {seeds} seeds after {budgets}, from random weights. Measured on {date}.\n\n'
     )
 
 

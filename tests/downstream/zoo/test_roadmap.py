@@ -102,7 +102,12 @@ def comparison(folder, task: str, config: str, seeds: int = 3) -> str:
             for time, shift in (('20260101_000000', 0.3), ('20260101_000001', 0.0)):
                 run = folder / f'roadmap-{step}-atto' / f'seed{seed}' / time
                 run.mkdir(parents=True)
-                report = {'task': task, 'config': f'configs/{config}.py', 'metrics': metrics}
+                report = {
+                    'task': task,
+                    'config': f'configs/{config}.py',
+                    'checkpoint': 'epoch_6.pth' if task == 'detection' else 'iter_80.pth',
+                    'metrics': metrics,
+                }
                 if shift:
                     report['metrics'] = {'mIoU': 99, 'bbox': dict.fromkeys(ap, 0.99)}
                 (run / 'metrics.json').write_text(json.dumps(report))
@@ -127,7 +132,10 @@ def test_own_figures_come_from_comparisons(tool, tmp_path, monkeypatch):
     text = roadmap_page.PAGE.read_text()
     # means of 1, 1.5, 2 and t(.975, 2) * .5 / sqrt(3) = 4.30265 * .28868
     assert '| `roadmap-stage-ratio-atto` | 1.5 ± 1.2 | 1.5 ± 1.2 | 79.36 |' in text
-    assert 'Mean of 3 seeds under the recipe of `detector_shapes` and `segmenter_shapes`' in text
+    assert (
+        'Mean of 3 seeds after 6 epochs of `detector_shapes` (box AP) and 80 steps of '
+        '`segmenter_shapes` (mIoU), from random weights.'
+    ) in text
     assert 'may not be taken to show' in text
     assert 'Not run yet' not in text
     words = words_of(roadmap_page.PICTURE.read_text())
@@ -135,6 +143,10 @@ def test_own_figures_come_from_comparisons(tool, tmp_path, monkeypatch):
 
     with pytest.raises(ConfigError, match='one comparison of each task'):
         roadmap.collect([det, det])
+    newest = tmp_path / 'seg' / 'roadmap-gelu-atto' / 'seed1' / '20260101_000001' / 'metrics.json'
+    newest.write_text(newest.read_text().replace('iter_80', 'iter_40'))
+    with pytest.raises(DataError, match='trained for 40 steps and 80 steps'):
+        roadmap.collect([seg])
     (tmp_path / 'det' / 'roadmap-gelu-atto' / 'seed1' / '20260101_000001' / 'metrics.json').unlink()
     (tmp_path / 'det' / 'roadmap-gelu-atto' / 'seed1' / '20260101_000000' / 'metrics.json').unlink()
     with pytest.raises(DataError, match=r'no metrics\.json of every seed of roadmap-gelu-atto'):
