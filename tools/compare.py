@@ -27,7 +27,8 @@ def parse_args() -> argparse.Namespace:
         nargs='+',
         required=True,
         metavar='NAME',
-        help='what --backbone of tools/train.py takes; differences are to the first',
+        help='what --backbone of tools/train.py takes, NAME=WEIGHTS to start from what its --weights '
+        'takes; differences are to the first',
     )
     parser.add_argument('--seeds', type=int, default=1, metavar='N', help='runs of each (1)')
     parser.add_argument('--work-dir', help='where all of it goes (work_dirs/compare_<config name>)')

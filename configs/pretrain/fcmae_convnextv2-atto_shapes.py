@@ -11,7 +11,8 @@ data_root = 'data/shapes-unlabelled/'
 model = dict(backbone=dict(arch='atto'), decoder_dim=128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCropFlip', size=128, area=(0.2, 1.0), flip=0.5),
+    # 0.7 to 1.4 times the size at which a detector or segmenter sees the objects.
+    dict(type='RandomResizedCropFlip', size=128, area=(0.1, 0.4), flip=0.5),
     dict(type='PackImage'),
 ]
 train_dataloader = dict(

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from backbones.errors import ConfigError
+
 # Where a run writes, and how it is started, changes nothing of what it computes.
 _PLACES = ('work_dir', 'launcher', 'resume')
 _SHOWN = 3
@@ -41,6 +43,20 @@ def digest(identity: Mapping) -> str:
     """SHA-256 of an identity."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def split(candidate: str) -> tuple[str, str | None]:
+    """The backbone and the weights of a candidate ``NAME=WEIGHTS``; ``None`` without weights.
+
+    Raises:
+        ConfigError: One of them is empty.
+    """
+    backbone, sign, weights = candidate.partition('=')
+    if not backbone or (sign and not weights):
+        raise ConfigError(
+            f'--backbones {candidate!r}: give NAME, or NAME=WEIGHTS with a file or a name of the table.'
+        )
+    return backbone, weights or None
 
 
 def code_of(backbone: str) -> str | None:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from backbones.errors import ConfigError, UserError
-from backbones.weights.download import local_file
+from backbones.weights.download import local_file, sha256
 from backbones.weights.sources import find
 from downstream.data.checks import check_datasets
 from downstream.own.prepare import DataOptions, prepare
@@ -24,7 +24,7 @@ from downstream.running.checkpoint.files import write_text
 from downstream.running.config import TrainOptions, task_of, training_config
 from downstream.zoo.complexity import build_on_meta, counted_size, gmacs, parameters
 
-from .identity import code_of, differences, flat
+from .identity import code_of, differences, flat, split
 from .state import RECIPE, Run, read_record
 
 _SEED = 'randomness.seed'
@@ -36,7 +36,8 @@ class CompareOptions:
 
     Attributes:
         recipe: The recipe and its settings, without backbone and work dir.
-        backbones: Names that ``--backbone`` takes; differences are to the first one.
+        backbones: Names that ``--backbone`` takes, or ``NAME=WEIGHTS`` with what ``--weights`` takes;
+            differences are to the first one.
         seeds: Number of runs of each backbone; their seeds are 0, 1, ...
         work_dir: Folder of the comparison; None: ``work_dirs/compare_<config name>``.
         cfg_words: The words of ``--cfg-options`` as they were given.
@@ -66,13 +67,14 @@ class Candidate:
     """A backbone in the model of the recipe.
 
     Attributes:
-        name: Of the backbone.
+        name: Of the backbone, with ``=`` and its weights if others than its own were named.
         folder: Of its runs.
         parameters: Of the whole model.
         backbone_parameters: Of the backbone.
         gmacs: Billions of multiply-adds of one image; None where the counter does not know the model.
         size: Height and width of this image.
         config: The complete config, flat.
+        weights: ``{'weights': SHA-256}`` where weights were named: a file may be written anew.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Candidate:
     gmacs: float | None
     size: tuple[int, int] | None
     config: dict
+    weights: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -137,8 +140,9 @@ def plan(options: CompareOptions) -> Plan:
                 'backbone': candidate.name,
                 'seed': seed,
                 'processes': options.gpus,
-                'code': code_of(candidate.name),
+                'code': code_of(split(candidate.name)[0]),
                 'config': candidate.config,
+                **candidate.weights,
             }
             runs.append(Run(candidate.name, seed, candidate.folder / f'seed{seed}', identity))
             runs[-1].read()
@@ -233,10 +237,13 @@ def _check_same_recipe(folder: Path, cfg: Config, processes: int) -> None:
 
 
 def _candidate(name: str, recipe: TrainOptions, folder: Path, own: Config) -> Candidate:
-    cfg = _quietly(replace(recipe, backbone=name))
+    backbone, weights = split(name)
+    cfg = _quietly(replace(recipe, backbone=backbone, weights=weights))
     checkpoint = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
+    named = {}
     if checkpoint:
-        local_file(find(checkpoint))  # fetched once, before all runs need it
+        file = local_file(find(checkpoint))  # fetched once, before all runs need it
+        named = {'weights': sha256(file)} if weights else {}
     try:
         model = build_on_meta(cfg)
     except UserError:
@@ -253,5 +260,5 @@ def _candidate(name: str, recipe: TrainOptions, folder: Path, own: Config) -> Ca
     except Exception as error:  # a head that the counter does not know, or an operator without meta
         print_log(f'{name}: multiply-adds cannot be counted ({type(error).__name__}).', 'current')
     return Candidate(
-        name, folder, parameters(model), parameters(model.backbone), counted, size, flat(cfg)
+        name, folder, parameters(model), parameters(model.backbone), counted, size, flat(cfg), named
     )

@@ -21,7 +21,7 @@ class Run:
     """One training and its test.
 
     Attributes:
-        backbone: Its name.
+        backbone: Its name, as :class:`.plan.Candidate` has it.
         seed: Of the run.
         folder: Work dir of the run.
         identity: What it is made of: config, backbone, seed, processes, code of the class.

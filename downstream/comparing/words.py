@@ -15,6 +15,7 @@ from backbones.errors import ConfigError
 from downstream.paths import TOOLS
 from downstream.running.config import TrainOptions
 
+from .identity import split
 from .plan import CompareOptions, Plan
 from .state import Run
 
@@ -63,8 +64,10 @@ class Commands:
 
     def train(self, run: Run, slot: int) -> Command:
         """The training of ``run``; it goes on from the newest checkpoint if there is one."""
+        backbone, weights = split(run.backbone)
         words = [
-            *('--backbone', run.backbone),
+            *('--backbone', backbone),
+            *(('--weights', weights) if weights else ()),
             *_settings(self.made.recipe),
             *('--check-data', 'no'),
             *(('--resume',) if run.started else ()),

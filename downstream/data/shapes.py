@@ -27,20 +27,29 @@ _MIN_VISIBLE_PIXELS = 60
 _SPLITS = {'training': 0, 'validation': 1}
 
 
-def make_shapes(root: Path, training: int = 64, validation: int = 24) -> bool:
+def make_shapes(root: Path, training: int = 64, validation: int = 24, seed: int = 0) -> bool:
     """Make the data set in the folder ``root``, completely or not at all.
 
     Files: ``images/<split>/*.jpg``, ``annotations/<split>/*.png`` and
     ``annotations/instances_<split>.json`` for the splits training and validation.
 
+    Args:
+        root: Where.
+        training: Images of the training part.
+        validation: Images of the validation part.
+        seed: Sets of different seeds have no image in common; a larger set of one seed begins with the
+            images of a smaller one.
+
     Returns:
-        Whether anything was done: a data set of this version and size is left as it is.
+        Whether anything was done: a data set of this version, size and seed is left as it is.
 
     Raises:
         DataError: ``root`` holds something else.
     """
     root = Path(root)
     label = {'version': VERSION, 'training': training, 'validation': validation}
+    if seed:
+        label['seed'] = seed
     stamp = root / 'shapes.json'
     if stamp.is_file() and json.loads(stamp.read_text()) == label:
         return False
@@ -50,20 +59,22 @@ def make_shapes(root: Path, training: int = 64, validation: int = 24) -> bool:
         )
     with atomic_path(root) as aside:
         for split, count in (('training', training), ('validation', validation)):
-            _make_split(aside, split, count)
+            _make_split(aside, split, count, seed)
         (aside / stamp.name).write_text(json.dumps(label))
         if root.exists():
             shutil.rmtree(root)
     return True
 
 
-def _make_split(root: Path, split: str, count: int) -> None:
+def _make_split(root: Path, split: str, count: int, seed: int) -> None:
     image_dir, mask_dir = root / 'images' / split, root / 'annotations' / split
     image_dir.mkdir(parents=True)
     mask_dir.mkdir(parents=True)
     images, annotations = [], []
     for index in range(count):
-        image, mask, instances = draw(np.random.default_rng([_SPLITS[split], index]))
+        # numpy pads with zeros: seed 0 gives the images that there were without a seed.
+        rng = np.random.default_rng([_SPLITS[split], index, seed])
+        image, mask, instances = draw(rng)
         name = f'shapes_{split}_{index:04d}'
         cv2.imwrite(str(image_dir / f'{name}.jpg'), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
         cv2.imwrite(str(mask_dir / f'{name}.png'), mask)
