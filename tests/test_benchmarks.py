@@ -1,15 +1,29 @@
 """What the benchmarks compare is the same network, and what they count is right."""
 
+import argparse
+import json
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
-from benchmarks import __main__, drawing, evaluation, gpu, masked, memory, models, operators
+from benchmarks import (
+    __main__,
+    drawing,
+    evaluation,
+    few_labels,
+    gpu,
+    masked,
+    memory,
+    models,
+    operators,
+)
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
 from benchmarks.timing import Spread, interleave
+from downstream.paths import find_config
 
 
 @pytest.mark.parametrize('v2', [False, True])
@@ -112,3 +126,47 @@ def test_whole_models_are_timed_and_weighed(task):
     assert len(models.measure(case, rounds=2).seconds) == 2
     if memory.is_possible():
         assert memory.peak(models.alone, case, models.OURS) > 0
+
+
+def test_few_labels_joins_the_tables_of_its_comparisons(tmp_path):
+    start = few_labels.start_of('convnextv2-atto')
+    v1 = few_labels.start_of('convnext-atto')
+    values = {
+        ('detection', 16): {'convnextv2-atto': [10.0, 12.0], start: [15.0, 17.0], v1: [9.0, 9.5]},
+        ('segmentation', 16): {'convnextv2-atto': [50.0, 60.0], start: [70.0, 72.0]},
+        ('detection', 64): {'convnextv2-atto': [30.0], start: [31.0]},
+    }
+    for (task, images), rows in values.items():
+        name = 'mIoU' if task == 'segmentation' else 'box AP'
+        content = [{'backbone': b, 'figures': {name: {'values': v}}} for b, v in rows.items()]
+        path = tmp_path / few_labels.folder_of(task, images) / 'table.json'
+        path.parent.mkdir()
+        path.write_text(json.dumps({'rows': content}))
+    rows = few_labels.gathered(tmp_path, [16, 64])
+    keys = [(row['images'], row['backbone'], row['pretrained']) for row in rows]
+    assert keys == [
+        (16, 'convnextv2-atto', False),
+        (16, 'convnextv2-atto', True),
+        (16, 'convnext-atto', True),
+        (64, 'convnextv2-atto', False),
+        (64, 'convnextv2-atto', True),
+    ]
+    assert rows[1]['figures']['box AP'].difference == 5
+    assert rows[1]['figures']['mIoU'].difference == 16
+    # The difference of V1 is to V1 from random weights, which has not been trained yet.
+    assert rows[2]['figures']['box AP'].difference is None
+    lines = few_labels.markdown(rows).splitlines()
+    assert lines[2] == '| 16 | convnextv2-atto | random | 11.0 ± 1.4 | - | 55.0 ± 7.1 | 2 |'
+    assert lines[6].endswith('| 31.0 (+1.0) | - | - | 1 |')
+
+
+@pytest.mark.parametrize(('task', 'steps'), [('detection', 128), ('segmentation', 80)])
+def test_few_labels_trains_equal_steps(task, steps):
+    args = argparse.Namespace(steps={task: steps}, seeds=3, jobs=1)
+    batch = {'detection': 2, 'segmentation': 4}[task]
+    for images in (16, 64):
+        words = few_labels.compare_words(task, images, args, ['convnextv2-atto'])
+        assert words[words.index('--epochs') + 1] * images == steps * batch
+        assert f'train_dataloader.dataset.indices={images}' in words
+        cfg = Config.fromfile(find_config(words[0]))
+        assert cfg.train_dataloader.batch_size == batch

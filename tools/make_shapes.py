@@ -12,7 +12,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('folder', nargs='?', type=Path, default=Path('data/shapes'))
     for name, count in (('training', 64), ('validation', 24)):
-        parser.add_argument(f'--{name}', type=int, default=count, metavar='N', help=f'images ({count})')
+        parser.add_argument(
+            f'--{name}', type=int, default=count, metavar='N', help=f'images ({count})'
+        )
     parser.add_argument('--seed', type=int, default=0, help='another one gives other images (0)')
     args = parser.parse_args()
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from backbones import ConvNeXt
 from backbones.errors import ConfigError, DataError, UserError, WeightsError
 from downstream.comparing import identity
 from downstream.comparing.compare import CompareOptions, show_commands
@@ -69,6 +72,8 @@ def test_names_that_look_alike_have_folders_of_their_own(segmenter):
         ({'backbones': ('convnext-atto', 'nowhere:Net')}, ConfigError, "no module 'nowhere'"),
         ({'backbones': ('convnext-atto_none',)}, WeightsError, 'no such weights'),
         ({'backbones': ('convnext-atto', 'convnext-atto')}, ConfigError, 'twice'),
+        ({'backbones': ('convnext-atto=',)}, ConfigError, 'give NAME, or NAME=WEIGHTS'),
+        ({'backbones': ('convnext-atto=none.pth',)}, WeightsError, 'none.pth'),
         ({'seeds': 0}, ConfigError, '--seeds 0: give at least 1'),
         ({'jobs': 0}, ConfigError, '--jobs 0'),
         ({'gpus': 2}, ConfigError, '--gpus 2 needs --launcher'),
@@ -152,6 +157,29 @@ def test_own_data_become_one_config_for_all(shapes, tmp_path, monkeypatch):
     assert {run.identity['config']['train_cfg.max_epochs'] for run in made.runs} == {2}
     again = plan(CompareOptions(recipe, TWO, work_dir='many', data=source))
     assert [run.identity for run in again.runs] == [run.identity for run in made.runs]
+
+
+def test_a_backbone_with_weights_is_one_of_its_own(segmenter, capsys):
+    weights = Path('own.safetensors')
+    save_file(ConvNeXt('atto').state_dict(), weights)
+    both = replace(segmenter, backbones=('convnext-atto', f'convnext-atto={weights}'), seeds=1)
+    made = plan(both)
+    random, pretrained = made.candidates
+    assert random.folder != pretrained.folder
+    assert pretrained.config['model.backbone.init_cfg.checkpoint'] == str(weights)
+    assert random.config.get('model.backbone.init_cfg.checkpoint') is None
+    assert pretrained.parameters == random.parameters
+    show_commands(both)
+    lines = [line for line in capsys.readouterr().out.splitlines() if 'train.py' in line]
+    assert ['--weights own.safetensors' in line for line in lines] == [False, True]
+    assert all('--backbone convnext-atto ' in line for line in lines)
+    for run in made.runs:
+        run.write()
+    plan(both)
+    # A file of other weights under the same name is another candidate.
+    save_file({'x': torch.zeros(1)}, weights)
+    with pytest.raises(ConfigError, match='something else .weights was'):
+        plan(both)
 
 
 def test_a_dry_run_shows_commands_and_what_is_done(segmenter, capsys):

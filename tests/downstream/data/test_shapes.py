@@ -33,6 +33,17 @@ def test_is_deterministic(root, tmp_path):
     assert not np.array_equal(first[0], second[0])
 
 
+def test_other_seeds_give_other_images_and_more_images_the_same_first(root, tmp_path):
+    def contents(folder):
+        return [path.read_bytes() for path in sorted(folder.glob('images/training/*.jpg'))]
+
+    make_shapes(tmp_path / 'more', training=14, validation=0)
+    assert contents(tmp_path / 'more')[:12] == contents(root)
+    make_shapes(tmp_path / 'other', training=14, validation=0, seed=1)
+    assert not set(contents(tmp_path / 'other')) & set(contents(tmp_path / 'more'))
+    assert make_shapes(tmp_path / 'other', training=14, validation=0, seed=2)  # made anew
+
+
 def test_instances_match_the_masks(root):
     coco = COCO(str(root / 'annotations' / 'instances_training.json'))
     kinds = {'crowd': 0, 'several parts': 0}
