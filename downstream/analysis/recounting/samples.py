@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
 
 import numpy as np
 from scipy import stats
@@ -54,24 +53,6 @@ class Difference:
     probability_b_better: float | None = None
     """Of a difference above zero, by the distribution that the interval is of; 0.5 for equal results."""
     per_class: Mapping[str, Difference] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Figures of several seeds."""
-
-    mean: float | None
-    deviation: float | None
-    """Standard deviation of a sample; None of a single one."""
-    count: int
-
-
-def over_seeds(figures: list[float | None]) -> Spread:
-    """Mean and spread over runs that differ in their seed; missing figures are left out."""
-    known = [figure for figure in figures if figure is not None]
-    return Spread(
-        fmean(known) if known else None, stdev(known) if len(known) > 1 else None, len(known)
-    )
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,8 @@ def read(location: str | Path, mmap: bool = False) -> dict:
     """A checkpoint as ``{'state_dict': ..., 'meta': ..., ...}``.
 
     Args:
-        location: A path, URL or repository (see :func:`.locate.local_checkpoint`) of a run's checkpoint, of
-            a published ``.safetensors``, or of the official ConvNeXt code, mmdet or mmseg.
+        location: A path, URL or repository (see :func:`.locate.local_checkpoint`) of a run's checkpoint,
+            of a published ``.safetensors``, or of the official ConvNeXt code, mmdet or mmseg.
         mmap: Map the file into memory, such that a tensor is read from the disk when it is used. The
             file must not be overwritten meanwhile; that would end the process.
 

@@ -10,7 +10,7 @@ from backbones.errors import ConfigError, DataError
 from downstream.analysis import bootstrap, kept
 from downstream.analysis.recounting.figures import average_precisions, ious
 from downstream.analysis.recounting.matches import ClassMatches, Matches
-from downstream.analysis.recounting.samples import FEWEST_IMAGES, Samples, over_seeds
+from downstream.analysis.recounting.samples import FEWEST_IMAGES, Samples
 from downstream.analysis.segmentation import per_image
 from downstream.detection.coco_evaluation import Detections, Rules, with_pycocotools
 from downstream.detection.completed import CompletedCOCO
@@ -315,13 +315,6 @@ def test_a_test_without_predictions_names_the_command(tmp_path):
     (test.folder / 'predictions.npz').unlink()
     with pytest.raises(DataError, match=r'tools/test.py c.py w.pth'):
         bootstrap.interval(test)
-
-
-def test_spread_over_seeds():
-    assert over_seeds([1.0, None, 3.0]).mean == 2
-    assert over_seeds([1.0, 3.0]).deviation == pytest.approx(2**0.5)
-    assert over_seeds([1.0]).deviation is None
-    assert over_seeds([None]).mean is None
 
 
 def part_of(matches: Matches, images: np.ndarray) -> Matches:
