@@ -20,8 +20,6 @@ from downstream.atomic import atomic_path
 
 VERSION = '3'
 THINGS = ('circle', 'square', 'triangle')
-# Class k of the masks has value k + 1: in ADE20K's files 0 means unlabelled.
-SEGMENTS = ('background', *THINGS)
 HEIGHT, WIDTH = 256, 320
 _MIN_VISIBLE_PIXELS = 60
 _SPLITS = {'training': 0, 'validation': 1}
@@ -104,7 +102,7 @@ def draw(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict]]:
         center = rng.uniform((0.05 * WIDTH, 0.05 * HEIGHT), (0.95 * WIDTH, 0.95 * HEIGHT))
         pixels = _filled(_outline(kind, center, radius, rng.uniform(0, 2 * np.pi)))
         _paint(rng, image, pixels, kind)
-        mask[pixels] = kind + 2
+        mask[pixels] = kind + 2  # 0 is unlabelled, 1 the background
         owner[pixels] = len(kinds)
         kinds.append((kind, False))
     instances = [

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as rle
 
-from backbones.errors import DataError
 from downstream.data.run_lengths import area_of, compressed
 
 from .found import Instances
@@ -126,9 +125,3 @@ def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Pol
         axis=1,
     )
     return corners.flatten().tolist()
-
-
-def require_images(format_name: str, source: Path, paths: Sequence[Path]) -> None:
-    """DataError unless there is an image."""
-    if not paths:
-        raise DataError(f'{source}: {format_name} annotations, but no images.')
