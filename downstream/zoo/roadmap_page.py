@@ -22,7 +22,7 @@ _TINY, _BASE = '#5b4a9e', '#b9b9c4'
 _COMMAND = """\
 steps="{names}"
 python tools/make_shapes.py
-python tools/compare.py cascade-mask-rcnn_convnext-atto_shapes --seeds 3 --jobs 2 --epochs 6 \\
+python tools/compare.py cascade-mask-rcnn_convnext-atto_shapes --seeds 3 --jobs 2 --epochs 4 \\
     --work-dir work_dirs/roadmap/det --backbones $steps
 python tools/compare.py upernet_convnext-atto_shapes --seeds 3 --jobs 2 --epochs 5 \\
     --work-dir work_dirs/roadmap/seg --backbones $steps
