@@ -44,6 +44,7 @@ PRIVATE_NAMES: dict[str, str] = {
     'torch.nn.modules.module._global_forward_hooks': _FUSED,
     'torch.nn.modules.module._global_forward_pre_hooks': _FUSED,
     'torch.ops.mkldnn._linear_pointwise': 'linear layers through oneDNN on CPUs with AVX-512',
+    'torch.ops.torchvision._deform_conv2d_backward': "deformable convolutions' gradients",
     'torch.ops.torchvision._roi_align_backward': "RoIAlign's gradient",
 }
 # Attributes that these classes set on themselves, and the feature that reads them.

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 import downstream  # noqa: F401  before mmdet
 from benchmarks import (
+    attention,
     backbone,
     drawing,
     evaluation,
@@ -148,6 +149,24 @@ def operator_table(rounds: int) -> list[str]:
     return lines
 
 
+def attention_table(rounds: int) -> list[str]:
+    """Deformable attention of an encoder layer."""
+    lines = [
+        "| | this suite | mmcv, PyTorch | speed | target | kept for the backward pass | of mmcv's "
+        '| target | difference |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for result in attention.measure(rounds):
+        timings, kept = result.timings, result.kept
+        lines.append(
+            f'| {result.name} | {1000 * timings.spread(OURS).median:.0f} ms '
+            f'| {1000 * timings.spread(attention.PEER).median:.0f} ms '
+            f'| {timings.speed(OURS, attention.PEER):.1f} | 1.5 | {kept[OURS] / 2**20:.0f} MiB '
+            f'| {kept[OURS] / kept[attention.PEER]:.2f} | 0.30 | {result.error:.0e} |'
+        )
+    return lines
+
+
 def gpu_table(rounds: int) -> list[str]:
     """Backbones on a GPU, where there is one."""
     lines = [
@@ -231,6 +250,7 @@ PARTS: dict[str, tuple[str, Callable[[int], list[str]]]] = {
     'memory': ('Memory', memory_table),
     'models': ('Whole models', _fewer(model_table)),
     'operators': ('Operators of detectors', operator_table),
+    'attention': ('Deformable attention, 22,223 queries, two threads', _fewer(attention_table)),
     'masked': ('Masked pre-training, FCMAE, two threads', _fewer(masked_table)),
     'evaluation': ('Evaluation, one thread', _fewer(evaluation_table)),
     'drawing': ('Drawing, one thread', drawing_table),

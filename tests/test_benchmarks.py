@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from benchmarks import (
     __main__,
+    attention,
     drawing,
     evaluation,
     few_labels,
@@ -100,6 +101,13 @@ def test_the_gpu_part_runs_as_far_as_a_cpu_goes(training):
     assert list(result.timings.seconds) == list(gpu.NAMES)
     assert result.error < 0.1
     assert result.of_peak > 0
+
+
+def test_deformable_attention_is_that_of_mmcv():
+    """Far from where mmcv's operator is wrong: its inputs are float32."""
+    for result in attention.measure(2, ((10, 14), (5, 7))):
+        assert result.error < 1e-5
+        assert result.kept[OURS] < 0.3 * result.kept[attention.PEER]
 
 
 def test_operators_give_what_torchvisions_do():

@@ -2,7 +2,8 @@
 
 :func:`install` puts a finder behind Python's own, which answers for ``mmcv._ext`` alone. The environment
 variable ``CONVNEXT_OPS`` decides: ``auto`` (a compiled ``mmcv._ext`` wins), ``torchvision`` (this suite's
-even beside a compiled one) or ``compiled`` (an error without one).
+even beside a compiled one) or ``compiled`` (an error without one). Where this suite's operators are used,
+so is its deformable attention on CPUs, for which mmcv has no operator.
 
 Nothing heavy is imported here: ``import downstream`` stays cheap until mmcv imports an operator.
 """
@@ -12,12 +13,13 @@ from __future__ import annotations
 import os
 import sys
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 
 SWITCH = 'CONVNEXT_OPS'
 MODULE = 'mmcv._ext'
+ATTENTION = 'mmcv.ops.multi_scale_deform_attn'
 
 
 def install() -> None:
@@ -50,6 +52,18 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
     else:
         sys.meta_path.append(_Finder())
+    _replace_attention()
+
+
+def _replace_attention() -> None:
+    """Have mmcv's deformable attention, whose Python goes past the operators, call the suite's."""
+    loaded = sys.modules.get(ATTENTION)
+    if loaded is None:
+        sys.meta_path.insert(0, _AttentionFinder())
+    else:
+        from .deform_attention import replace_in
+
+        replace_in(loaded)
 
 
 def _is_compiled() -> bool:
@@ -84,3 +98,34 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         pass
+
+
+class _AttentionFinder(MetaPathFinder):
+    """Finds mmcv's module of deformable attention as Python does, and changes it once it is there."""
+
+    def find_spec(self, fullname, path=None, target=None) -> ModuleSpec | None:
+        if fullname != ATTENTION:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _AttentionLoader(spec.loader)
+        return spec
+
+
+class _AttentionLoader(Loader):
+    """A loader around Python's own; everything but running the module is left to that."""
+
+    def __init__(self, loader: Loader):
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        from .deform_attention import replace_in
+
+        self._loader.exec_module(module)
+        replace_in(module)
+
+    def __getattr__(self, name: str):
+        return getattr(self._loader, name)  # get_source and others, for tracebacks and inspect

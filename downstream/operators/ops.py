@@ -1,4 +1,4 @@
-"""mmcv's compiled operators, implemented with torchvision: mmdet and mmseg run without a compiler.
+"""mmcv's compiled operators, on torchvision and PyTorch: mmdet and mmseg run without a compiler.
 
 mmcv's Python code calls its operators in the extension module ``mmcv._ext``, which the module made here
 replaces. It has the operators that the detectors and segmenters of this suite need, on CPU and CUDA and
@@ -18,6 +18,25 @@ from torch import Tensor
 
 from backbones.kernels.roi_align import RoIAlign
 from backbones.kernels.soft_nms import soft_nms
+
+from .carafe import (
+    carafe_backward,
+    carafe_forward,
+    carafe_naive_backward,
+    carafe_naive_forward,
+)
+from .deform_attention import ms_deform_attn_backward, ms_deform_attn_forward
+from .deform_conv import (
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    deform_conv_forward,
+    modulated_deform_conv_backward,
+    modulated_deform_conv_forward,
+)
+from .deform_roi_pool import deform_roi_pool_backward, deform_roi_pool_forward
+from .dtypes import compute_dtype
+from .masked_conv import masked_col2im_forward, masked_im2col_forward
+from .psa_mask import psamask_backward, psamask_forward
 
 
 def make_module(spec: ModuleSpec) -> ModuleType:
@@ -46,11 +65,6 @@ class _Operators(ModuleType):
         return missing
 
 
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """At least float32: float16 and bfloat16 round pixel coordinates."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Greedy non-maximum suppression.
 
@@ -63,7 +77,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     Returns:
         Indices of the kept boxes, best first, ``(K,)``.
     """
-    boxes = boxes.to(_compute_dtype(boxes.dtype))
+    boxes = boxes.to(compute_dtype(boxes.dtype))
     if offset:
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] + offset], dim=1)
     return torchvision.ops.nms(boxes, scores.to(boxes.dtype), iou_threshold)
@@ -100,7 +114,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     Returns:
         Indices of the boxes of each group, the kept box first.
     """
-    dets = dets.to(_compute_dtype(dets.dtype)).cpu()
+    dets = dets.to(compute_dtype(dets.dtype)).cpu()
     iou = torchvision.ops.box_iou(dets[:, :4], dets[:, :4])
     order = dets[:, 4].argsort(descending=True, stable=True)
     remaining = torch.ones(len(dets), dtype=torch.bool)
@@ -129,7 +143,7 @@ def roi_align_forward(
 ) -> None:
     """RoIAlign (He et al. 2017) of ``input`` ``(N, C, H, W)`` at ``rois`` ``(K, 5)``, to ``output``."""
     _require_average(pool_mode)
-    dtype = _compute_dtype(input.dtype)
+    dtype = compute_dtype(input.dtype)
     align = RoIAlign((aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
     output.copy_(align(input.to(dtype), rois.to(dtype)))
 
@@ -149,7 +163,7 @@ def roi_align_backward(
 ) -> None:
     """Write the gradient of :func:`roi_align_forward` with respect to its input to ``grad_input``."""
     _require_average(pool_mode)
-    dtype = _compute_dtype(grad_output.dtype)
+    dtype = compute_dtype(grad_output.dtype)
     align = RoIAlign((aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned)
     grad_input.copy_(align.back(grad_output.to(dtype), rois.to(dtype), grad_input.shape))
 
@@ -174,7 +188,7 @@ def sigmoid_focal_loss_forward(
         gamma: Focusing parameter.
         alpha: Weight of the positive class.
     """
-    output.copy_(_focal_loss(input.to(_compute_dtype(input.dtype)), target, weight, gamma, alpha))
+    output.copy_(_focal_loss(input.to(compute_dtype(input.dtype)), target, weight, gamma, alpha))
 
 
 def sigmoid_focal_loss_backward(
@@ -182,7 +196,7 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """Write the gradient of the sum of the focal losses with respect to the logits to ``grad_input``."""
     with torch.enable_grad():
-        logits = input.detach().to(_compute_dtype(input.dtype)).requires_grad_()
+        logits = input.detach().to(compute_dtype(input.dtype)).requires_grad_()
         loss = _focal_loss(logits, target, weight, gamma, alpha).sum()
     grad_input.copy_(torch.autograd.grad(loss, logits)[0])
 
@@ -207,4 +221,21 @@ OPERATORS = (
     roi_align_backward,
     sigmoid_focal_loss_forward,
     sigmoid_focal_loss_backward,
+    deform_conv_forward,
+    deform_conv_backward_input,
+    deform_conv_backward_parameters,
+    modulated_deform_conv_forward,
+    modulated_deform_conv_backward,
+    ms_deform_attn_forward,
+    ms_deform_attn_backward,
+    masked_im2col_forward,
+    masked_col2im_forward,
+    carafe_naive_forward,
+    carafe_naive_backward,
+    carafe_forward,
+    carafe_backward,
+    deform_roi_pool_forward,
+    deform_roi_pool_backward,
+    psamask_forward,
+    psamask_backward,
 )
