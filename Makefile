@@ -4,7 +4,7 @@
 # make test       environment, install, every test that is not slow
 # make test-slow  the slow ones too
 # make bench      speed and memory beside other implementations, into docs/performance.md
-# make lint       ruff, and mypy over backbones/
+# make lint       ruff and mypy
 # make format     what ruff can fix, and its format
 # make docs       the documentation site in site/; read it with `python -m http.server -d site`
 # make gpu        the first ten minutes on a machine with GPUs: what works, a table and a report
