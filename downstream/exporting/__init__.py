@@ -1,1 +1,1 @@
-"""Trained models as files that run without this suite."""
+"""Trained models as files that need neither this suite nor, but for one format, PyTorch."""

@@ -1,7 +1,7 @@
 """Box arithmetic that ``torch.export`` can follow: no branch on data, nothing in place.
 
-The results are those of mmdet's ``DeltaXYWHBBoxCoder``, ``AnchorGenerator`` and mmcv's ``batched_nms``. Boxes
-are float32 ``(n, 4)``: x1, y1, x2, y2 in pixels.
+The results are those of mmdet's ``DeltaXYWHBBoxCoder``, ``AnchorGenerator`` and mmcv's ``batched_nms``.
+Boxes are float32 ``(n, 4)``: x1, y1, x2, y2 in pixels.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Decoder:
     clips: bool
 
     def __call__(self, boxes: Tensor, deltas: Tensor, height: Tensor, width: Tensor) -> Tensor:
-        """``boxes`` and ``deltas``: ``(n, 4)``; ``height``, ``width``: of the image, scalars of ``boxes``' dtype."""
+        """``boxes`` and ``deltas``: ``(n, 4)``; ``height`` and ``width`` of the image: no dimensions."""
         deltas = deltas * deltas.new_tensor(self.stds) + deltas.new_tensor(self.means)
         size = boxes[:, 2:] - boxes[:, :2]
         center = (boxes[:, :2] + boxes[:, 2:]) * 0.5 + size * deltas[:, :2]
@@ -91,8 +91,8 @@ class Suppression:
             groups: Class or level of each box, ``(n,)``.
         """
         if self.separates:
-            # The zero gives an empty set of boxes a maximum. The offset is mmcv's: another one would round
-            # the shifted boxes differently.
+            # The zero gives an empty set of boxes a maximum. The offset is mmcv's: another one would
+            # round the shifted boxes differently.
             largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
             boxes = boxes + (groups.to(boxes.dtype) * (largest + 1))[:, None]
         kept = torchvision.ops.nms(boxes, scores, self.iou_threshold)
@@ -125,7 +125,9 @@ def suppression(nms: Mapping, limit: int, where: str) -> tuple[Suppression, bool
             options.pop(option, None)
     changing = sorted(key for key, value in options.items() if not _is_default(key, value))
     if changing:
-        raise ConfigError(f'{where} has {", ".join(changing)}, which cannot be exported; remove it.')
+        raise ConfigError(
+            f'{where} has {", ".join(changing)}, which cannot be exported; remove it.'
+        )
     return Suppression(iou_threshold, separates, limit if limit > 0 else None), kind == 'soft_nms'
 
 

@@ -1,8 +1,8 @@
 """A two-stage detector as one graph: image -> boxes, scores, labels and masks.
 
-mmdet's own ``predict`` cannot be exported: it branches on numbers of boxes, assigns in place and takes sizes
-of images as Python numbers. :class:`DetectorGraph` runs the networks of the detector, and computes what lies
-between them by itself, with equal results.
+mmdet's own ``predict`` cannot be exported: it branches on numbers of boxes, assigns in place and takes
+sizes of images as Python numbers. :class:`DetectorGraph` runs the networks of the detector, and computes
+what is between them by itself, with equal results.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .boxes import Decoder, grid_anchors, suppression
-from .pooling import PyramidAlign
+from .roi_features import PyramidAlign
 from .supported import check_detector, stages
 
 
@@ -36,12 +36,12 @@ class Detections(NamedTuple):
 
 
 class DetectorGraph(nn.Module):
-    """Faster, Mask, Cascade or Cascade Mask R-CNN, for ``torch.export`` and ``torch.onnx.export(dynamo=True)``.
+    """Faster, Mask, Cascade or Cascade Mask R-CNN, exportable by ``torch.onnx.export(dynamo=True)``.
 
-    Height and width of the image may be dynamic. The parameters are those of ``model``, which is not changed.
-    Score thresholds, suppression and limits come from its ``test_cfg``. Soft-NMS becomes NMS with the same
-    threshold, and a warning says so. Whatever the dtype of the network, boxes, scores and RoIAlign are
-    float32.
+    Height and width of the image may be dynamic. The parameters are those of ``model``, which is not
+    changed. Score threshold, suppression and limits come from its ``test_cfg``. Soft-NMS becomes NMS with
+    the same threshold, and a warning says so. Boxes, scores and RoIAlign are float32, whatever the dtype
+    of the network.
 
     Args:
         model: A detector of mmdet in evaluation mode.
@@ -157,7 +157,9 @@ class DetectorGraph(nn.Module):
     ) -> Tensor:
         """Probabilities of the masks, averaged over the stages, ``(n, 28, 28)``."""
         masks = []
-        for head, align in zip(stages(self.model.roi_head.mask_head), self._mask_align, strict=True):
+        for head, align in zip(
+            stages(self.model.roi_head.mask_head), self._mask_align, strict=True
+        ):
             logits = head(align(feats, boxes).to(dtype)).float()
             if not head.class_agnostic:
                 index = labels[:, None, None, None].expand(-1, 1, *logits.shape[2:])

@@ -44,6 +44,10 @@ def check_detector(model: nn.Module) -> None:
         ConfigError: The part, its class, and which classes can be exported.
     """
     _require('the detector', model, DETECTORS)
+    if not (model.with_rpn and model.with_roi_head):
+        raise ConfigError(
+            'The detector has no rpn_head or no roi_head; those with both can be exported.'
+        )
     _require('rpn_head', model.rpn_head, RPN_HEADS)
     _require('rpn_head.prior_generator', model.rpn_head.prior_generator, (AnchorGenerator,))
     _require('rpn_head.bbox_coder', model.rpn_head.bbox_coder, (DeltaXYWHBBoxCoder,))
@@ -58,13 +62,12 @@ def check_detector(model: nn.Module) -> None:
                 'roi_head.bbox_head: heads without box regression, or whose loss has an activation of '
                 'its own, cannot be exported; heads with softmax and boxes can.'
             )
-    if roi_head.with_mask and roi_head.share_roi_extractor:
-        raise ConfigError(
-            'roi_head.mask_roi_extractor is missing: masks that share the features of the boxes cannot '
-            'be exported; give the mask head an extractor of its own.'
-        )
     for head in stages(roi_head.mask_head) if roi_head.with_mask else ():
         _require('roi_head.mask_head', head, (FCNMaskHead,))
+        if head.upsample_method == 'carafe':
+            raise ConfigError(
+                'roi_head.mask_head: upsampling by carafe cannot be exported; deconv can.'
+            )
     for coder in (model.rpn_head.bbox_coder, *_coders(roi_head)):
         _require('bbox_coder', coder, (DeltaXYWHBBoxCoder,))
         if coder.add_ctr_clamp:
@@ -74,7 +77,9 @@ def check_detector(model: nn.Module) -> None:
         layer = extractor.roi_layers[0]
         _require('roi_layer', layer, (RoIAlign,))
         if layer.pool_mode != 'avg':
-            raise ConfigError(f'roi_layer.pool_mode={layer.pool_mode!r} cannot be exported; avg can.')
+            raise ConfigError(
+                f'roi_layer.pool_mode={layer.pool_mode!r} cannot be exported; avg can.'
+            )
 
 
 def _coders(roi_head: nn.Module) -> Iterator:
@@ -90,4 +95,6 @@ def _extractors(roi_head: nn.Module) -> Iterator[nn.Module]:
 def _require(name: str, part: object, classes: Sequence[type]) -> None:
     if type(part) not in classes:
         known = ', '.join(sorted(known.__name__ for known in classes))
-        raise ConfigError(f'{name} is a {type(part).__name__}, which cannot be exported; known: {known}.')
+        raise ConfigError(
+            f'{name} is a {type(part).__name__}, which cannot be exported; known: {known}.'
+        )

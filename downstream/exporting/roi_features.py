@@ -1,4 +1,4 @@
-"""Features of boxes from a pyramid, as mmdet's ``SingleRoIExtractor`` takes them, for ``torch.export``."""
+"""Features of boxes from a pyramid, as mmdet's ``SingleRoIExtractor`` takes them, exportable."""
 
 from __future__ import annotations
 
