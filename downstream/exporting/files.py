@@ -1,0 +1,109 @@
+"""Exported files, opened: one interface for ONNX, OpenVINO and PyTorch."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backbones.errors import ConfigError, WeightsError
+
+from .standalone import FORMATS, ExportedModel, check_images, facts_of_texts
+
+#: Name of a file -> its format.
+SUFFIXES = {**FORMATS, '.pt2': 'torch'}
+#: Under this name a ``.pt2`` has its facts.
+TORCH_FACTS = 'facts.json'
+_INSTALL = "pip install -e '.[export]'"
+
+
+def is_exported(location: str | Path) -> bool:
+    """Whether a checkpoint is an exported file, by its name."""
+    return Path(str(location)).suffix in SUFFIXES
+
+
+def require_package(name: str, purpose: str) -> None:
+    """ConfigError unless a package of the extra ``export`` can be imported."""
+    try:
+        __import__(name)
+    except ImportError as error:
+        raise ConfigError(f'{purpose} needs {name}, which is not installed: {_INSTALL}.') from error
+
+
+def open_exported(path: str | Path, threads: int | None = None) -> ExportedModel:
+    """A file of tools/export.py, ready to run.
+
+    Args:
+        path: ``.onnx``, ``.xml`` or ``.pt2``.
+        threads: Of the CPU; None: as many as PyTorch uses.
+
+    Raises:
+        WeightsError: It cannot be read, or is no file of tools/export.py.
+        ConfigError: What runs it is not installed.
+    """
+    suffix = Path(path).suffix
+    if not Path(path).is_file():
+        raise WeightsError(f'exported model {path} does not exist.')
+    package = {'.onnx': 'onnxruntime', '.xml': 'openvino'}.get(suffix)
+    if package:
+        require_package(package, str(path))
+    try:
+        if suffix == '.pt2':
+            return TorchFile(path)
+        return ExportedModel(path, threads or torch.get_num_threads())
+    except ValueError as error:
+        raise WeightsError(str(error)) from error
+
+
+class TorchFile(ExportedModel):
+    """A ``.pt2`` file: a program of ``torch.export``, which PyTorch runs.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ValueError: It is none of this suite, or holds pickles or compiled code.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.facts = facts_of_texts(_checked_facts(self.path), str(path))
+        try:
+            program = torch.export.load(self.path)
+        except Exception as error:  # whatever a damaged archive makes PyTorch raise
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ValueError(f'{path} cannot be read: {reason}') from error
+        module = program.module()
+        if torch.cuda.is_available():
+            module = module.cuda()
+        self._module = module
+        self._outputs = list(self.facts['outputs'])
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        check_images(images, self.facts)
+        device = 'cuda' if torch.cuda.is_available() else 'cpu'
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        with torch.no_grad():
+            results = self._module(batch)
+        results = results if isinstance(results, (tuple, list)) else (results,)
+        return {name: value.cpu().numpy() for name, value in zip(self._outputs, results)}
+
+
+def _checked_facts(path: Path) -> dict:
+    """The facts of a ``.pt2``, which is refused where loading it would unpickle or run something."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            own = [name for name in names if name.endswith(f'/extra/{TORCH_FACTS}')]
+            texts = json.loads(archive.read(own[0])) if own else {}
+            configs = [name for name in names if name.endswith('_config.json')]
+            pickled = any(b'"use_pickle": true' in archive.read(name) for name in configs)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f'{path} cannot be read: {error}') from error
+    foreign = [name for name in names if '/aotinductor/' in name or '/sample_inputs/' in name]
+    if pickled or any(name.endswith('.pt') for name in names) or foreign:
+        raise ValueError(f'{path} holds more than a graph and tensors; it is not loaded.')
+    return texts

@@ -1,0 +1,209 @@
+"""A graph as a file: traced by torch.export, then written as ONNX, OpenVINO or PyTorch's own format."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from backbones.errors import ConfigError
+from downstream.atomic import atomic_path
+
+from .files import TORCH_FACTS, open_exported, require_package
+from .standalone import RT_INFO
+
+#: Format -> the suffix of its file, and the packages that write and check it.
+FORMATS = {
+    'onnx': ('.onnx', ('onnx', 'onnxscript', 'onnxruntime')),
+    'openvino': ('.xml', ('onnx', 'onnxscript', 'openvino')),
+    'torch': ('.pt2', ()),
+}
+OPSET = 20
+# What one file of protobuf, and so of ONNX, can hold.
+_ONNX_BYTES = 2**31 - 2**24
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The pictures that a file takes.
+
+    Attributes:
+        height: None: any.
+        width: None: any.
+        batch: None: any.
+        channels: Of a picture.
+        dtype: ``'uint8'`` or ``'float32'``.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    batch: int | None = 1
+    channels: int = 3
+    dtype: str = 'uint8'
+
+    def example(self, height: int, width: int) -> torch.Tensor:
+        """Random pictures, of this size where any is taken."""
+        shape = (self.batch or 2, self.height or height, self.width or width, self.channels)
+        pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+        return pixels.to(getattr(torch, self.dtype))
+
+
+def require_packages(format_name: str) -> None:
+    """ConfigError unless what writes a format is installed."""
+    for package in FORMATS[format_name][1]:
+        require_package(package, f'--format {format_name}')
+
+
+def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
+    """``graph`` as a program of torch.export.
+
+    Args:
+        graph: Takes pictures as ``shape`` says.
+        shape: What stays open.
+        stride: The coarsest of the network.
+
+    Raises:
+        ConfigError: The network cannot be exported.
+    """
+    example = shape.example(5 * stride, 4 * stride)
+    sizes = (shape.batch, shape.height, shape.width)
+    dynamic = {place: Dim.DYNAMIC for place, size in enumerate(sizes) if size is None}
+    try:
+        with torch.no_grad(), _quietly():
+            return torch.export.export(
+                graph, (example,), dynamic_shapes=(dynamic,) if dynamic else None, strict=False
+            )
+    except Exception as error:  # a network makes the tracer raise whatever it meets
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        advice = ' Try fixed sizes: --size HEIGHT WIDTH --batch 1.' if dynamic else ''
+        raise ConfigError(f'the network cannot be exported: {reason[:300]}{advice}') from error
+
+
+def write(
+    program: ExportedProgram,
+    names: tuple[str, ...],
+    facts: Mapping,
+    format_name: str,
+    out: Path,
+    example: torch.Tensor,
+) -> float:
+    """Write a program, run the file, and compare it with PyTorch.
+
+    Args:
+        program: Of :func:`trace`.
+        names: Of its outputs.
+        facts: Metadata; values as JSON has them.
+        format_name: One of :data:`FORMATS`.
+        out: The file; it appears when it has been compared.
+        example: A picture to compare on.
+
+    Returns:
+        The largest difference of the first output, as a part of its largest value.
+
+    Raises:
+        ConfigError: The format cannot hold the network, or the file does not compute what it should.
+    """
+    texts = {key: json.dumps(value) for key, value in facts.items()}
+    with torch.no_grad():
+        expected = program.module()(example)
+    first = expected[0] if isinstance(expected, (tuple, list)) else expected
+    writers = {'onnx': _write_onnx, 'openvino': _write_openvino, 'torch': _write_torch}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix='.export-', dir=out.parent) as folder:
+        inside = Path(folder, out.name)
+        writers[format_name](program, names, texts, inside)
+        found = open_exported(inside).run(example.numpy())[names[0]]
+        difference = _difference(found, first.numpy())
+        if not difference < 0.05:
+            raise ConfigError(
+                f'the {format_name} file differs from the model by {difference:.1%} of its largest value; '
+                'it was not kept.'
+            )
+        _publish(inside, out)
+    return difference
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    if found.shape != expected.shape:
+        return float('nan')
+    if not expected.size:
+        return 0.0
+    if expected.dtype.kind != 'f':
+        return float((found != expected).mean())
+    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6))
+
+
+def _publish(inside: Path, out: Path) -> None:
+    """Move a complete file to its place, with the weights that OpenVINO puts beside it."""
+    weights = inside.with_suffix('.bin')
+    if out.suffix == '.xml':
+        # A graph must never be beside the weights of another.
+        out.unlink(missing_ok=True)
+        weights.replace(out.with_suffix('.bin'))
+    with atomic_path(out) as aside:
+        inside.replace(aside)
+
+
+def _write_torch(
+    program: ExportedProgram, names: tuple[str, ...], texts: Mapping, path: Path
+) -> None:
+    program.example_inputs = None  # they would be stored
+    torch.export.save(program, path, extra_files={TORCH_FACTS: json.dumps(dict(texts))})
+
+
+def _write_onnx(program: ExportedProgram, names: tuple[str, ...], texts: Mapping, path: Path) -> None:
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if size > _ONNX_BYTES:
+        raise ConfigError(
+            f'the weights are {size / 2**30:.1f} GB, and an ONNX file holds 2 GB; use --precision fp16 or '
+            '--format torch.'
+        )
+    try:
+        with _quietly():
+            written = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=['image'],
+                output_names=list(names),
+                verbose=False,
+            )
+    except Exception as error:  # what has no translation is told in many ways
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(f'the network cannot be written as ONNX: {reason[:300]}') from error
+    written.model.metadata_props.update(texts)
+    written.model.producer_name = 'convnext-dense'
+    written.save(path, external_data=False)
+
+
+def _write_openvino(
+    program: ExportedProgram, names: tuple[str, ...], texts: Mapping, path: Path
+) -> None:
+    import openvino
+
+    source = path.with_suffix('.onnx')
+    _write_onnx(program, names, texts, source)
+    model = openvino.Core().read_model(str(source))
+    for key, text in texts.items():
+        model.set_rt_info(text, [RT_INFO, key])
+    # Its weights have the precision that was asked for; the default halves them.
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    del model  # it maps the file
+    source.unlink()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without warnings of the tracer about what it does not need."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
