@@ -20,6 +20,8 @@ LOGGERS = {
     'mlflow': ['mlflow-skinny>=3.10', 'sqlalchemy>=2', 'alembic>=1.13'],
     'trackio': ['trackio>=0.43'],
 }
+# tools/export.py, and what runs its files.
+EXPORT = ['onnx>=1.19', 'onnxscript>=0.7.2', 'onnxruntime>=1.22', 'openvino>=2025.4']
 LINT = ['mypy>=2', 'ruff>=0.12']
 # Maintained forks of OpenMMLab's packages. They install the same import packages (mmengine, mmcv,
 # mmdet, mmseg) as the originals and would overwrite them, so they are no dependency: docs/install.md.
@@ -74,6 +76,7 @@ setup(
         'docs': DOCS,
         'bench': ['transformers', 'tqdm'],
         'tiff': TIFF,
+        'export': EXPORT,
         **LOGGERS,
         'loggers': [package for packages in LOGGERS.values() for package in packages],
         'dev': [
@@ -82,6 +85,7 @@ setup(
             *DOCS,
             *LINT,
             *TIFF,
+            *EXPORT,
             *LOGGERS['tensorboard'],
             *LOGGERS['mlflow'],
         ],

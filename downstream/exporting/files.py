@@ -93,17 +93,25 @@ class TorchFile(ExportedModel):
 
 
 def _checked_facts(path: Path) -> dict:
-    """The facts of a ``.pt2``, which is refused where loading it would unpickle or run something."""
+    """The facts of a ``.pt2``, which is refused where loading it would unpickle objects or run a library.
+
+    PyTorch reads the sizes in a graph as expressions of Python all the same: only files that one trusts
+    may be loaded.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             own = [name for name in names if name.endswith(f'/extra/{TORCH_FACTS}')]
             texts = json.loads(archive.read(own[0])) if own else {}
             configs = [name for name in names if name.endswith('_config.json')]
-            pickled = any(b'"use_pickle": true' in archive.read(name) for name in configs)
+            suspect = any(b'"use_pickle": true' in archive.read(name) for name in configs)
+            for name in names:
+                if '/sample_inputs/' in name:
+                    suspect = suspect or bool(archive.read(name))  # none are written; read as a pickle
+                elif name.endswith('.pt') or '/aotinductor/' in name:
+                    suspect = True
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path} cannot be read: {error}') from error
-    foreign = [name for name in names if '/aotinductor/' in name or '/sample_inputs/' in name]
-    if pickled or any(name.endswith('.pt') for name in names) or foreign:
+    if suspect:
         raise ValueError(f'{path} holds more than a graph and tensors; it is not loaded.')
     return texts

@@ -10,7 +10,7 @@ from backbones.errors import ConfigError
 
 from .half import use_half
 from .picture import PictureInput, PictureRules
-from .pooling import MatrixPooling
+from .adaptive import MatrixPooling
 
 #: What a file of a segmenter may return.
 OUTPUTS = ('logits', 'classes')

@@ -352,10 +352,14 @@ def pasted(
 
 
 def _within(pixels: np.ndarray, begin: float, end: float, cells: int) -> np.ndarray:
-    """Where centres of pixels lie in the cells of a mask between ``begin`` and ``end``."""
+    """Where centres of pixels lie in the cells of a mask between ``begin`` and ``end``.
+
+    A box without extent has no cells; mmdet takes the centre of its mask then.
+    """
     with np.errstate(divide='ignore', invalid='ignore'):
-        place = (pixels.astype(np.float32) + 0.5 - begin) / (end - begin) * cells - 0.5
-    return np.where(np.isfinite(place), place, -2).astype(np.float32)
+        place = (pixels.astype(np.float32) + np.float32(0.5) - begin) / (end - begin)
+    place = np.where(np.isinf(place), np.float32(0.5), place) * np.float32(cells) - np.float32(0.5)
+    return np.where(np.isnan(place), np.float32(-2), place)
 
 
 def _sampled(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

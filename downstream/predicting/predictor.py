@@ -31,6 +31,7 @@ from downstream.data.reading import (
 )
 from downstream.data.shown import picture_of
 from downstream.distributed.wrapping import trained_part
+from downstream.exporting.files import is_exported
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.config import TestOptions, task_of, testing_config
 from downstream.running.gpu_memory import PREDICTING, GPUMemoryError, explain_full_gpu
@@ -76,7 +77,8 @@ class Predictor:
     Args:
         config: A config file, or the name of a recipe. None: the one beside the checkpoint, where
             training writes it.
-        checkpoint: What training wrote, or a published model; a path or URL. It also says the classes.
+        checkpoint: What training wrote, a published model, or a file of tools/export.py; a path or URL. It
+            also says the classes.
         backbone: Another backbone than the config's, as in training.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None: a GPU if there is one.
         score: The least score of the objects that are returned; None: all that the model finds.
@@ -139,9 +141,16 @@ class Predictor:
         self._scope = cfg.default_scope
         self._pads = self.task == 'detection'
         with DefaultScope.overwrite_default_scope(self._scope):
-            content = read(checkpoint, mmap=True)
+            if is_exported(checkpoint):
+                if amp:
+                    raise ConfigError(f'--amp: the precision of {checkpoint} is its own; leave it out.')
+                model = MODELS.build(cfg.model)
+                content = {'meta': {'dataset_meta': trained_part(model).file.facts}}
+            else:
+                content = read(checkpoint, mmap=True)
+                model = loaded_model(cfg, content, str(checkpoint))
             self._classes = classes_of_model(cfg, content, str(checkpoint))
-            self._model = _loaded_model(cfg, content, str(checkpoint)).to(self.device).eval()
+            self._model = model.to(self.device).eval()
             self._load, self._steps = _pipeline(cfg)
 
     @property
@@ -349,7 +358,17 @@ def _arrays(instances: object, score: float | None) -> dict:
     )
 
 
-def _loaded_model(cfg: Config, content: dict, checkpoint: str) -> torch.nn.Module:
+def loaded_model(cfg: Config, content: dict, checkpoint: str) -> torch.nn.Module:
+    """The model of a complete config with the weights of a checkpoint.
+
+    Args:
+        cfg: The config; its scope is the default one.
+        content: Of the checkpoint.
+        checkpoint: Its name, for messages.
+
+    Raises:
+        WeightsError: They do not match.
+    """
     model = MODELS.build(cfg.model)
     trained = trained_part(model)
     trained.load_state_dict(matching_tensors(content['state_dict'], trained, checkpoint))

@@ -23,6 +23,7 @@ from backbones.weights.sources import find as find_weights
 from backbones.weights.sources import weights_table
 from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
+from downstream.exporting.files import is_exported
 from downstream.paths import CONFIGS, configs_of, find_config
 from downstream.tiles.config import use_tiles
 from downstream.tiles.windows import Tiling
@@ -373,12 +374,12 @@ def testing_config(options: TestOptions) -> Config:
     """
     require_usable_gpu()
     cfg = read_config(options)
-    content = read(options.checkpoint, mmap=True)
-    set_tested_statistics(cfg, content, options.checkpoint)
-    cfg.load_from = options.checkpoint
     cfg.resume = False
-    # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
-    cfg.model.backbone.init_cfg = None
+    if is_exported(options.checkpoint):
+        cfg.load_from = None
+        use_exported(cfg, options.checkpoint)
+    else:
+        use_checkpoint(cfg, options.checkpoint)
     for key in _TRAINING_KEYS:
         cfg[key] = None
     if options.show and sys.platform.startswith('linux'):
@@ -406,6 +407,28 @@ def testing_config(options: TestOptions) -> Config:
     elif options.overlap is not None:
         raise ConfigError('--overlap is that of tiles: give their size as well, --tile PIXELS.')
     return cfg
+
+
+def use_checkpoint(cfg: Config, checkpoint: str) -> None:
+    """Let the model of ``cfg`` have the weights of a checkpoint.
+
+    Raises:
+        WeightsError: The checkpoint cannot be read.
+        ConfigError: The statistics of its images are not known.
+    """
+    content = read(checkpoint, mmap=True)
+    set_tested_statistics(cfg, content, checkpoint)
+    cfg.load_from = checkpoint
+    # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
+    cfg.model.backbone.init_cfg = None
+
+
+def use_exported(cfg: Config, path: str) -> None:
+    """Let an exported file take the place of the model of ``cfg``."""
+    # It imports mmdet and mmseg whole.
+    from downstream.exporting import models
+
+    models.use_exported(cfg, path)
 
 
 def _evaluator(cfg: Config) -> ConfigDict:

@@ -10,6 +10,7 @@ from time import perf_counter
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +18,8 @@ from downstream.analysis import kept
 from downstream.data.checks import check_datasets
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.distributed.processes import is_first_process
+from downstream.distributed.wrapping import trained_part
+from downstream.exporting.files import is_exported
 from downstream.running.checkpoint.files import raise_on_full_disk, write_text
 
 from .config import TestOptions, task_of, testing_config
@@ -47,6 +50,8 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
     if is_first_process():
         check_datasets(cfg, ('test',))
     runner = build_runner(cfg)
+    if is_exported(options.checkpoint):
+        _require_classes(runner, options.checkpoint)
     if options.out and options.out.endswith(('.pkl', '.pickle')):
         runner.test_evaluator.metrics.append(_dump(task_of(cfg), options.out))
     kept.prepare(task_of(cfg), runner.test_evaluator.metrics)
@@ -70,6 +75,14 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
             print_report(report)
             print(f'Metrics: {path}')
     return report
+
+
+def _require_classes(runner: Runner, path: str) -> None:
+    from downstream.exporting.models import require_classes
+
+    dataset = runner.test_loop.dataloader.dataset
+    names = getattr(dataset, 'metainfo', {}).get('classes') or ()
+    require_classes(trained_part(runner.model).file.facts, names, path)
 
 
 def write_json(path: Path, content: dict) -> None:

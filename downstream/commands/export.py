@@ -1,0 +1,162 @@
+"""The command of tools/export.py: a trained model as one file."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
+from torch import nn
+
+from backbones.errors import ConfigError
+from downstream.exporting import write
+from downstream.exporting.detection import PictureDetector
+from downstream.exporting.facts import facts_of, innermost
+from downstream.exporting.files import SUFFIXES, is_exported
+from downstream.exporting.picture import PictureRules
+from downstream.exporting.segmenter import SegmenterGraph
+from downstream.predicting.classes import classes_of_model
+from downstream.predicting.predictor import loaded_model
+from downstream.running.channels import chosen_bands
+from downstream.running.checkpoint.read import read
+from downstream.running.config import TestOptions, read_config, use_checkpoint
+
+from .publish import inherited_licence
+
+# Where the backbone does not say it.
+_USUAL_STRIDE = 32
+
+
+@dataclass
+class ExportOptions:
+    """What the command line of an export says beside config and checkpoint.
+
+    Attributes:
+        format: ``'onnx'``, ``'openvino'`` or ``'torch'``; None: by the name of ``out``, else ONNX.
+        precision: ``'fp32'`` or ``'fp16'``.
+        size: Height and width; None: any.
+        batch: Pictures at once; 0: any number; None: any for segmenters, 1 for detectors.
+        output: Of segmenters, ``'logits'`` or ``'classes'``.
+        out: The file; None: beside the checkpoint, with its name.
+    """
+
+    format: str | None = None
+    precision: str = 'fp32'
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    output: str = 'logits'
+    out: str | None = None
+
+
+def export(options: TestOptions, how: ExportOptions) -> Path:
+    """Write the model of a checkpoint as a file, compare it with the model, and say what came of it.
+
+    Raises:
+        UserError: Something of the command cannot be; nothing was written.
+    """
+    checkpoint = options.checkpoint
+    if is_exported(checkpoint):
+        raise ConfigError(f'{checkpoint} is an exported file already; give the checkpoint it came from.')
+    format_name, out = _target(checkpoint, how)
+    write.require_packages(format_name)
+    cfg = read_config(options)
+    licence = inherited_licence(cfg)
+    use_checkpoint(cfg, checkpoint)
+    content = read(checkpoint, mmap=True)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        classes = classes_of_model(cfg, content, checkpoint)
+        model = loaded_model(cfg, content, checkpoint).eval()
+        stride = max(getattr(model.backbone, 'out_strides', None) or (_USUAL_STRIDE,))
+        rules = PictureRules.of(cfg.model.data_preprocessor, stride)
+        shape = _shape(cfg, how)
+        graph = _graph(cfg, model, rules, how)
+        stated = {
+            'classes': list(classes.names),
+            'palette': _palette(cfg),
+            'shift': classes.shift,
+            'precision': how.precision,
+            'licence': licence,
+            'config': options.config,
+            'stride': stride,
+        }
+        facts = facts_of(cfg, model, rules, shape, graph.outputs, stated)
+        program = write.trace(graph, shape, stride)
+        example = shape.example(4 * stride, 3 * stride)
+        difference = write.write(program, graph.outputs, facts, format_name, out, example)
+    print(
+        f'{out}: {_megabytes(out):.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
+        f'{", ".join(graph.outputs)}; differs from PyTorch by {difference:.1e} of the largest value.\n'
+        f'Licence of the weights: {licence}.'
+    )
+    return out
+
+
+def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
+    """The format, and the path of the file."""
+    by_name = SUFFIXES.get(Path(how.out).suffix) if how.out else None
+    format_name = how.format or by_name or 'onnx'
+    suffix = write.FORMATS[format_name][0]
+    if how.out is None:
+        half = '-fp16' if how.precision == 'fp16' else ''
+        source = Path(checkpoint.rpartition('/')[2] if '://' in checkpoint else checkpoint)
+        return format_name, source.with_name(f'{source.stem}{half}{suffix}')
+    if Path(how.out).suffix != suffix:
+        raise ConfigError(f'--out {how.out}: the name of a file for {format_name} ends in {suffix}.')
+    return format_name, Path(how.out)
+
+
+def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
+    detects = cfg.default_scope == 'mmdet'
+    batch = how.batch if how.batch is not None else int(detects)
+    if detects and batch != 1:
+        raise ConfigError('--batch: an exported detector takes one picture at a time; leave it out.')
+    bands = chosen_bands(cfg)
+    height, width = how.size or (None, None)
+    return write.Shape(
+        height,
+        width,
+        batch or None,
+        len(bands) if bands else 3,
+        'float32' if bands else 'uint8',
+    )
+
+
+def _graph(
+    cfg: Config, model: nn.Module, rules: PictureRules, how: ExportOptions
+) -> SegmenterGraph | PictureDetector:
+    half = how.precision == 'fp16'
+    if cfg.default_scope == 'mmdet':
+        if how.output != 'logits':
+            raise ConfigError(f'--output {how.output} is for segmenters; leave it out.')
+        return PictureDetector(model, rules, half)
+    slides = (model.test_cfg or {}).get('mode') == 'slide'
+    if slides and how.output == 'classes':
+        print_log(
+            'The test of this config averages logits of windows; a file of classes cannot, so test it '
+            'with --cfg-options model.test_cfg.mode=whole.',
+            'current',
+            logging.WARNING,
+        )
+    return SegmenterGraph(model, rules, how.output, half)
+
+
+def _palette(cfg: Config) -> list | None:
+    dataset = innermost(cfg.test_dataloader.dataset)
+    with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
+        known = getattr(registry.get(dataset.type), 'METAINFO', {})
+    palette = (dataset.get('metainfo') or {}).get('palette') or known.get('palette')
+    return [list(map(int, color)) for color in palette] if palette else None
+
+
+def _megabytes(out: Path) -> float:
+    weights = out.with_suffix('.bin')
+    extra = weights.stat().st_size if out.suffix == '.xml' else 0
+    return (out.stat().st_size + extra) / 1e6
+
+
+def _sizes(shape: write.Shape) -> str:
+    side = 'pictures of any size' if shape.height is None else f'{shape.height} x {shape.width} pixels'
+    return f'{side}, {"any number" if shape.batch is None else shape.batch} at once'
