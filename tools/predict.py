@@ -10,7 +10,9 @@ from downstream.commands.line import add_amp, add_model, add_tiles, model_option
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a file of configs/, or the one in a work dir')
-    parser.add_argument('checkpoint', help='a checkpoint that training wrote')
+    parser.add_argument(
+        'checkpoint', help='a checkpoint that training wrote, or a file of tools/export.py'
+    )
     parser.add_argument(
         'sources',
         nargs='+',

@@ -59,7 +59,9 @@ def export(options: TestOptions, how: ExportOptions) -> Path:
     """
     checkpoint = options.checkpoint
     if is_exported(checkpoint):
-        raise ConfigError(f'{checkpoint} is an exported file already; give the checkpoint it came from.')
+        raise ConfigError(
+            f'{checkpoint} is an exported file already; give the checkpoint it came from.'
+        )
     format_name, out = _target(checkpoint, how)
     write.require_packages(format_name)
     cfg = read_config(options)
@@ -104,7 +106,9 @@ def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
         source = Path(checkpoint.rpartition('/')[2] if '://' in checkpoint else checkpoint)
         return format_name, source.with_name(f'{source.stem}{half}{suffix}')
     if Path(how.out).suffix != suffix:
-        raise ConfigError(f'--out {how.out}: the name of a file for {format_name} ends in {suffix}.')
+        raise ConfigError(
+            f'--out {how.out}: the name of a file for {format_name} ends in {suffix}.'
+        )
     return format_name, Path(how.out)
 
 
@@ -112,7 +116,9 @@ def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
     detects = cfg.default_scope == 'mmdet'
     batch = how.batch if how.batch is not None else int(detects)
     if detects and batch != 1:
-        raise ConfigError('--batch: an exported detector takes one picture at a time; leave it out.')
+        raise ConfigError(
+            '--batch: an exported detector takes one picture at a time; leave it out.'
+        )
     bands = chosen_bands(cfg)
     height, width = how.size or (None, None)
     return write.Shape(
@@ -158,5 +164,7 @@ def _megabytes(out: Path) -> float:
 
 
 def _sizes(shape: write.Shape) -> str:
-    side = 'pictures of any size' if shape.height is None else f'{shape.height} x {shape.width} pixels'
+    side = (
+        'pictures of any size' if shape.height is None else f'{shape.height} x {shape.width} pixels'
+    )
     return f'{side}, {"any number" if shape.batch is None else shape.batch} at once'

@@ -30,7 +30,7 @@ class MatrixPooling(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _pooled(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:  # noqa: A002
+def _pooled(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
     """``(..., H, W)`` averaged to ``(..., *output_size)``, as PyTorch divides a length into bins."""
     sizes = (output_size,) * 2 if isinstance(output_size, int) else tuple(output_size)
     x = input
@@ -42,7 +42,7 @@ def _pooled(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:  
 
 
 def averaging_matrix(length: int, bins: int, like: Tensor) -> Tensor:
-    """``(bins, length)``: row i averages the positions from ``floor(i L / s)`` to ``ceil((i + 1) L / s)``.
+    """``(bins, length)``: row i averages positions from ``floor(i L / s)`` to ``ceil((i + 1) L / s)``.
 
     Args:
         length: L, which may be symbolic.

@@ -80,7 +80,7 @@ def _of_detector(model: nn.Module, outputs: Sequence[str]) -> dict:
         'score_threshold': float(testing.score_thr),
         'most_objects': int(testing.max_per_img),
         'mask_threshold': float(testing.mask_thr_binary) if 'masks' in outputs else None,
-        'nms': {key: value for key, value in testing.nms.items()},
+        'nms': dict(testing.nms),
     }
 
 

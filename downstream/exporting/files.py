@@ -107,7 +107,9 @@ def _checked_facts(path: Path) -> dict:
             suspect = any(b'"use_pickle": true' in archive.read(name) for name in configs)
             for name in names:
                 if '/sample_inputs/' in name:
-                    suspect = suspect or bool(archive.read(name))  # none are written; read as a pickle
+                    suspect = suspect or bool(
+                        archive.read(name)
+                    )  # none are written; read as a pickle
                 elif name.endswith('.pt') or '/aotinductor/' in name:
                     suspect = True
     except (OSError, ValueError, zipfile.BadZipFile) as error:

@@ -54,7 +54,7 @@ class ExportedSegmenter(EncoderDecoder):
 
     Args:
         file: Its path.
-        test_cfg: Mode of the inference, as of an ``EncoderDecoder``; the file's own network sees each window.
+        test_cfg: Mode of the inference, as of an ``EncoderDecoder``; windows are what the file sees.
     """
 
     def __init__(self, file: str, test_cfg: Mapping | None = None) -> None:

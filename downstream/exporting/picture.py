@@ -36,8 +36,8 @@ class PictureRules:
 
         Args:
             preprocessor: The config of its data preprocessor, mmdet's or mmseg's.
-            stride: The coarsest stride of the backbone. A picture that is smaller has no coarsest map, and
-                is padded to it.
+            stride: The coarsest stride of the backbone. A smaller picture has no coarsest map, and is
+                padded to it.
         """
         testing = preprocessor.get('test_cfg') or {}
         least = testing.get('size') or (1, 1)
@@ -54,7 +54,7 @@ class PictureRules:
 class PictureInput(nn.Module):
     """Channels in the network's order, normalised, padded at the bottom and on the right.
 
-    Input ``(N, H, W, C)`` of uint8 or float32, as a picture is read; output ``(N, C, H', W')`` of float32.
+    Input ``(N, H, W, C)`` of uint8 or float32, as a picture is read; output ``(N, C, H', W')``, float32.
 
     Args:
         rules: What is done.

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from backbones.errors import ConfigError
 
+from .adaptive import MatrixPooling
 from .half import use_half
 from .picture import PictureInput, PictureRules
-from .adaptive import MatrixPooling
 
 #: What a file of a segmenter may return.
 OUTPUTS = ('logits', 'classes')

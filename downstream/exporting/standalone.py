@@ -1,7 +1,7 @@
 """Runs an exported detector or segmenter with NumPy and ONNX Runtime, or OpenVINO.
 
-This one file may be copied into another project: it imports neither PyTorch nor anything of the suite that
-wrote the model. Pictures are read with OpenCV, or with Pillow where there is none.
+This one file may be copied into another project: it imports neither PyTorch nor the suite that wrote the
+model. Pictures are read with OpenCV, or with Pillow where there is none.
 
     model = ExportedModel('model.onnx')
     found = model.predict('photo.jpg')
@@ -54,7 +54,9 @@ class ExportedModel:
         suffix = self.path.suffix
         if suffix not in FORMATS:
             raise ValueError(f'{path}: the name of an exported model ends in .onnx or .xml.')
-        opened = _open_onnx(path, threads, providers) if suffix == '.onnx' else _open_xml(path, threads)
+        opened = (
+            _open_onnx(path, threads, providers) if suffix == '.onnx' else _open_xml(path, threads)
+        )
         self._run, self._outputs, texts = opened
         self.facts = facts_of_texts(texts, str(path))
 
@@ -113,9 +115,7 @@ def check_images(images: np.ndarray, facts: Mapping) -> None:
     """ValueError unless a file takes ``images``."""
     wanted = facts['input']
     sizes = (wanted['batch'], wanted['height'], wanted['width'], wanted['channels'])
-    fits = images.ndim == 4 and all(
-        want in (None, size) for want, size in zip(sizes, images.shape)
-    )
+    fits = images.ndim == 4 and all(want in (None, size) for want, size in zip(sizes, images.shape))
     if not fits or images.dtype != wanted['dtype'] or 0 in images.shape:
         shape = ', '.join('any' if size is None else str(size) for size in sizes)
         raise ValueError(
@@ -164,7 +164,9 @@ def _open_xml(path: str | Path, threads: int | None) -> tuple:
     except RuntimeError as error:
         raise ValueError(f'{path} cannot be read: {_first_line(error)}') from error
     info = model.get_rt_info(RT_INFO).astype(dict) if model.has_rt_info(RT_INFO) else {}
-    texts = {key: value if isinstance(value, str) else value.astype(str) for key, value in info.items()}
+    texts = {
+        key: value if isinstance(value, str) else value.astype(str) for key, value in info.items()
+    }
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: np.ndarray) -> list[np.ndarray]:
@@ -216,7 +218,9 @@ def resized_picture(picture: np.ndarray, rule: Mapping | None) -> np.ndarray:
     if rule is None:
         return picture
     if 'scale' not in rule:
-        raise ValueError(f'the rule {dict(rule)} for the size of pictures is unknown here; resize first.')
+        raise ValueError(
+            f'the rule {dict(rule)} for the size of pictures is unknown here; resize first.'
+        )
     height, width = picture.shape[:2]
     if rule['keep_ratio']:
         factor = min(
@@ -366,7 +370,8 @@ def _sampled(mask: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndar
     """Bilinear samples of ``mask``, beyond whose border is zero."""
     padded = np.pad(mask.astype(np.float32), 1)
     down, across = (
-        np.clip(place + 1, 0, size - 1) for place, size in ((rows, padded.shape[0]), (columns, padded.shape[1]))
+        np.clip(place + 1, 0, size - 1)
+        for place, size in ((rows, padded.shape[0]), (columns, padded.shape[1]))
     )
     low = np.minimum(np.floor(down).astype(np.int64), padded.shape[0] - 2)
     left = np.minimum(np.floor(across).astype(np.int64), padded.shape[1] - 2)

@@ -125,8 +125,8 @@ def write(
         difference = _difference(found, first.numpy())
         if not difference < 0.05:
             raise ConfigError(
-                f'the {format_name} file differs from the model by {difference:.1%} of its largest value; '
-                'it was not kept.'
+                f'the {format_name} file differs from the model by {difference:.1%} of its largest '
+                'value; it was not kept.'
             )
         _publish(inside, out)
     return difference
@@ -160,12 +160,14 @@ def _write_torch(
     torch.export.save(program, path, extra_files={TORCH_FACTS: json.dumps(dict(texts))})
 
 
-def _write_onnx(program: ExportedProgram, names: tuple[str, ...], texts: Mapping, path: Path) -> None:
+def _write_onnx(
+    program: ExportedProgram, names: tuple[str, ...], texts: Mapping, path: Path
+) -> None:
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     if size > _ONNX_BYTES:
         raise ConfigError(
-            f'the weights are {size / 2**30:.1f} GB, and an ONNX file holds 2 GB; use --precision fp16 or '
-            '--format torch.'
+            f'the weights are {size / 2**30:.1f} GB, and an ONNX file holds 2 GB; use --precision fp16 '
+            'or --format torch.'
         )
     try:
         with _quietly():

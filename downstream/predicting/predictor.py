@@ -77,8 +77,8 @@ class Predictor:
     Args:
         config: A config file, or the name of a recipe. None: the one beside the checkpoint, where
             training writes it.
-        checkpoint: What training wrote, a published model, or a file of tools/export.py; a path or URL. It
-            also says the classes.
+        checkpoint: What training wrote, a published model, or a file of tools/export.py; a path or a
+            URL. It also says the classes.
         backbone: Another backbone than the config's, as in training.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None: a GPU if there is one.
         score: The least score of the objects that are returned; None: all that the model finds.
@@ -143,7 +143,9 @@ class Predictor:
         with DefaultScope.overwrite_default_scope(self._scope):
             if is_exported(checkpoint):
                 if amp:
-                    raise ConfigError(f'--amp: the precision of {checkpoint} is its own; leave it out.')
+                    raise ConfigError(
+                        f'--amp: the precision of {checkpoint} is its own; leave it out.'
+                    )
                 model = MODELS.build(cfg.model)
                 content = {'meta': {'dataset_meta': trained_part(model).file.facts}}
             else:

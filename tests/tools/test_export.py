@@ -73,7 +73,9 @@ def test_windows_tiles_and_views_of_an_exported_file(tool, trained, exported, tm
 
 def test_predictions_of_a_file_are_those_of_its_model(trained, exported, shapes):
     picture = next((shapes / 'images' / 'validation').iterdir())
-    model, file = (Predictor(trained[0], path, device='cpu')(picture) for path in (trained[1], exported))
+    model, file = (
+        Predictor(trained[0], path, device='cpu')(picture) for path in (trained[1], exported)
+    )
     assert (model.labels == file.labels).mean() > 0.999
     assert file.classes == CLASSES
     alone = ExportedModel(exported, providers=['CPUExecutionProvider']).predict(picture)
@@ -107,7 +109,11 @@ def test_the_command_line(tool, trained, tmp_path):
     assert 'Licence of the weights: none inherited' in result.out
     facts = open_exported(out).facts
     assert facts['precision'] == 'fp16'
-    assert (facts['input']['height'], facts['input']['width'], facts['input']['batch']) == (64, 96, 1)
+    assert (facts['input']['height'], facts['input']['width'], facts['input']['batch']) == (
+        64,
+        96,
+        1,
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ['model.bin', 'model.xml']
 
 
@@ -121,7 +127,9 @@ def refused(tool, name, *words):
 def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkeypatch):
     config, checkpoint = trained
     assert 'already' in refused(tool, 'export', config, exported)
-    assert 'ends in .onnx' in refused(tool, 'export', config, checkpoint, '--format', 'onnx', '--out', 'a.xml')
+    assert 'ends in .onnx' in refused(
+        tool, 'export', config, checkpoint, '--format', 'onnx', '--out', 'a.xml'
+    )
     assert 'HEIGHT WIDTH' in refused(tool, 'export', config, checkpoint, '--size', '64')
     assert 'does not exist' in refused(tool, 'export', config, tmp_path / 'none.pth')
     other = tmp_path / 'other'
@@ -146,7 +154,9 @@ def test_refusals_of_a_file(tool, trained, exported, tmp_path, monkeypatch):
     assert 'damaged.onnx cannot be read' in refused(tool, 'test', config, damaged, *words)
     assert 'does not exist' in refused(tool, 'test', config, tmp_path / 'no.onnx', *words)
     detector = 'configs/det/cascade-mask-rcnn_convnext-atto_shapes.py'
-    assert 'is for segmentation, the config for detection' in refused(tool, 'test', detector, exported, *words)
+    assert 'is for segmentation, the config for detection' in refused(
+        tool, 'test', detector, exported, *words
+    )
     assert 'precision' in refused(tool, 'predict', config, exported, 'x.jpg', '--amp')
     archive = tmp_path / 'foreign.pt2'
     archive.write_bytes(b'PK')

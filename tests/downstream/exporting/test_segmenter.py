@@ -127,7 +127,9 @@ def with_large_maps(model):
     # Responses are ratios: what follows sees ordinary numbers.
     block.pwconv2.weight.data /= 40
     sums = []
-    block.grn.register_forward_pre_hook(lambda _, x: sums.append(x[0].float().pow(2).sum((1, 2)).max()))
+    block.grn.register_forward_pre_hook(
+        lambda _, x: sums.append(x[0].float().pow(2).sum((1, 2)).max())
+    )
     return model, sums
 
 
