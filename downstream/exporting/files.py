@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -72,7 +73,10 @@ class TorchFile(ExportedModel):
         self.path = Path(path)
         self.facts = facts_of_texts(_checked_facts(self.path), str(path))
         try:
-            program = torch.export.load(self.path)
+            with warnings.catch_warnings():
+                # PyTorch makes tensors of a buffer that it does not write to.
+                warnings.simplefilter('ignore', UserWarning)
+                program = torch.export.load(self.path)
         except Exception as error:  # whatever a damaged archive makes PyTorch raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ValueError(f'{path} cannot be read: {reason}') from error

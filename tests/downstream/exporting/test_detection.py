@@ -1,0 +1,107 @@
+"""An exported detector finds what its model finds in the pixels of a picture."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+pytest.importorskip('onnxscript')
+pytest.importorskip('onnxruntime')
+
+from downstream.exporting import write
+from downstream.exporting.detection import PictureDetector
+from downstream.exporting.files import open_exported
+from downstream.exporting.picture import PictureRules
+from downstream.exporting.standalone import pasted, placed_objects
+
+from .detectors import assert_equal, build, by_mmdet, model_config
+
+STRIDE = 32
+FACTS = {
+    'format': 1,
+    'task': 'detection',
+    'classes': ['a', 'b', 'c'],
+    'input': dict(batch=1, height=None, width=None, channels=3, dtype='uint8', order='BGR'),
+    'resize': None,
+    'mask_threshold': 0.5,
+}
+
+
+def picture(height, width, seed=0):
+    """Noisy patches, uint8."""
+    generator = np.random.default_rng(seed)
+    patches = generator.integers(0, 200, (-(-height // 16), -(-width // 16), 3))
+    whole = patches.repeat(16, 0).repeat(16, 1)[:height, :width]
+    return (whole + generator.integers(0, 56, whole.shape)).astype(np.uint8)
+
+
+def normalised(image, rules):
+    """As mmdet's preprocessor: RGB, normalised, padded to the stride."""
+    x = torch.from_numpy(image).permute(2, 0, 1).flip(0)[None].float()
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (rules.mean, rules.std))
+    x = (x - mean) / std
+    return F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
+
+
+def exported(config, precision, path):
+    """The model, its rules and its file."""
+    model = build(config)
+    rules = PictureRules.of(config.data_preprocessor, STRIDE)
+    shape = write.Shape()
+    graph = PictureDetector(copy.deepcopy(model), rules, precision == 'fp16')
+    program = write.trace(graph, shape, STRIDE)
+    facts = {**FACTS, 'outputs': list(graph.outputs)}
+    example = torch.from_numpy(picture(128, 96))[None]
+    write.write(program, graph.outputs, facts, 'onnx', path, example)
+    return model, rules, open_exported(path)
+
+
+def test_a_file_finds_what_the_model_finds(tmp_path):
+    model, rules, file = exported(
+        model_config('cascade-mask-rcnn', 'v2'), 'fp32', tmp_path / 'a.onnx'
+    )
+    counts = []
+    for seed, (height, width) in enumerate([(128, 96), (97, 171), (1, 1), (200, 130)]):
+        image = picture(height, width, seed)
+        found = file.run(image[None])
+        expected = by_mmdet(model, normalised(image, rules), height, width)
+        assert_equal([found[name] for name in ('boxes', 'scores', 'labels')], expected)
+        placed = placed_objects(found, image.shape[:2], image.shape[:2], FACTS)
+        assert placed['masks'].shape == (len(expected), height, width)
+        assert (placed['masks'] != expected.masks.numpy()).mean() < 1e-3 if len(expected) else True
+        counts.append(len(expected))
+    assert max(counts) > 3
+    blank = file.run(np.full((1, 64, 64, 3), 114, np.uint8))
+    assert len(blank['boxes']) == len(blank['masks'])
+
+
+def test_half_precision(tmp_path):
+    model, rules, file = exported(model_config('faster-rcnn', 'v2'), 'fp16', tmp_path / 'a.onnx')
+    image = picture(128, 160, 3)
+    found = file.run(image[None])
+    expected = by_mmdet(model, normalised(image, rules), 128, 160)
+    assert found['boxes'].dtype == np.float32
+    # Scores close to the threshold, and boxes close to the limit of suppression, may change sides.
+    near = np.abs(found['boxes'][:, None] - expected.bboxes.numpy()[None]).max(2).min(1)
+    assert len(found['boxes']) > 3
+    assert (near < 2).mean() > 0.8
+
+
+def test_masks_are_pasted_as_mmdet_pastes_them():
+    generator = np.random.default_rng(0)
+    boxes = [(3.2, 4.7, 40.1, 33.3), (-10.5, -3, 20, 80), (50, 10, 50, 30), (30, 30, 31.5, 30.2)]
+    boxes += [(100, 100, 120, 120), (0, 0, 64, 48), (60.5, 2, 70, 50)]
+    for box in boxes:
+        mask = generator.random((28, 28), np.float32)
+        box = np.array(box, np.float32)
+        found = pasted(mask, box, 48, 64, 0.5)
+        part, where = _do_paste_mask(
+            torch.from_numpy(mask)[None, None], torch.from_numpy(box)[None], 48, 64, True
+        )
+        expected = np.zeros((48, 64), bool)
+        expected[where] = part[0].numpy() >= 0.5
+        assert found.shape == (48, 64)
+        assert (found != expected).sum() <= 1, box
