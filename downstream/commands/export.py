@@ -13,6 +13,7 @@ from torch import nn
 
 from backbones.errors import ConfigError
 from downstream.exporting import write
+from downstream.exporting.detection import PictureDetector
 from downstream.exporting.facts import facts_of, innermost
 from downstream.exporting.files import SUFFIXES, is_exported
 from downstream.exporting.picture import PictureRules
@@ -129,13 +130,13 @@ def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
     )
 
 
-def _graph(cfg: Config, model: nn.Module, rules: PictureRules, how: ExportOptions) -> nn.Module:
+def _graph(
+    cfg: Config, model: nn.Module, rules: PictureRules, how: ExportOptions
+) -> SegmenterGraph | PictureDetector:
     half = how.precision == 'fp16'
     if cfg.default_scope == 'mmdet':
         if how.output != 'logits':
             raise ConfigError(f'--output {how.output} is for segmenters; leave it out.')
-        from downstream.exporting.detection import PictureDetector
-
         return PictureDetector(model, rules, half)
     slides = (model.test_cfg or {}).get('mode') == 'slide'
     if slides and how.output == 'classes':
