@@ -138,7 +138,7 @@ def _graph(
         if how.output != 'logits':
             raise ConfigError(f'--output {how.output} is for segmenters; leave it out.')
         return PictureDetector(model, rules, half)
-    slides = (model.test_cfg or {}).get('mode') == 'slide'
+    slides = (cfg.model.get('test_cfg') or {}).get('mode') == 'slide'
     if slides and how.output == 'classes':
         print_log(
             'The test of this config averages logits of windows; a file of classes cannot, so test it '
@@ -152,7 +152,7 @@ def _graph(
 def _palette(cfg: Config) -> list | None:
     dataset = innermost(cfg.test_dataloader.dataset)
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
-        known = getattr(registry.get(dataset.type), 'METAINFO', {})
+        known = getattr(registry.get(dataset['type']), 'METAINFO', {})
     palette = (dataset.get('metainfo') or {}).get('palette') or known.get('palette')
     return [list(map(int, color)) for color in palette] if palette else None
 
