@@ -142,7 +142,7 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ['other']
 
 
-def test_refusals_of_a_file(tool, trained, exported, tmp_path, monkeypatch):
+def test_refusals_of_a_file(tool, trained, exported, shapes, tmp_path, monkeypatch):
     config = trained[0]
     classes = "test_dataloader.dataset.metainfo.classes=('a','b','c','d')"
     words = ('--work-dir', tmp_path)
@@ -157,7 +157,8 @@ def test_refusals_of_a_file(tool, trained, exported, tmp_path, monkeypatch):
     assert 'is for segmentation, the config for detection' in refused(
         tool, 'test', detector, exported, *words
     )
-    assert 'precision' in refused(tool, 'predict', config, exported, 'x.jpg', '--amp')
+    source = shapes / 'images' / 'validation'
+    assert 'precision' in refused(tool, 'predict', config, exported, source, '--amp')
     archive = tmp_path / 'foreign.pt2'
     archive.write_bytes(b'PK')
     assert 'foreign.pt2 cannot be read' in refused(tool, 'test', config, archive, *words)
