@@ -107,6 +107,7 @@ def test_files_find_what_mmdet_finds(kind, tmp_path):
         compare(model, graph, run, torch.zeros(1, 3, 96, 64), 70, 64)
 
 
+@pytest.mark.slow
 def test_a_file_that_finds_nothing(tmp_path):
     """Neither an object above the threshold nor a proposal."""
     config = model_config('faster-rcnn', rcnn=dict(score_thr=1.0))
