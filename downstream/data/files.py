@@ -20,10 +20,10 @@ SAMPLE = 100
 IGNORED = 255
 
 
-def shortened(names: Iterable[str], limit: int = 8) -> str:
+def shortened(names: Iterable[object], limit: int = 8) -> str:
     """``names`` as one text, the first ``limit`` of them."""
-    names = list(names)
-    return ', '.join(map(str, names[:limit])) + (', ...' if len(names) > limit else '')
+    shown = [str(name) for name in names]
+    return ', '.join(shown[:limit]) + (', ...' if len(shown) > limit else '')
 
 
 def require_root(where: str, root: Path) -> None:

@@ -23,6 +23,7 @@ _NOT_A_CLASS = frozenset(
     ('__ignore__', 'ignore', 'ignored', 'void', 'unlabeled', 'unlabelled', '_ignore_')
 )
 _HEADER_NAMES = frozenset(('name', 'class', 'label', 'classes', 'class_name', 'label_name'))
+_NUMBERED = re.compile(r'(\d+)[\s,:;]+(\D.*)')
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _json_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if not isinstance(name, str) or not all(str(number).isdecimal() for number in numbers):
             raise DataError(f'{path}: {name!r}: {value!r} is no class with a value or a colour.')
-        rows.append((name, tuple(int(number) for number in numbers)))
+        rows.append((name, tuple(int(str(number)) for number in numbers)))
     return rows
 
 
@@ -138,10 +139,9 @@ def _labelmap_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
     Without colours (``name:::``) they are VOC's, in the order of the lines.
     """
     lines = [line for line in read_text(path).splitlines() if line.strip() and line[0] != '#']
-    matches = [
-        re.fullmatch(r'(.+?):(?:(\d+),(\d+),(\d+))?:[^:]*:.*', line.strip()) for line in lines
-    ]
-    if not all(matches):
+    pattern = re.compile(r'(.+?):(?:(\d+),(\d+),(\d+))?:[^:]*:.*')
+    matches = [match for line in lines if (match := pattern.fullmatch(line.strip()))]
+    if len(matches) < len(lines):
         return _text_rows(path)
     if not any(match[2] for match in matches):
         return [(match[1], _voc_color(place)) for place, match in enumerate(matches)]
@@ -150,11 +150,12 @@ def _labelmap_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
 
 def _voc_color(place: int) -> Color:
     """Colour of class ``place`` in Pascal VOC: its bits, from the lowest, are the highest of R, G, B."""
-    channels = [0, 0, 0]
+    red = green = blue = 0
     for bit in range(8):
-        for channel in range(3):
-            channels[channel] |= (place >> (3 * bit + channel) & 1) << (7 - bit)
-    return tuple(channels)
+        red |= (place >> 3 * bit & 1) << (7 - bit)
+        green |= (place >> 3 * bit + 1 & 1) << (7 - bit)
+        blue |= (place >> 3 * bit + 2 & 1) << (7 - bit)
+    return red, green, blue
 
 
 def _text_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
@@ -165,11 +166,11 @@ def _text_rows(path: Path) -> list[tuple[str, tuple[int, ...]]]:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
         return _cell_rows(rows)
     spaced = [re.split(r'[\s,;]+', line) for line in lines]
-    colors = [_color_row(cells) for cells in spaced]
-    if all(colors):
+    colors = [row for cells in spaced if (row := _color_row(cells))]
+    if len(colors) == len(lines):
         return colors
-    numbered = [re.fullmatch(r'(\d+)[\s,:;]+(\D.*)', line) for line in lines]
-    if all(numbered):
+    numbered = [match for line in lines if (match := _NUMBERED.fullmatch(line))]
+    if len(numbered) == len(lines):
         return [(match[2], (int(match[1]),)) for match in numbered]
     return [(line, ()) for line in lines]
 

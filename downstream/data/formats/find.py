@@ -84,8 +84,8 @@ def _nothing(source: Path, task: str | None, candidates: list[Candidate]) -> str
         return f'{source} holds {names} for {candidates[0].task}, nothing for {task}.'
     seen = ''
     if source.is_dir():
-        names = sorted(path.name for path in source.iterdir())[:8]
-        seen = f'; it has {", ".join(names)}' if names else '; it is empty'
+        content = sorted(path.name for path in source.iterdir())[:8]
+        seen = f'; it has {", ".join(content)}' if content else '; it is empty'
     return f'{source}: no annotations were recognised{seen}. Known are {_FORMATS}.'
 
 

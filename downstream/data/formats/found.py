@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 Color = tuple[int, int, int]
+_Part = TypeVar('_Part')
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Masks:
     values: dict[int, int] | dict[Color, int]
     instances: Instances | None = None
 
+    def files(self) -> list[Path]:
+        """The mask files, one for each image; none where ``instances`` has polygons."""
+        return [self.root / mask for _, mask in self.pairs if mask is not None]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -63,12 +70,20 @@ class Found:
     format: str
     task: str
     classes: tuple[str, ...]
-    parts: dict[str, Instances | Masks]
+    parts: Mapping[str, Instances | Masks]
     notes: tuple[str, ...] = ()
 
     def with_notes(self, *notes: str) -> Found:
         """The same with more notes."""
         return replace(self, notes=(*self.notes, *notes))
+
+    def detection_parts(self) -> dict[str, Instances]:
+        """The parts of a set for detection; TypeError if it is for another task."""
+        return {name: _of_type(part, Instances) for name, part in self.parts.items()}
+
+    def segmentation_parts(self) -> dict[str, Masks]:
+        """The parts of a set for segmentation; TypeError if it is for another task."""
+        return {name: _of_type(part, Masks) for name, part in self.parts.items()}
 
 
 @dataclass(frozen=True)
@@ -97,11 +112,18 @@ def counts(found: Found) -> dict[str, PartCounts]:
     return {name: _counts(part, found.classes) for name, part in found.parts.items()}
 
 
+def _of_type(part: object, kind: type[_Part]) -> _Part:
+    if not isinstance(part, kind):
+        raise TypeError(f'a part is {type(part).__name__}, not {kind.__name__}')
+    return part
+
+
 def _counts(part: Instances | Masks, classes: tuple[str, ...]) -> PartCounts:
-    instances = part if isinstance(part, Instances) else part.instances
-    if instances is None:
-        return PartCounts(len(part.pairs), 0, 0, 0, 0, {})
-    coco = instances.coco
+    if isinstance(part, Masks):
+        if part.instances is None:
+            return PartCounts(len(part.pairs), 0, 0, 0, 0, {})
+        part = part.instances
+    coco = part.coco
     name_of = {category['id']: category['name'] for category in coco['categories']}
     singles = [one for one in coco['annotations'] if not one.get('iscrowd')]
     per_class = Counter(name_of[one['category_id']] for one in singles)

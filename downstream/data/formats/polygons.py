@@ -25,7 +25,8 @@ def as_masks(found: Found) -> Found:
     """
     boxes_are_areas = found.format == 'labelme'
     total = without = 0
-    for part in found.parts.values():
+    instances = found.detection_parts()
+    for part in instances.values():
         total += len(part.coco['annotations'])
         without += sum(not one.get('segmentation') for one in part.coco['annotations'])
     if without and not boxes_are_areas:
@@ -51,7 +52,7 @@ def as_masks(found: Found) -> Found:
             values,
             part,
         )
-        for name, part in found.parts.items()
+        for name, part in instances.items()
     }
     return replace(found, task='segmentation', classes=classes, parts=parts, notes=notes)
 

@@ -77,14 +77,18 @@ def split(found: Found, share: float = 0.2, seed: int = 0) -> Found:
 def take(part: Instances | Masks, chosen: np.ndarray) -> Instances | Masks:
     """The images of a part where ``chosen`` ``(N,)`` is true, with their objects."""
     if isinstance(part, Instances):
-        images = [image for image, use in zip(part.coco['images'], chosen) if use]
-        ids = {image['id'] for image in images}
-        annotations = [one for one in part.coco['annotations'] if one['image_id'] in ids]
-        coco = {**part.coco, 'images': images, 'annotations': annotations}
-        return replace(part, coco=coco, file=None)
+        return _take_instances(part, chosen)
     pairs = tuple(pair for pair, use in zip(part.pairs, chosen) if use)
-    instances = take(part.instances, chosen) if part.instances else None
+    instances = _take_instances(part.instances, chosen) if part.instances else None
     return replace(part, pairs=pairs, instances=instances)
+
+
+def _take_instances(part: Instances, chosen: np.ndarray) -> Instances:
+    images = [image for image, use in zip(part.coco['images'], chosen) if use]
+    ids = {image['id'] for image in images}
+    annotations = [one for one in part.coco['annotations'] if one['image_id'] in ids]
+    coco = {**part.coco, 'images': images, 'annotations': annotations}
+    return replace(part, coco=coco, file=None)
 
 
 def _names(part: Instances | Masks) -> list[str]:
@@ -95,25 +99,29 @@ def _names(part: Instances | Masks) -> list[str]:
 
 def _classes_of_images(part: Instances | Masks, classes: int) -> np.ndarray:
     """Which classes an image has, ``(N, classes)`` of bool."""
-    instances = part if isinstance(part, Instances) else part.instances
-    count = len(_names(part))
-    has_class = np.zeros((count, classes), bool)
-    if instances is not None:
-        row = {image['id']: place for place, image in enumerate(instances.coco['images'])}
-        # Background, where polygons are drawn as masks, is in front of the categories.
-        first = classes - len(instances.coco['categories'])
-        column = {c['id']: first + k for k, c in enumerate(instances.coco['categories'])}
-        for one in instances.coco['annotations']:
-            has_class[row[one['image_id']], column[one['category_id']]] = True
+    has_class = np.zeros((len(_names(part)), classes), bool)
+    if isinstance(part, Instances):
+        _mark_objects(has_class, part)
+        return has_class
+    if part.instances is not None:
+        _mark_objects(has_class, part.instances)
         return has_class
     colors = has_colors(part.values)
-    for place, (_, mask) in enumerate(part.pairs):
-        path = part.root / mask
+    for place, path in enumerate(part.files()):
         for value in np.unique(read_pixels(path, colors)):
             index = class_of(path, int(value), part.values, colors)
             if index != IGNORED:
                 has_class[place, index] = True
     return has_class
+
+
+def _mark_objects(has_class: np.ndarray, instances: Instances) -> None:
+    row = {image['id']: place for place, image in enumerate(instances.coco['images'])}
+    # Background, where polygons are drawn as masks, is in front of the categories.
+    first = has_class.shape[1] - len(instances.coco['categories'])
+    column = {c['id']: first + k for k, c in enumerate(instances.coco['categories'])}
+    for one in instances.coco['annotations']:
+        has_class[row[one['image_id']], column[one['category_id']]] = True
 
 
 def _groups(

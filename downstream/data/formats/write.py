@@ -169,9 +169,9 @@ def _shift(values: dict, classes: int) -> int | None:
 
 def _are_indices(part: Masks) -> bool:
     """Whether mmseg reads class indices from the masks: PNG files of one 8-bit channel."""
-    step = max(1, len(part.pairs) // SAMPLE)
-    for _, mask in part.pairs[::step]:
-        with Image.open(part.root / mask) as image:
+    files = part.files()
+    for path in files[:: max(1, len(files) // SAMPLE)]:
+        with Image.open(path) as image:
             if image.format != 'PNG' or image.mode not in ('L', 'P'):
                 return False
     return True

@@ -20,7 +20,7 @@ from .parts import ImageObjects, classes_of_categories, images_of, place_image
 def write(found: Found, folder: Path, copy: bool) -> list[str]:
     """Write polygons, run-length codes as bitmaps, and boxes without a mask as rectangles."""
     crowds = 0
-    for name, part in found.parts.items():
+    for name, part in found.detection_parts().items():
         class_of = classes_of_categories(part)
         target = folder if name == 'all' else folder / name
         target.mkdir(exist_ok=True)
@@ -69,7 +69,13 @@ def _shapes(annotation: dict, label: str, group: int) -> list[dict]:
 
 
 def _shape(label: str, kind: str, points: list, mask: str | None = None) -> dict:
-    shape = {'label': label, 'points': points, 'group_id': None, 'shape_type': kind, 'flags': {}}
+    shape: dict = {
+        'label': label,
+        'points': points,
+        'group_id': None,
+        'shape_type': kind,
+        'flags': {},
+    }
     return shape if mask is None else {**shape, 'mask': mask}
 
 

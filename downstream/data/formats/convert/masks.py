@@ -12,7 +12,7 @@ from .parts import flat_names, place_image
 
 def write(found: Found, folder: Path, copy: bool) -> list[str]:
     """Write masks of class indices; 255 is unlabelled."""
-    for name, part in found.parts.items():
+    for name, part in found.segmentation_parts().items():
         place = '' if name == 'all' else name
         names = flat_names([image for image, _ in part.pairs])
         for flat, (image, pixels) in zip(names, index_masks(part, found.classes, name)):

@@ -16,7 +16,7 @@ def write(found: Found, folder: Path, copy: bool) -> list[str]:
     lists.mkdir(parents=True)
     (folder / 'Annotations').mkdir()
     masks = 0
-    for name, part in found.parts.items():
+    for name, part in found.detection_parts().items():
         class_of = classes_of_categories(part)
         stems = []
         for image in images_of(part, name):

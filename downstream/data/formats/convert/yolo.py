@@ -14,15 +14,13 @@ from .parts import classes_of_categories, images_of, place_image, polygons_of
 
 def write(found: Found, folder: Path, copy: bool) -> list[str]:
     """Write polygons if every object has some, else boxes."""
+    parts = found.detection_parts()
     objects = [
-        one
-        for part in found.parts.values()
-        for one in part.coco['annotations']
-        if not one['iscrowd']
+        one for part in parts.values() for one in part.coco['annotations'] if not one['iscrowd']
     ]
     as_polygons = all(one.get('segmentation') for one in objects)
     crowds = traced = 0
-    for name, part in found.parts.items():
+    for name, part in parts.items():
         class_of = classes_of_categories(part)
         (folder / 'labels' / name).mkdir(parents=True)
         for image in images_of(part, name):

@@ -43,8 +43,9 @@ def read(source: Path) -> Found:
         images = sorted((source / 'leftImg8bit' / part).glob(f'*/*{_IMAGE}'))
         if not images:
             continue
-        kind = next((kind for kind in _VALUES if _label(source, images[0], kind).is_file()), None)
-        labels = [_label(source, image, kind or 'labelIds') for image in images]
+        kinds = [kind for kind in _VALUES if _label(source, images[0], kind).is_file()]
+        kind = kinds[0] if kinds else 'labelIds'
+        labels = [_label(source, image, kind) for image in images]
         lost = [path for path in labels if not path.is_file()]
         if lost:
             raise DataError(

@@ -162,10 +162,9 @@ def _repair_image_ids(path: Path, images: list[dict], repairs: Repairs) -> dict[
         for _ in range(len(images) - len(seen)):
             repairs.changed(path, 'images that are listed twice')
         images[:] = seen.values()
-    if not all(isinstance(key, int) for key in seen):
+    new_ids: dict[object, int] = {key: key for key in seen if isinstance(key, int)}
+    if len(new_ids) < len(seen):
         new_ids = {key: number for number, key in enumerate(seen, 1)}
-    else:
-        new_ids = {key: key for key in seen}
     for image in images:
         number = new_ids[_number(image['id'])]
         if type(image['id']) is not int or image['id'] != number:

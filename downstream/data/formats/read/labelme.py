@@ -85,11 +85,11 @@ def read(source: Path, files: list[Path]) -> Found:
 def _read_json(path: Path) -> dict:
     content = read_json(path)
     shapes = content.get('shapes') if isinstance(content, dict) else None
-    if not isinstance(shapes, list):
+    if not isinstance(content, dict) or not isinstance(shapes, list):
         raise DataError(f'{path} has no list of shapes.')
     for number, shape in enumerate(shapes):
-        points = shape.get('points')
-        if not isinstance(shape.get('label'), str) or not _are_points(points):
+        named = isinstance(shape, dict) and isinstance(shape.get('label'), str)
+        if not named or not _are_points(shape.get('points')):
             raise DataError(f'{path}: shape {number} has no label, or no points of two numbers.')
     return content
 
@@ -174,21 +174,20 @@ def _add(
     width, height = builder.size(image)
     types = {shape.get('shape_type') or 'polygon' for shape in shapes}
     regions = [_region(shape, width, height) for shape in shapes]
-    if not all(regions):
+    if None in regions:
         left_out['less than 3 points, or not 2 of a rectangle or circle'] += regions.count(None)
-        regions = [region for region in regions if region]
-    if not regions:
+    polygons = [region for region in regions if region and not isinstance(region, dict)]
+    codes = [region for region in regions if isinstance(region, dict)]
+    if not codes and not polygons:
         return
     if 'mask' in types:
-        codes = [
-            r if isinstance(r, dict) else rle.frPyObjects([r], height, width)[0] for r in regions
-        ]
+        codes += [code for p in polygons for code in rle.frPyObjects([p], height, width)]
         code = as_json(rle.merge(codes))
         builder.add(image, kind, box_of(code), code)
     elif types == {'rectangle'}:
-        builder.add(image, kind, box_of(regions))
+        builder.add(image, kind, box_of(polygons))
     else:
-        builder.add(image, kind, box_of(regions), regions)
+        builder.add(image, kind, box_of(polygons), polygons)
 
 
 def _region(shape: dict, width: int, height: int) -> Polygon | dict | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,7 +132,7 @@ def _scan(masks: list[Path], table: ClassTable | None) -> _Sample:
 
 def _kind(source: Path, table: ClassTable | None, sample: _Sample) -> _Kind:
     if table is not None and table.values is not None:
-        return _kind_of_table(table, sample)
+        return _kind_of_table(table, table.values, sample)
     if sample.colors:
         raise DataError(
             f'{source}: masks are coloured ({shortened(_shown(sample), 6)}), but no file says which '
@@ -140,7 +141,7 @@ def _kind(source: Path, table: ClassTable | None, sample: _Sample) -> _Kind:
     names = table.classes if table is not None else None
     if (names is None or len(names) <= 2) and (binary := _binary_kind(names, sample)):
         return binary
-    if names is not None:
+    if table is not None:
         return _kind_of_names(table, sample)
     return _known_kind(source, sample) or _unnamed_kind(source, sample)
 
@@ -150,15 +151,15 @@ def _shown(sample: _Sample) -> list:
     return [unpacked(value) for value in values] if sample.colors else values
 
 
-def _kind_of_table(table: ClassTable, sample: _Sample) -> _Kind:
-    values, notes = dict(table.values), ()
+def _kind_of_table(table: ClassTable, stated: Mapping, sample: _Sample) -> _Kind:
+    values, notes = dict(stated), []
     if not sample.colors and 0 in sample.pixels and 0 not in values:
         values[0] = IGNORED
-        notes = (f'value 0 is unlabelled: {table.path} does not list it',)
+        notes.append(f'value 0 is unlabelled: {table.path} does not list it')
     for value, path in sample.first.items():
         class_of(path, value, values, sample.colors)
     name = 'colour masks' if sample.colors else 'index masks'
-    return _Kind(name, table.classes, values, notes)
+    return _Kind(name, table.classes, values, tuple(notes))
 
 
 def _kind_of_names(table: ClassTable, sample: _Sample) -> _Kind:

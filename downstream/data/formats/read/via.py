@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 from backbones.errors import DataError
 from downstream.data.files import shortened
@@ -87,7 +88,7 @@ def _parts(source: Path, files: list[Path], repairs: Repairs) -> dict[str, Path]
 def _read_json(path: Path) -> dict:
     content = read_json(path)
     images = content.get(_IMAGES, content) if isinstance(content, dict) else None
-    if not isinstance(images, dict) or not images:
+    if not isinstance(content, dict) or not isinstance(images, dict) or not images:
         raise DataError(f'{path} lists no images.')
     for key, image in images.items():
         if not isinstance(image, dict) or not isinstance(image.get('filename'), str):
@@ -226,13 +227,14 @@ def _outline(where: str, shape: dict) -> Polygon:
             raise DataError(f'{where} is a {kind} of {len(x)} points; it needs three.')
         return [value for point in zip(x, y) for value in point]
     if kind == 'circle':
-        x, y, radius = _numbers(where, shape)
-        return ellipse(x, y, radius, radius)
+        center_x, center_y, radius = _numbers(where, shape)
+        return ellipse(center_x, center_y, radius, radius)
     if kind == 'ellipse':
         angle = shape.get('theta') or 0  # in radians; VIA before 2.0.6 has none
         if not _is_number(angle):
             raise DataError(f'{where} has theta {angle!r:.40}, no number.')
-        return ellipse(*_numbers(where, shape), angle)
+        center_x, center_y, radius_x, radius_y = _numbers(where, shape)
+        return ellipse(center_x, center_y, radius_x, radius_y, angle)
     raise DataError(f'{where} has the shape {kind!r}, which is not known.')
 
 
@@ -257,12 +259,13 @@ def _points(where: str, shape: dict) -> tuple[list[float], list[float]]:
 def _numbers(where: str, shape: dict) -> list[float]:
     keys = _NUMBERS[shape['name']]
     values = [shape.get(key) for key in keys]
-    if not all(map(_is_number, values)):
+    numbers = [value for value in values if _is_number(value)]
+    if len(numbers) < len(values):
         raise DataError(
             f'{where} is a {shape["name"]} whose {", ".join(keys)} are {values!r:.80}, no numbers.'
         )
-    return values
+    return numbers
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value) and value is not True

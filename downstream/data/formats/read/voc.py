@@ -14,7 +14,7 @@ from backbones.errors import DataError
 from downstream.data.files import FULL_FILES, shortened
 from downstream.data.formats.candidate import Candidate
 from downstream.data.formats.found import Found, Instances
-from downstream.data.formats.images import files_below, part_of, part_of_path, read_text
+from downstream.data.formats.images import files_below, part_of_path, read_text
 from downstream.data.formats.instances import InstancesBuilder, image_entries
 
 _POINT = re.compile(r'x(\d+)')
@@ -88,10 +88,15 @@ def parse(path: Path) -> _File:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f'{path} is no XML or is cut off ({error}).') from error
-    size = [int(float(root.findtext(f'size/{key}') or 0)) for key in ('width', 'height')]
+    try:
+        width, height = (
+            int(float(root.findtext(f'size/{key}') or 0)) for key in ('width', 'height')
+        )
+    except (ValueError, OverflowError):
+        raise DataError(f'{path}: width and height in size are no numbers.') from None
     objects = [_parse_object(path, element) for element in root.findall('object')]
     database = root.findtext('source/database') or ''
-    return _File(path, root.findtext('filename') or '', tuple(size), database, objects)
+    return _File(path, root.findtext('filename') or '', (width, height), database, objects)
 
 
 def _parse_object(path: Path, element: ElementTree.Element) -> _Object:
@@ -99,22 +104,33 @@ def _parse_object(path: Path, element: ElementTree.Element) -> _Object:
     if not name:
         raise DataError(f'{path}: an object has no name.')
     try:
-        corners = tuple(
-            float(element.findtext(f'bndbox/{key}')) for key in ('xmin', 'ymin', 'xmax', 'ymax')
+        left, top, right, bottom = (
+            float(element.findtext(f'bndbox/{key}', '')) for key in ('xmin', 'ymin', 'xmax', 'ymax')
         )
-    except (TypeError, ValueError):
+    except ValueError:
         raise DataError(
             f'{path}: the object {name} has no bndbox with xmin, ymin, xmax and ymax.'
         ) from None
-    if corners[2] < corners[0] or corners[3] < corners[1]:
+    corners = left, top, right, bottom
+    if right < left or bottom < top:
         raise DataError(f'{path}: the box of {name} ends before it begins: {corners}.')
     polygon = element.find('polygon')
-    points: list[float] = []
-    for child in polygon if polygon is not None else ():
-        if match := _POINT.fullmatch(child.tag):
-            points += [float(child.text), float(polygon.findtext(f'y{match[1]}'))]
+    points = _parse_points(path, name, polygon) if polygon is not None else ()
     difficult = (element.findtext('difficult') or '0').strip() in ('1', 'True', 'true')
-    return _Object(name, corners, tuple(points), difficult)
+    return _Object(name, corners, points, difficult)
+
+
+def _parse_points(path: Path, name: str, polygon: ElementTree.Element) -> tuple[float, ...]:
+    points: list[float] = []
+    try:
+        for child in polygon:
+            if match := _POINT.fullmatch(child.tag):
+                points += [float(child.text or ''), float(polygon.findtext(f'y{match[1]}', ''))]
+    except ValueError:
+        raise DataError(
+            f'{path}: the polygon of {name} has points that are no x and y of numbers.'
+        ) from None
+    return tuple(points)
 
 
 def _class_names(source: Path, files: list[_File]) -> tuple[str, ...]:
@@ -176,15 +192,13 @@ def _parts(source: Path, files: list[_File], notes: list[str]) -> dict[str, list
     """Part -> places in the list of files."""
     root = source.parent if source.name == 'Annotations' else source
     lists = {
-        part_of(path.stem): [
-            line.split()[0] for line in read_text(path).splitlines() if line.split()
-        ]
+        path.stem: [line.split()[0] for line in read_text(path).splitlines() if line.split()]
         for path in sorted((root / 'ImageSets' / 'Main').glob('*.txt'))
         if path.stem in ('train', 'val', 'test')
     }
     place_of = {file.path.stem: place for place, file in enumerate(files)}
     if lists:
-        parts = {}
+        listed: dict[str, list[int]] = {}
         for part, stems in lists.items():
             lost = [stem for stem in stems if stem not in place_of]
             if lost and part != 'test':
@@ -192,11 +206,11 @@ def _parts(source: Path, files: list[_File], notes: list[str]) -> dict[str, list
                     f'{root}/ImageSets/Main lists {lost[0]} for {part}, which has no XML file.'
                 )
             if chosen := [place_of[stem] for stem in stems if stem in place_of]:
-                parts[part] = chosen
-        left = len(files) - len({place for chosen in parts.values() for place in chosen})
+                listed[part] = chosen
+        left = len(files) - len({place for chosen in listed.values() for place in chosen})
         if left:
             notes.append(f'{left} of {len(files)} XML files are in no list of ImageSets/Main')
-        return parts
+        return listed
     parts: dict[str, list[int]] = {}
     for place, file in enumerate(files):
         parts.setdefault(part_of_path(file.path, source) or 'all', []).append(place)
