@@ -177,6 +177,17 @@ def test_vocs_own_pixels_count_from_one(singles, images, tmp_path):
             'is 320 x 256 as loaded, but .* says 321 x 256',
         ),
         ('<xmin>', '<xmim>', 'is no XML'),
+        ('<width>320</width>', '<width>wide</width>', 'width and height in size are no numbers'),
+        (
+            '</object>',
+            '<polygon><x1>5</x1></polygon></object>',
+            'points that are no x and y of numbers',
+        ),
+        (
+            '</object>',
+            '<polygon><x1>left</x1><y1>2</y1></polygon></object>',
+            'points that are no x and y of numbers',
+        ),
         ('<annotation>', '<!DOCTYPE a [<!ENTITY b "c">]><annotation>', 'declares entities'),
         ('<name>', '<nam/><name>', None),
     ],
@@ -278,6 +289,14 @@ def test_a_circle_of_labelme_is_round(images, singles, tmp_path):
     (one,) = find(tmp_path).parts['all'].coco['annotations']
     assert one['bbox'] == pytest.approx([70, 70, 60, 60])
     assert one['area'] == pytest.approx(3.14159265 * 900, rel=0.01)
+
+
+def test_labelme_with_a_shape_that_is_no_object_is_named(singles, images, tmp_path):
+    write_labelme(singles, images, tmp_path)
+    path = sorted(tmp_path.glob('*.json'))[0]
+    path.write_text(json.dumps({**json.loads(path.read_text()), 'shapes': [3]}))
+    with pytest.raises(DataError, match=rf'{path.name}: shape 0 has no label'):
+        find(tmp_path)
 
 
 def test_labelme_without_its_image_is_named(singles, images, tmp_path):
