@@ -2,17 +2,12 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import MODELS
-from mmengine.config import Config
 from torch import nn
 
-from downstream.data.shapes import make_shapes
 from downstream.exporting.detector import DetectorGraph
-from tests.conftest import EXAMPLES, ROOT
 
 from .detectors import SIZES, assert_equal, build, by_mmdet, image, model_config
 
@@ -118,33 +113,3 @@ def test_a_file_that_finds_nothing(tmp_path):
     for runtime in RUNTIMES:
         found = runtime(path)(dict(image=padded.numpy(), height=np.array(96), width=np.array(128)))
         assert [part.shape for part in found] == [(0, 4), (0,), (0,)]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_trained_detector(tool, tmp_path):
-    """A network whose scores mean something, on pictures of its data."""
-    make_shapes(tmp_path / 'shapes', training=64, validation=8)
-    words = ['--backbone', 'convnextv2-atto', '--epochs', '3', '--work-dir', tmp_path / 'run']
-    words += ['--cfg-options', f'data_root={tmp_path}/shapes/']
-    result = tool('train', ROOT / EXAMPLES['detection'], *words)
-    assert result.code == 0, result.err
-    config = next((tmp_path / 'run').glob('*.py'))
-    model = MODELS.build(Config.fromfile(config).model).eval()
-    content = torch.load(tmp_path / 'run' / 'epoch_3.pth', weights_only=False)
-    model.load_state_dict(content['state_dict'])
-    pictures = [picture(path) for path in sorted((tmp_path / 'shapes').rglob('*.jpg'))[:8]]
-    path = tmp_path / 'detector.onnx'
-    graph = export(model, path, *pictures[0])
-    for runtime in RUNTIMES:
-        run = runtime(path)
-        assert sum(compare(model, graph, run, *picture) for picture in pictures) > 8
-
-
-def picture(path: Path) -> tuple[torch.Tensor, int, int]:
-    """An image file as a detector takes it, padded; its height and width."""
-    mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
-    pixels = torch.from_numpy((cv2.imread(str(path))[..., ::-1] - mean) / std).float()
-    height, width = pixels.shape[:2]
-    chw = pixels.permute(2, 0, 1)[None]
-    return nn.functional.pad(chw, (0, -width % 32, 0, -height % 32)), height, width
