@@ -72,7 +72,7 @@ class ReconstructionPicturesHook(Hook):
         samples = []
         for index in np.unique(np.linspace(0, len(dataset) - 1, self.images).astype(int)):
             try:
-                samples.append(_centred(dataset, int(index)))
+                samples.append(centred(dataset, int(index)))
             except DataError:
                 continue  # whoever trains on it says so
         if not samples:
@@ -93,7 +93,7 @@ class ReconstructionPicturesHook(Hook):
         return np.vstack([beside(rows[0], _TITLES), *(np.hstack(row) for row in rows[1:])])
 
 
-def _centred(dataset: object, index: int) -> dict:
+def centred(dataset: object, index: int) -> dict:
     """A sample of a data set without what is random in its pipeline."""
     results = dataset.get_data_info(index)
     for step in dataset.pipeline.transforms:

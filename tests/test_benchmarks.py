@@ -20,6 +20,7 @@ from benchmarks import (
     memory,
     models,
     operators,
+    shuffled_cells,
 )
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
@@ -178,3 +179,15 @@ def test_few_labels_trains_equal_steps(task, steps):
         assert f'train_dataloader.dataset.indices={images}' in words
         cfg = Config.fromfile(find_config(words[0]))
         assert cfg.train_dataloader.batch_size == batch
+
+
+def test_shuffled_cells_are_the_same_cells_elsewhere():
+    torch.manual_seed(0)
+    image = np.random.default_rng(0).integers(0, 256, (96, 64, 3), dtype=np.uint8)
+    shuffled = shuffled_cells.ShuffleCells().transform({'img': image})['img']
+
+    def cells(pixels):
+        return [pixels[y : y + 32, x : x + 32].tobytes() for y in (0, 32, 64) for x in (0, 32)]
+
+    assert sorted(cells(shuffled)) == sorted(cells(image))
+    assert cells(shuffled) != cells(image)
