@@ -60,8 +60,11 @@ def _sources(levels: tuple[tuple[int, int], ...]) -> tuple[Tensor, ...]:
     sizes = torch.tensor([[width, height] for height, width in levels])
     count = len(centres)
     value = torch.randn(1, count, 8, 32)
-    moved = 2 * torch.randn(1, count, 8, len(levels), 4, 2) / sizes[:, None]
-    locations = centres[:, None, None, None] + moved
+    moved = 2 * torch.randn(1, count, 8, len(levels), 4, 2)
+    at = centres[:, None, None, None] * sizes[:, None] + moved
+    # Not where the gradient of a location jumps, at the centres of pixels, which rounding would decide.
+    at = at.floor() + 0.6 + 0.8 * torch.rand(at.shape)
+    locations = at / sizes[:, None]
     weights = torch.rand(1, count, 8, len(levels) * 4).softmax(-1).unflatten(-1, (-1, 4))
     return value.requires_grad_(), locations.requires_grad_(), weights.requires_grad_()
 

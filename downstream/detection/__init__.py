@@ -5,6 +5,7 @@ from downstream.quiet import import_quietly
 import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
 from .completed import CompletedCOCO
+from .dino import DINODetector, DINODetectorHead
 from .metric import CocoInstanceMetric
 from .precision import Float32RoIExtractor, Float32RPNHead
 from .preprocessor import AsyncDetDataPreprocessor
@@ -14,6 +15,8 @@ __all__ = [
     'AsyncDetDataPreprocessor',
     'CocoInstanceMetric',
     'CompletedCOCO',
+    'DINODetector',
+    'DINODetectorHead',
     'Float32RPNHead',
     'Float32RoIExtractor',
     'InstanceTTAModel',

@@ -120,6 +120,8 @@ def matching_tensors(
     """
     expected = model.state_dict()
     if set(state) != set(expected):
+        # A model may know names that other libraries give its parameters.
+        state = getattr(model, 'translated_checkpoint', dict)(state)
         state = _renamed(state, expected)
     if fine_tuning:
         state = _with_adapted_stem(state, expected, model, source)
