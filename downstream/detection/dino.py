@@ -1,8 +1,8 @@
 """DINO (Zhang et al. 2023, arXiv 2203.03605) as its authors, open-mmlab's mmdet and detrex have it.
 
-onedl-mmdetection's decoder encodes each coordinate of a reference box with as many features as a query has,
-and not with half of them: a first weight of ``(256, 1024)`` instead of ``(256, 512)``, into which no published
-checkpoint loads. :class:`DINODetector` is right whichever of the two is installed.
+onedl-mmdetection's decoder encodes each coordinate of a reference box with as many features as a query
+has, and not with half of them: a first weight of ``(256, 1024)`` instead of ``(256, 512)``, into which no
+published checkpoint loads. :class:`DINODetector` is right whichever of the two is installed.
 """
 
 from __future__ import annotations
