@@ -17,6 +17,7 @@ _FUSED = 'fused blocks'
 # Dotted path of the name -> the feature that needs it.
 PRIVATE_NAMES: dict[str, str] = {
     'mmdet.models.detectors.BaseDetector._forward': 'testing exported detectors',
+    'mmdet.models.detectors.dino.DINO._init_layers': 'DINO with the published decoder',
     'mmdet.models.test_time_augs.DetTTAModel._merge_single_sample': 'merging views with masks',
     'mmengine.hooks.CheckpointHook._init_rule': 'SafeCheckpointHook',
     'mmengine.hooks.CheckpointHook._save_best_checkpoint': 'SafeCheckpointHook',
