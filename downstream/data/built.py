@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from copy import deepcopy
 
 from mmengine.registry import DATASETS
@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS
 _waiting: list[tuple[dict, object]] = []
 
 
-def build_ahead(dataset: Mapping) -> object:
+def build_ahead(dataset: Mapping) -> Sized:
     """Build a data set to look at; :func:`build` returns the same one to whoever asks for it next.
 
     It must not be changed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import chain, zip_longest
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,8 @@ from .safe_pickle import dumps, loads
 # Bytes of a message: some transports have a limit, and the buffer of a message doubles its memory.
 CHUNK = 2**28
 _MISSING = object()
+
+T = TypeVar('T')
 
 
 def gather(content: object) -> list | None:
@@ -45,10 +48,10 @@ def _received(size: int, source: int) -> object:
         buffer = torch.empty_like(chunk, device=get_comm_device())
         dist.recv(buffer, source)
         chunk.copy_(buffer)
-    return loads(memoryview(blob.numpy()))
+    return loads(blob.numpy().data)
 
 
-def broadcast(content: object) -> object:
+def broadcast(content: T) -> T:
     """Send ``content`` of the first process to all others, and return it on all of them.
 
     Args:
@@ -66,7 +69,7 @@ def broadcast(content: object) -> object:
     if blob is None:
         blob = torch.empty(int(size), dtype=torch.uint8, device=get_comm_device())
     dist.broadcast(blob, 0)
-    return content if is_main_process() else loads(memoryview(blob.cpu().numpy()))
+    return content if is_main_process() else loads(blob.cpu().numpy().data)
 
 
 class DataOnlyMetric(BaseMetric):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from contextlib import AbstractContextManager
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class _Scalars(HistoryBuffer):
         ):
             raise UnpicklingError('GLOBAL HistoryBuffer with a state of another form')
         self.__class__ = HistoryBuffer
-        self.__init__(max_length=state['max_length'])
+        HistoryBuffer.__init__(self, max_length=state['max_length'])
         self._log_history, self._count_history = state['_log_history'], state['_count_history']
 
 
@@ -43,7 +44,7 @@ def safe_globals() -> AbstractContextManager:
     """A context in which ``torch.load(weights_only=True)`` reads what runs of mmengine save, as data."""
     # The functions with which numpy pickles arrays and scalars; numpy 1 and 2 name their module
     # differently, and files of both are read.
-    functions = {
+    functions: dict[str, Any] = {
         '_reconstruct': np.zeros(1).__reduce__()[0],
         'scalar': np.float64().__reduce__()[0],
     }
@@ -71,7 +72,7 @@ def dumps(content: object) -> bytes:
     return buffer.getvalue()
 
 
-def loads(data: bytes | memoryview) -> object:
+def loads(data: bytes | memoryview) -> Any:
     """The content that :func:`dumps` was called with.
 
     Raises:

@@ -8,7 +8,8 @@ from torch import nn
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """``model`` without the wrapper that mmengine puts around it in several processes."""
-    return model.module if is_model_wrapper(model) else model
+    inner = getattr(model, 'module', None)
+    return inner if is_model_wrapper(model) and isinstance(inner, nn.Module) else model
 
 
 def trained_part(model: nn.Module) -> nn.Module:

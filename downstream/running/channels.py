@@ -249,8 +249,8 @@ def _changer(bands: tuple[int, ...], removed: set[str]) -> Callable[[Iterable], 
                 removed.add(kind)
                 continue
             if _is_loader(step):
-                kept = ('picture_bands', 'fill') if kind == 'LoadBands' else ()
-                kept = {k: step[k] for k in (*kept, 'backend_args') if step.get(k) is not None}
+                names = ('picture_bands', 'fill') if kind == 'LoadBands' else ()
+                kept = {k: step[k] for k in (*names, 'backend_args') if step.get(k) is not None}
                 changed.append(ConfigDict(type='LoadBands', bands=bands, **kept))
                 continue
             step = ConfigDict(step)

@@ -101,11 +101,11 @@ def _is_made_by(prefix: str, siblings: list[str]) -> bool:
 def _require_known(cfg: Config, node: Mapping, key: str, part: str, prefix: str) -> None:
     """ConfigError if nothing reads ``part``, which ``node`` does not have."""
     if not prefix:
-        known = {*inspect.signature(Runner.__init__).parameters, *_READ, *cfg.keys()}
-        if part in known:
+        keys = {*inspect.signature(Runner.__init__).parameters, *_READ, *cfg.keys()}
+        if part in keys:
             return
         elsewhere = [path for path in _paths(cfg) if path.split('.')[-1] == part]
-        near = elsewhere[:3] or get_close_matches(part, known, 3, 0.6)
+        near = elsewhere[:3] or get_close_matches(part, keys, 3, 0.6)
         raise ConfigError(
             f'--cfg-options {key}: the config has no {part!r}, so it would do nothing.'
             + (f' Did you mean {" or ".join(near)}?' if near else '')

@@ -46,10 +46,10 @@ def with_rows_of_same_classes(
     Returns:
         All tensors of ``state``; ``state`` itself if no classifier differs.
     """
-    names = [key for key in state if key in expected and _CLASSIFIER.search(key)]
-    if not names or not classes:
+    kinds = {key: kind for key in state if key in expected and (kind := _classifier(key))}
+    if not kinds or not classes:
         return dict(state)
-    former = former or _known_classes(state, names)
+    former = former or _known_classes(state, kinds)
     if former is None:
         print_log(
             f'{source} does not state its classes: classifiers start anew where their size differs.',
@@ -61,8 +61,8 @@ def with_rows_of_same_classes(
         return dict(state)
     same = {new: former.index(name) for new, name in enumerate(classes) if name in former}
     changed = dict(state)
-    for key in names:
-        rows = _rows(key, state[key], expected[key], same, len(former), len(classes))
+    for key, kind in kinds.items():
+        rows = _rows(kind, state[key], expected[key], same, len(former), len(classes))
         if rows is not None:
             changed[key] = rows
     new = [name for place, name in enumerate(classes) if place not in same]
@@ -76,11 +76,16 @@ def with_rows_of_same_classes(
     return changed
 
 
+def _classifier(key: str) -> str | None:
+    """The name of the layer if ``key`` is a tensor of a classifier."""
+    found = _CLASSIFIER.search(key)
+    return found and found[1]
+
+
 def _rows(
-    key: str, old: Tensor, new: Tensor, same: Mapping[int, int], before: int, after: int
+    kind: str, old: Tensor, new: Tensor, same: Mapping[int, int], before: int, after: int
 ) -> Tensor | None:
     """A classifier's tensor for the new classes; None if it is not one row, or four, per class."""
-    kind = _CLASSIFIER.search(key)[1]
     extra, per_class = _BACKGROUND.get(kind, 0), _ROWS_PER_CLASS.get(kind, 1)
     fits = (
         len(old) == (before + extra) * per_class
@@ -97,10 +102,9 @@ def _rows(
     return rows
 
 
-def _known_classes(state: Mapping[str, Tensor], names: Sequence[str]) -> Sequence[str] | None:
+def _known_classes(state: Mapping[str, Tensor], kinds: Mapping[str, str]) -> Sequence[str] | None:
     """COCO's or ADE20K's classes, if classifiers have as many rows: official files state none."""
-    for key in names:
-        kind = _CLASSIFIER.search(key)[1]
+    for key, kind in kinds.items():
         if kind == 'fc_cls' and len(state[key]) == 81:
             from mmdet.datasets import CocoDataset
 

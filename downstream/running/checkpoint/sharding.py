@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -155,7 +156,7 @@ def is_sharded(model: nn.Module) -> bool:
     return isinstance(model, FSDPModule)
 
 
-def gather_model(model: nn.Module) -> dict[str, Tensor]:
+def gather_model(model: nn.Module) -> dict[str, Any]:
     """The whole state dict in host memory on the first process, an empty one on all others.
 
     Every process must call this. On the others one tensor at a time is whole.
@@ -165,17 +166,17 @@ def gather_model(model: nn.Module) -> dict[str, Tensor]:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     whole = get_model_state_dict(model, options=options)
     for name, _ in model.named_buffers():
-        if name in whole:  # not sharded, so on a CPU this is the buffer itself
-            whole[name] = whole[name].clone()
+        if isinstance(value := whole.get(name), Tensor):
+            whole[name] = value.clone()  # not sharded, so on a CPU this is the buffer itself
     return whole
 
 
-def load_model(model: nn.Module, state: dict[str, Tensor], strict: bool = True) -> None:
+def load_model(model: nn.Module, state: Mapping[str, Tensor], strict: bool = True) -> None:
     """Load whole tensors into a sharded model; every process calls this and copies its own part."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, strict=strict)
-    set_model_state_dict(model, state, options=options)
+    set_model_state_dict(model, dict(state), options=options)
 
 
 def gather_optimizer(wrapper: OptimWrapper) -> dict:
@@ -184,7 +185,8 @@ def gather_optimizer(wrapper: OptimWrapper) -> dict:
     ``torch.distributed.checkpoint`` has a function for this, but that one calls the optimizer's
     ``step`` and gives a state to parameters that have had no gradient, so a resumed run would differ.
     """
-    return _gathered(wrapper.state_dict(), dist.get_rank() == 0) or {}
+    whole = _gathered(wrapper.state_dict(), dist.get_rank() == 0)
+    return whole if isinstance(whole, dict) else {}
 
 
 def _gathered(content: object, keep: bool) -> object:
@@ -195,8 +197,8 @@ def _gathered(content: object, keep: bool) -> object:
         parts = {key: _gathered(value, keep) for key, value in content.items()}
         return parts if keep else None
     if isinstance(content, (list, tuple)):
-        parts = [_gathered(value, keep) for value in content]
-        return type(content)(parts) if keep else None
+        items = [_gathered(value, keep) for value in content]
+        return type(content)(items) if keep else None
     return content.cpu().clone() if keep and isinstance(content, Tensor) else content
 
 

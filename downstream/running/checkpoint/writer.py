@@ -6,6 +6,7 @@ import copy
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -61,6 +62,14 @@ def snapshot(content: dict, copied: Collection[str] = ()) -> dict | None:
     return {**content, **on_host(shared, copy_host_tensors=True)}
 
 
+@overload
+def on_host(content: dict, copy_host_tensors: bool = False) -> dict: ...
+
+
+@overload
+def on_host(content: object, copy_host_tensors: bool = False) -> object: ...
+
+
 def on_host(content: object, copy_host_tensors: bool = False) -> object:
     """``content`` with every tensor in host memory.
 
@@ -80,7 +89,7 @@ def on_host(content: object, copy_host_tensors: bool = False) -> object:
         for key, value in content.items():
             parts[key] = on_host(value, copy_host_tensors)
         return parts
-    if type(content) in (list, tuple):
+    if type(content) is list or type(content) is tuple:
         return type(content)(on_host(value, copy_host_tensors) for value in content)
     return copy.deepcopy(content) if copy_host_tensors else content
 

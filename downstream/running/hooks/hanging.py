@@ -120,7 +120,7 @@ class HangHook(Hook):
         store.set_timeout(timedelta(seconds=self.limit))
         self._store = dist.PrefixStore('alive', store)
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
-        self._main = threading.main_thread().ident
+        self._main = threading.main_thread()
         self._pause = min(self.limit / 10, 5)
         self._moved = self._heard = time.monotonic()
         self._reports = {rank: Report(rank, arrived=self._heard) for rank in range(self._ranks)}
@@ -221,7 +221,7 @@ class HangHook(Hook):
 
     def _place(self) -> tuple[bool, str]:
         """Whether the training waits for other processes, and where it is, in words."""
-        frames = traceback.extract_stack(sys._current_frames().get(self._main))
+        frames = traceback.extract_stack(sys._current_frames().get(self._main.ident or 0))
         waiting = waits_for_others(frame.filename for frame in frames) or self._gpu_is_busy()
         last = frames[-1]
         file = '/'.join(last.filename.split(os.sep)[-2:])
@@ -248,7 +248,7 @@ class HangHook(Hook):
             )
         else:
             time.sleep(_GRACE)
-        if self._rank in ranks:
+        if self._rank in ranks and sys.__stderr__ is not None:
             faulthandler.dump_traceback(sys.__stderr__)
         sys.stdout.flush()
         os._exit(1)

@@ -40,9 +40,9 @@ class PatienceHook(Hook):
                 f'reports {", ".join(metrics or ())}.'
             )
         current, hub = float(metrics[self.monitor]), runner.message_hub
-        state = hub.get_info(_KEY) if _KEY in hub.runtime_info else {'best': None, 'waited': 0}
+        state = hub.get_info(_KEY) if _KEY in hub.runtime_info else None
         # Written this way a figure that is not a number is no improvement.
-        if state['best'] is None or current > state['best']:
+        if state is None or current > state['best']:
             state = {'best': current, 'waited': 0}
         else:
             state = {**state, 'waited': state['waited'] + 1}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from mmengine.hooks import Hook
@@ -25,6 +25,12 @@ from downstream.drawing import (
 
 # Formats that pictures may have; others become PNG.
 _WRITTEN = ('.bmp', '.jpeg', '.jpg', '.png', '.webp')
+
+
+class _WithClasses(Protocol):
+    """A data set of images whose classes are known."""
+
+    metainfo: Mapping[str, Any]
 
 
 class PicturesHook(Hook):
@@ -102,7 +108,7 @@ class PicturesHook(Hook):
             if self.show or self.test_out_dir is None:
                 self._give(sample, picture, 'test_img', self._tested)
 
-    def picture(self, dataset: object, sample: Any) -> np.ndarray:
+    def picture(self, dataset: _WithClasses, sample: Any) -> np.ndarray:
         """Ground truth, where there is one, beside the prediction: BGR of uint8.
 
         Args:
@@ -151,7 +157,7 @@ class SegmentationPicturesHook(PicturesHook):
         """See :meth:`PicturesHook.prediction`."""
         return draw_segmentation(image, as_array(sample.pred_sem_seg.data[0]), classes)
 
-    def picture(self, dataset: object, sample: Any) -> np.ndarray:
+    def picture(self, dataset: _WithClasses, sample: Any) -> np.ndarray:
         """See :meth:`PicturesHook.picture`."""
         picture = super().picture(dataset, sample)
         classes = dataset.metainfo['classes']
@@ -174,8 +180,8 @@ class SegmentationPicturesHook(PicturesHook):
 
 def _name(dataset: object, path: str) -> Path:
     """Where the picture of an image goes within its folder: as the image lies within the data set."""
-    while getattr(dataset, 'dataset', None) is not None:
-        dataset = dataset.dataset
+    while (inner := getattr(dataset, 'dataset', None)) is not None:
+        dataset = inner
     prefixes = getattr(dataset, 'data_prefix', None) or {}
     root = prefixes.get('img_path') or prefixes.get('img') or ''
     file = Path(path)

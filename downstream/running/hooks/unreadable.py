@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
@@ -49,7 +48,7 @@ class UnreadableImagesHook(Hook):
 
     def after_train(self, runner) -> None:
         parts = gather(list(self._found))
-        if not is_main_process():
+        if parts is None:  # on all processes but the first
             return
         found = sorted({message for part in parts for message in part})
         if found:

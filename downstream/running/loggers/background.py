@@ -123,8 +123,11 @@ class BackgroundLogger(BaseVisBackend):
             values: Name -> number.
             iteration: None: the present one.
         """
-        numbers = {name: _number(value) for name, value in values.items()}
-        numbers = {name: number for name, number in numbers.items() if number is not None}
+        numbers = {
+            name: number
+            for name, value in values.items()
+            if (number := _number(value)) is not None
+        }
         if self._worker is not None and numbers:
             at = self._position() if iteration is None else iteration
             self._worker.submit(partial(self._service.scalars, numbers, at))

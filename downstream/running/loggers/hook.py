@@ -111,5 +111,6 @@ def per_class_figures(report: Mapping[str, Any]) -> dict[str, float]:
             figures |= {
                 '/'.join(filter(None, ('val_per_class', kind, figure, name))): number
                 for figure, number in flat.items()
+                if not isinstance(number, str)
             }
     return figures

@@ -34,7 +34,7 @@ class WandbService(Service):
         import wandb
 
         self._wandb, identity = wandb, run.former or uuid.uuid4().hex
-        arguments = dict(
+        arguments: dict[str, Any] = dict(
             project=self.project or os.environ.get('WANDB_PROJECT') or PROJECT,
             name=None if run.former else run.name,
             id=identity,
@@ -53,7 +53,7 @@ class WandbService(Service):
         arguments |= self.options
         mode = str(arguments.pop('mode', None) or os.environ.get('WANDB_MODE') or 'online')
         if mode not in ('online', 'shared'):
-            self._run = wandb.init(mode=mode, **arguments)
+            self._run = wandb.init(**arguments | {'mode': mode})
         elif why := self._try_online(arguments):
             self._run = wandb.init(mode='offline', **arguments)
             folder = os.path.dirname(self._run.dir)

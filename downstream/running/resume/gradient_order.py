@@ -8,8 +8,9 @@ which the gradients arrived. So a resumed run has to know that order before its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,13 @@ class GradientOrder:
             self._handles = []
 
 
-def _orders_anew(model: nn.Module) -> bool:
+def _orders_anew(model: nn.Module) -> TypeGuard[DistributedDataParallel]:
     return isinstance(model, DistributedDataParallel) and not (
         model.find_unused_parameters or model.static_graph
     )
 
 
-def _order_like(former: Sequence[str], names: Sequence[str]) -> list[str]:
+def _order_like(former: Sequence[str], names: Collection[str]) -> list[str]:
     """All of ``names``: those of ``former`` as they are there, then the others."""
     known = [name for name in former if name in names]
     return [*known, *(name for name in names if name not in set(known))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
@@ -39,7 +39,8 @@ class _Stream:
 
     def __init__(self, dataloader) -> None:
         self.dataloader = dataloader
-        self._iterator, self._round = None, 0
+        self._iterator: Iterator[Sequence[dict]] | None = None
+        self._round = 0
 
     def skip_iter(self, count: int) -> None:
         """Continue after the first ``count`` batches."""

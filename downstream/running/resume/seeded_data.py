@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -39,6 +40,16 @@ def seed_step(seed: int, iteration: int) -> None:
     seed_all(seed, get_rank(), _MODEL, iteration)
 
 
+class _SizedSampler(Protocol):
+    def __iter__(self) -> Iterator[int]: ...
+    def __len__(self) -> int: ...
+
+
+class _SizedDataset(Protocol):
+    def __getitem__(self, index: int, /) -> Any: ...
+    def __len__(self) -> int: ...
+
+
 class IndexWithDraw(int):
     """The index of a sample, with its number among all draws of the process."""
 
@@ -63,7 +74,7 @@ class NotDeepCopied:
 class NumberedSampler(NotDeepCopied, Sampler):
     """Numbers the draws of another sampler, over all epochs."""
 
-    def __init__(self, sampler: Sampler, dataset: Dataset) -> None:
+    def __init__(self, sampler: _SizedSampler, dataset: _SizedDataset) -> None:
         self.sampler, self.dataset = sampler, dataset
 
     def __iter__(self) -> Iterator[IndexWithDraw]:
@@ -111,7 +122,12 @@ class SeededDataset(NotDeepCopied, Dataset):
         replace_unreadable: Whether another sample may replace one whose file cannot be read.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, replace_unreadable: bool = False) -> None:
+    dataset: _SizedDataset
+    seed: int
+    rank: int
+    replace_unreadable: bool
+
+    def __init__(self, dataset: _SizedDataset, seed: int, replace_unreadable: bool = False) -> None:
         self.__dict__.update(
             dataset=dataset, seed=seed, rank=get_rank(), replace_unreadable=replace_unreadable
         )

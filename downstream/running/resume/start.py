@@ -5,8 +5,6 @@ from __future__ import annotations
 import socket
 from dataclasses import astuple, dataclass
 
-from mmengine.dist import is_main_process
-
 from backbones.errors import ConfigError, WeightsError
 from downstream.distributed.gather import broadcast, gather
 from downstream.running.checkpoint.files import iteration_of, newest_whole, verified
@@ -49,17 +47,18 @@ def agree_on_start(
         ConfigError: The processes find different files under its name.
     """
     requests = gather([resume, load_from, seed])
-    error, start = None, None
+    problem: str | None = None
+    first: tuple | None = None
     if requests is not None:
         request = next((r for r in requests if r[0]), requests[0])
         try:
-            start = list(astuple(_first_process_start(work_dir, *request)))
-        except WeightsError as problem:
-            error = str(problem)
-    error, start = broadcast([error, start])
-    if error is not None:
-        raise WeightsError(error)
-    start = Start(*start)
+            first = astuple(_first_process_start(work_dir, *request))
+        except WeightsError as error:
+            problem = str(error)
+    problem, first = broadcast((problem, first))
+    if first is None:
+        raise WeightsError(problem)
+    start = Start(*first)
     if start.resume:
         _require_same(start.checkpoint)
     return start
@@ -87,16 +86,16 @@ def _require_same(checkpoint: str) -> None:
     except WeightsError as error:
         found = str(error)
     parts = gather([found, socket.gethostname()])
-    error = None
-    if is_main_process() and len({part[0] for part in parts}) > 1:
+    problem = None
+    if parts is not None and len({part[0] for part in parts}) > 1:
         shown = '; '.join(
             f'rank {rank} on {host}: {checkpoint}, {found}'
             for rank, (found, host) in enumerate(parts)
         )
-        error = (
+        problem = (
             f'the processes would go on from different checkpoints: {shown}. The work dir must be on '
             'a disk that all machines share.'
         )
-    error = broadcast(error)
-    if error is not None:
-        raise ConfigError(error)
+    problem = broadcast(problem)
+    if problem is not None:
+        raise ConfigError(problem)
