@@ -105,7 +105,9 @@ def half_precision(amp: str, cuda: bool) -> str:
 def _set_wrapper(wrapper: dict, kind: str) -> None:
     known = ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper')
     if wrapper.get('type', 'OptimWrapper') not in known:
-        raise ConfigError(f'--amp does not know how to change optim_wrapper.type={wrapper["type"]!r}.')
+        raise ConfigError(
+            f'--amp does not know how to change optim_wrapper.type={wrapper["type"]!r}.'
+        )
     wrapper['type'] = kind
     if kind != 'AmpOptimWrapper':
         for key in ('loss_scale', 'dtype'):

@@ -124,9 +124,7 @@ class BackgroundLogger(BaseVisBackend):
             iteration: None: the present one.
         """
         numbers = {
-            name: number
-            for name, value in values.items()
-            if (number := _number(value)) is not None
+            name: number for name, value in values.items() if (number := _number(value)) is not None
         }
         if self._worker is not None and numbers:
             at = self._position() if iteration is None else iteration

@@ -59,7 +59,7 @@ def agree_on_start(
     if first is None:
         raise WeightsError(problem)
     start = Start(*first)
-    if start.resume:
+    if start.resume and start.checkpoint is not None:
         _require_same(start.checkpoint)
     return start
 
