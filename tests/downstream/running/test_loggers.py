@@ -296,7 +296,7 @@ class TestChoice:
 
 def test_figures_of_classes():
     detection = {'bbox': {'AP': 0.5, 'per_class': {'a b': 0.4, 'c': None}}}
-    assert per_class_figures(detection)['val_per_class/bbox/AP/a b'] == 0.4
+    assert per_class_figures(detection) == {'val_per_class/bbox/AP/a b': 0.4}  # none is no number
     segmentation = {'mIoU': 50.0, 'per_class': {'sky': {'IoU': 1.5, 'Acc': 2.5}}}
     assert per_class_figures(segmentation) == {
         'val_per_class/IoU/sky': 1.5,

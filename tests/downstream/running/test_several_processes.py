@@ -97,6 +97,16 @@ def test_who_waits():
     assert not hanging.waits_for_others(['/a/train.py', hanging.__file__])
 
 
+def test_a_hanging_process_without_standard_error_ends(monkeypatch):
+    hook, ended = hanging.HangHook(), []
+    hook._rank, hook._reports = 0, {0: Report(0)}
+    for name in ('stderr', '__stderr__'):
+        monkeypatch.setattr(sys, name, None)
+    monkeypatch.setattr(hanging.os, '_exit', ended.append)
+    hook._end([0], silent=False)
+    assert ended == [1]
+
+
 def test_a_hang_is_reported_before_a_collective_gives_up():
     """Of the shipped configs, with CUDA."""
     cfg = Config.fromfile(ROOT / 'configs' / '_base_' / 'runtime' / 'default.py')
