@@ -7,6 +7,7 @@ from backbones.openmmlab import require as _require
 _require('mmengine')
 _defer_imports()
 
+from backbones.completed import CompletedBackbone
 from backbones.convnext.archs import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS
 from backbones.convnext.fused.switch import set_fused
 from backbones.convnext.isotropic import ConvNeXtIsotropic

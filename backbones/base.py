@@ -41,6 +41,10 @@ def can_synchronise() -> bool:
     return several and torch.cuda.is_available()
 
 
+def _make_contiguous(_: nn.Module, __: object, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(m.contiguous() for m in maps)
+
+
 class Backbone(BaseModule):
     """A network whose ``forward`` turns ``(N, C, H, W)`` into a tuple of feature maps.
 
@@ -77,6 +81,9 @@ class Backbone(BaseModule):
             a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
         norm_eval: Whether BatchNorm uses its running statistics, and leaves them unchanged, in
             training mode too.
+        contiguous_maps: Whether maps are contiguous, as those of OpenMMLab's backbones are. Otherwise they
+            may be in channels_last memory format, which is faster, and which heads that call ``view()``
+            refuse.
     """
 
     _is_init: bool  # mmengine's
@@ -92,9 +99,16 @@ class Backbone(BaseModule):
     recipe_frozen_stages: int = -1
     takes_drop_path_rate: bool | None = None
 
-    def __init__(self, init_cfg: dict | None = None, norm_eval: bool = False) -> None:
+    def __init__(
+        self,
+        init_cfg: dict | None = None,
+        norm_eval: bool = False,
+        contiguous_maps: bool = False,
+    ) -> None:
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
+        if contiguous_maps:
+            self.register_forward_hook(_make_contiguous)
         self._layer_depths: Mapping[str, Depth] | None = None
 
     def resolved_arguments(self) -> dict[str, object]:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
 from backbones.layers import LayerNorm2d
+
+
+def nearest_stride(stride: int, strides: Iterable[int]) -> int:
+    """The one of ``strides`` that a map of ``stride`` is made from; the finer of two."""
+    return min(sorted(strides), key=lambda s: max(s / stride, stride / s))
+
+
+def can_be_made(channels: int, source: int, target: int) -> bool:
+    """Whether :func:`pyramid_level` has layers between two strides: powers of two, enough channels."""
+    finer, coarser = sorted((source, target))
+    factor, rest = divmod(coarser, finer)
+    is_power = rest == 0 and factor & (factor - 1) == 0
+    return is_power and (source <= target or channels >= factor)
 
 
 def pyramid_level(channels: int, source: int, target: int) -> tuple[nn.Module | None, int]:

@@ -53,6 +53,7 @@ class ConvNeXt(Backbone):
             (:mod:`backbones.weights.stem`).
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` with a name of the table of weights,
             a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
+        contiguous_maps: As in :class:`backbones.Backbone`.
 
     Input ``(N, in_channels, H, W)``; output a tuple of ``(N, out_channels[i], H // out_strides[i],
     W // out_strides[i])``.
@@ -79,8 +80,9 @@ class ConvNeXt(Backbone):
         with_cp: bool = False,
         in_channels: int = 3,
         init_cfg: dict | None = None,
+        contiguous_maps: bool = False,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(init_cfg, contiguous_maps=contiguous_maps)
         self.input_channels = checked_channels(in_channels)
         if self.input_channels == 3:
             self.input_mean, self.input_std = input_statistics(init_cfg)

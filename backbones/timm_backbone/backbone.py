@@ -26,7 +26,7 @@ from backbones.optim.layer_depth import (
     folded,
     generic_depths,
 )
-from backbones.pyramid import pyramid_level
+from backbones.pyramid import nearest_stride, pyramid_level
 from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import check_model_name, input_statistics
 from backbones.weights.translation import Translation
@@ -40,7 +40,6 @@ from .create import (
     features_of,
     is_resnet,
     leaves_outputs_unnormalised,
-    nearest_stride,
 )
 from .groups import block_names, frozen_modules, groups_of
 from .sizes import find_size_divisor, odd_multiple, run_on_meta
@@ -77,6 +76,7 @@ class TimmBackbone(Backbone):
             (:mod:`backbones.weights.stem`).
         model_args: Further arguments of timm's model.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)``, e.g. ``timm:<model>.<tag>``.
+        contiguous_maps: As in :class:`backbones.Backbone`.
 
     Input ``(N, in_channels, H, W)``; output a tuple of ``(N, out_channels[i], H / out_strides[i],
     W / out_strides[i])``, rounded down or up as the model does it.
@@ -102,8 +102,9 @@ class TimmBackbone(Backbone):
         in_channels: int = 3,
         model_args: Mapping | None = None,
         init_cfg: dict | None = None,
+        contiguous_maps: bool = False,
     ) -> None:
-        super().__init__(init_cfg, norm_eval)
+        super().__init__(init_cfg, norm_eval, contiguous_maps)
         check_model_name(model)
         self.model_name = model
         given = dict(model_args or {})

@@ -78,11 +78,6 @@ def features_of(name: str, model: TimmModel) -> dict[int, int]:
     return useful
 
 
-def nearest_stride(stride: int, features: Mapping[int, int]) -> int:
-    """The stride of ``features`` that a map of ``stride`` is made from; the finer of two."""
-    return min(sorted(features), key=lambda s: max(s / stride, stride / s))
-
-
 def leaves_outputs_unnormalised(model: TimmModel) -> bool:
     """Whether a model has other norms than BatchNorm.
 

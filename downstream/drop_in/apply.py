@@ -15,11 +15,29 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 
 from backbones.base import accepted_arguments
+from backbones.completed import CompletedBackbone
 from backbones.errors import ConfigError
 from backbones.uninitialised import on_meta
 
-from .facts import BackboneFacts, inspect_backbone
+from .facts import (
+    BackboneFacts,
+    as_completed,
+    completed,
+    inspect_backbone,
+    inspect_with,
+    leaves_untrained,
+)
+from .formats import takes_channels_last
+from .rates import adapt_layer_decay
+from .reads import DetectorMaps, SegmenterMaps
 from .report import report
+from .stock import (
+    StockMaps,
+    inner_model,
+    require_replaceable,
+    stock_maps,
+    without_neck_for_plain_vits,
+)
 
 
 def detector(name: str, **backbone_args) -> dict:
@@ -33,7 +51,7 @@ def detector(name: str, **backbone_args) -> dict:
         ConfigError: There is no such backbone, or it breaks the contract.
         WeightsError: There are no such weights.
     """
-    facts = inspect_backbone(name, 'detection', **backbone_args)
+    facts = completed(inspect_backbone(name, 'detection', **backbone_args))
     return {
         'backbone': facts.config,
         'neck': {'in_channels': list(facts.channels)},
@@ -46,7 +64,7 @@ def segmentor(name: str, aux_index: int = 2, **backbone_args) -> dict:
 
     Arguments and errors as in :func:`detector`.
     """
-    facts = inspect_backbone(name, 'segmentation', **backbone_args)
+    facts = completed(inspect_backbone(name, 'segmentation', **backbone_args))
     channels = list(facts.channels)
     return {
         'backbone': facts.config,
@@ -67,7 +85,8 @@ def linear_segmentor(name: str, **backbone_args) -> dict:
     facts = inspect_backbone(name, 'segmentation', **backbone_args)
     takes_indices = 'out_indices' in accepted_arguments(type(facts.built))
     if len(facts.channels) > 1 and takes_indices and 'out_indices' not in facts.config:
-        facts = _with_last_maps(facts, 1, 'segmentation', **backbone_args)
+        last = (len(facts.channels) - 1,)
+        facts = _with_maps(facts, last, 'segmentation', **backbone_args)
     last = facts.channels[-1]
     return {
         'backbone': facts.config,
@@ -93,23 +112,31 @@ def drop_in(cfg: Config, name: str, **backbone_args) -> str:
         ConfigError: There is no such backbone, it breaks the contract, or the model cannot use it.
         WeightsError: There are no such weights.
     """
-    task = 'segmentation' if 'decode_head' in cfg.model else 'detection'
-    old = cfg.model.get('backbone') or {}
-    recipe = old.get('drop_path_rate'), _trains_no_stage(old)
-    facts = inspect_backbone(name, task, *recipe, **backbone_args)
-    count = _number_of_maps(cfg.model)
-    if count and len(facts.channels) > count and 'out_indices' not in facts.config:
-        facts = _with_last_maps(facts, count, task, *recipe, **backbone_args)
     model = deepcopy(cfg.model)
-    model.pop(
-        'pretrained', None
-    )  # weights of the old backbone, handed on to whatever backbone there is
-    model.backbone = ConfigDict(facts.config)
-    model.setdefault('data_preprocessor', ConfigDict()).update(_preprocessor(facts, task))
-    configure = _configure_detector if task == 'detection' else _configure_segmentor
-    configure(model, facts)
+    inner = inner_model(model)
+    require_replaceable(name, inner)
+    notes: list[tuple[str, str]] = []
+    task = 'segmentation' if 'decode_head' in inner else 'detection'
+    removed = without_neck_for_plain_vits(inner)
+    if removed:
+        notes.append(('neck', f'{removed} left out: it makes strides that this backbone has'))
+    old = inner.backbone
+    recipe = old.get('drop_path_rate'), _trains_no_stage(old)
+    if not takes_channels_last(inner):
+        backbone_args = {'contiguous_maps': True, **backbone_args}
+    facts = completed(inspect_backbone(name, task, *recipe, **backbone_args))
+    stock = stock_maps(old)
+    # Weights of the old backbone, which a segmenter hands on to whatever backbone there is.
+    inner.pop('pretrained', None)
+    if task == 'detection':
+        facts = _configure_detector(inner, facts, stock, task, *recipe, **backbone_args)
+    else:
+        facts = _configure_segmentor(inner, facts, stock, task, *recipe, **backbone_args)
+    inner.backbone = ConfigDict(facts.config)
+    preprocessor = _set_preprocessor(model, inner, facts, task)
     cfg.model = model
-    return report(cfg, facts, task)
+    notes += adapt_layer_decay(cfg)
+    return report(cfg, facts, preprocessor, task, notes)
 
 
 def _trains_no_stage(backbone: Mapping) -> bool:
@@ -126,17 +153,28 @@ def _trains_no_stage(backbone: Mapping) -> bool:
     return isinstance(stages, int) and frozen >= stages
 
 
-def _with_last_maps(
-    facts: BackboneFacts, count: int, task: str, *recipe, **backbone_args
+def _with_maps(
+    facts: BackboneFacts, chosen: Sequence[int], task: str, *recipe, **backbone_args
 ) -> BackboneFacts:
-    """The same backbone, returning only the last ``count`` of its maps."""
-    if 'out_indices' not in accepted_arguments(type(facts.built)):
+    """The same backbone, returning only the maps ``chosen`` where it can.
+
+    Raises:
+        ConfigError: It cannot, and some of its parameters would get no gradient.
+    """
+    if len(chosen) == len(facts.channels) or 'out_indices' in facts.config:
+        return facts
+    if isinstance(facts.built, CompletedBackbone):
+        return inspect_with(facts, out_indices=chosen)
+    if 'out_indices' in accepted_arguments(type(facts.built)):
+        numbers = getattr(facts.built, 'out_indices', range(len(facts.channels)))
+        indices = tuple(numbers[i] for i in chosen)
+        return inspect_backbone(facts.name, task, *recipe, **backbone_args, out_indices=indices)
+    if leaves_untrained(facts, chosen):
         raise ConfigError(
             f'backbone {facts.name!r} returns {len(facts.channels)} maps, but this model reads '
-            f'{count}; give {type(facts.built).__name__} an argument out_indices.'
+            f'{len(chosen)}; give {type(facts.built).__name__} an argument out_indices.'
         )
-    indices = tuple(range(len(facts.channels)))[-count:]
-    return inspect_backbone(facts.name, task, *recipe, **backbone_args, out_indices=indices)
+    return facts
 
 
 def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
@@ -196,57 +234,56 @@ def _preprocessor(facts: BackboneFacts, task: str) -> dict:
     return fields
 
 
-def _number_of_maps(model: Mapping) -> int | None:
-    """How many maps a model reads; None where its config does not say so."""
-    neck = model.get('neck') or {}
-    head = model.get('decode_head') or {}
-    for channels in (neck.get('in_channels'), head.get('in_channels') if not neck else None):
-        if isinstance(channels, Sequence):
-            return len(channels)
-    # heads that read single maps count those that the old backbone returned
-    indices = (model.get('backbone') or {}).get('out_indices')
-    return len(indices) if isinstance(indices, Sequence) and not neck else None
+def _set_preprocessor(
+    model: ConfigDict, inner: ConfigDict, facts: BackboneFacts, task: str
+) -> Mapping:
+    """Set mean, std and padding in all preprocessors of ``model``; returns the innermost."""
+    found: list[ConfigDict] = []
+    for holder in (model, inner):
+        at = holder.setdefault('data_preprocessor', ConfigDict())
+        if isinstance(at.get('data_preprocessor'), Mapping):  # one for each branch of a teacher
+            at = at.data_preprocessor
+        if not any(at is other for other in found):
+            found.append(at)
+    for preprocessor in found:
+        fields = _preprocessor(facts, task)
+        if task == 'detection':
+            # What the method needs: 1 for DETRs, 128 for some pyramids.
+            fields['pad_size_divisor'] = lcm(preprocessor.get('pad_size_divisor', 1), facts.divisor)
+        if fields.get('bgr_to_rgb'):
+            preprocessor.pop('rgb_to_bgr', None)
+        preprocessor.update(fields)
+    return found[-1]
 
 
-def _configure_detector(model: ConfigDict, facts: BackboneFacts) -> None:
-    if not model.get('neck'):
-        raise ConfigError(
-            f'backbone {facts.name!r}: this detector ({model.get("type")}) has no neck whose '
-            'in_channels could be set.'
-        )
-    anchors = ((model.get('rpn_head') or {}).get('anchor_generator') or {}).get('strides')
-    wanted = tuple(anchors[: len(facts.strides)]) if anchors else facts.strides
-    if tuple(facts.strides) != wanted or (anchors and len(facts.strides) < 4 <= len(anchors) - 1):
-        raise ConfigError(
-            f'backbone {facts.name!r} gives maps of strides {facts.strides}; the anchors of this '
-            f'detector are for {tuple(anchors)}. Return one map each at strides 4, 8, 16 and 32.'
-        )
-    model.neck.in_channels = list(facts.channels)
+def _configure_detector(
+    model: ConfigDict, facts: BackboneFacts, stock: StockMaps, task: str, *recipe, **backbone_args
+) -> BackboneFacts:
+    maps = DetectorMaps(facts.name, model, stock)
+    chosen = maps.chosen(facts.strides)
+    facts = _with_maps(facts, chosen, task, *recipe, **backbone_args)
+    if len(facts.channels) > len(chosen) and 'out_indices' not in facts.config:
+        # A class without out_indices, all of whose parameters the maps that are read need.
+        facts = inspect_with(as_completed(facts), out_indices=chosen)
+    maps.configure(facts)
+    return facts
 
 
-def _configure_segmentor(model: ConfigDict, facts: BackboneFacts) -> None:
-    count = len(facts.channels)
-    for key in ('decode_head', 'auxiliary_head', 'neck'):
-        heads = model.get(key)
-        for head in heads if isinstance(heads, (list, tuple)) else [heads]:
-            if not head:
-                continue
-            index = head.get('in_index', list(range(count)) if key != 'auxiliary_head' else 2)
-            indices = [index] if isinstance(index, int) else list(index)
-            if any(not -count <= i < count for i in indices):
-                raise ConfigError(
-                    f'backbone {facts.name!r} gives {count} maps; {key} of this config reads maps '
-                    f'{indices}.'
-                )
-            channels = [facts.channels[i] for i in indices]
-            head.in_channels = channels[0] if isinstance(index, int) else channels
-            if 'c1_in_channels' in head:  # DeepLabV3+ reads the first map a second time
-                head.c1_in_channels = facts.channels[0]
-            if head.get('num_convs') == 0:
-                head.channels = head.in_channels  # there is no convolution before it
-    crop = model.data_preprocessor.get('size')
+def _configure_segmentor(
+    model: ConfigDict, facts: BackboneFacts, stock: StockMaps, task: str, *recipe, **backbone_args
+) -> BackboneFacts:
+    maps = SegmenterMaps(facts.name, model, stock)
+    total = len(facts.channels)
+    chosen = None if 'out_indices' in facts.config else maps.chosen(facts.strides)
+    if chosen is not None:
+        facts = _with_maps(facts, chosen, task, *recipe, **backbone_args)
+        if maps.neck is not None and len(facts.channels) > len(chosen):
+            facts = inspect_with(as_completed(facts), out_indices=chosen)
+    maps.configure(facts, chosen, total)
+    crop = model.get('data_preprocessor', {}).get('size')
     if crop and any(side % facts.divisor for side in crop):
         raise ConfigError(
             f'backbone {facts.name!r} needs sides that are multiples of {facts.divisor}; the crops '
             f'of this config are {tuple(crop)}.'
         )
+    return facts

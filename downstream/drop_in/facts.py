@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import lcm
@@ -13,13 +13,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.base import accepted_arguments
+from backbones.completed import STRIDES
 from backbones.errors import ConfigError, UserError
 from backbones.names import backbone_config
+from backbones.pyramid import can_be_made, nearest_stride
 from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import first_line
 
+from .pretrained import with_init_cfg
+
 # Sides of the images of the trial passes are the smallest allowed ones from these on.
-_TRIED = (128, 192)
+TRIED = (128, 192)
 _ODD = (165, 227)
 # Where the backbone states neither strides nor a divisor, sides are multiples of this.
 _USUAL_STRIDE = 32
@@ -81,12 +85,6 @@ def inspect_backbone(
     settle_in_channels(name, config)
     built, maps = _build(name, config)
     accepted = accepted_arguments(type(built))
-    if config.get('init_cfg') and 'init_cfg' not in accepted:
-        raise ConfigError(
-            f'backbone {name!r}: {type(built).__name__} takes no init_cfg, so it cannot load '
-            f'{config["init_cfg"].get("checkpoint")}; derive it from backbones.Backbone and pass '
-            'init_cfg on (docs/backbones.md).'
-        )
     if recipe_drop_path and 'drop_path_rate' not in config:
         stated = getattr(built, 'takes_drop_path_rate', None)
         if 'drop_path_rate' in accepted if stated is None else stated:
@@ -96,6 +94,75 @@ def inspect_backbone(
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
     resolved = getattr(built, 'resolved_arguments', dict)()
     config |= {key: value for key, value in resolved.items() if key not in config}
+    if config.get('init_cfg') and 'init_cfg' not in accepted:
+        config = dict(with_init_cfg(config, config['init_cfg']))
+    return _facts(name, config, built, maps)
+
+
+def completed(facts: BackboneFacts) -> BackboneFacts:
+    """The same backbone with one map at each of the strides 4, 8, 16 and 32.
+
+    Maps that it lacks are made (:class:`backbones.completed.CompletedBackbone`). It is returned as it is
+    if it has these strides, if its config chooses the maps, or if they cannot be made of its own.
+    """
+    if facts.strides == STRIDES or 'out_indices' in facts.config or not _can_be_completed(facts):
+        return facts
+    return as_completed(facts)
+
+
+def as_completed(facts: BackboneFacts) -> BackboneFacts:
+    """The backbone as a :class:`backbones.completed.CompletedBackbone`, which can choose its maps."""
+    config = dict(facts.config)
+    kind = config.pop('type')
+    if kind == 'WithWeights':
+        kind = config.pop('module')
+    config = {
+        'type': 'CompletedBackbone',
+        'module': kind,
+        'channels': list(facts.channels),
+        'strides': list(facts.strides),
+        **config,
+    }
+    return inspect_with(facts, **config)
+
+
+def inspect_with(facts: BackboneFacts, **changes: object) -> BackboneFacts:
+    """The facts of the same backbone with other arguments."""
+    config = changes if 'type' in changes else {**facts.config, **changes}
+    built, maps = _build(facts.name, config)
+    return _facts(facts.name, config, built, maps)
+
+
+def _can_be_completed(facts: BackboneFacts) -> bool:
+    for target in STRIDES:
+        source = nearest_stride(target, facts.strides)
+        channels = dict(zip(facts.strides, facts.channels))[source]
+        if not can_be_made(channels, source, target):
+            return False
+    return True
+
+
+def leaves_untrained(facts: BackboneFacts, read: Sequence[int]) -> bool:
+    """Whether parameters that train get no gradient if only the maps ``read`` are used.
+
+    Distributed training stops at such parameters.
+    """
+    built = facts.built
+    training = built.training
+    try:
+        built.train()
+        device = next((p.device for p in built.parameters()), torch.device('cpu'))
+        maps = built(torch.zeros(2, facts.input_channels, *_trial_size(built), device=device))
+        sum(maps[i].float().sum() for i in read).backward()
+        return any(p.requires_grad and p.grad is None for p in built.parameters())
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False  # not to be found out here
+    finally:
+        built.zero_grad(set_to_none=True)
+        built.train(training)
+
+
+def _facts(name: str, config: dict, built: nn.Module, maps: object) -> BackboneFacts:
     channels = input_channels(built, config)
     probe = _Probe(name, built, maps, channels)
     return BackboneFacts(
@@ -147,7 +214,7 @@ def _build(name: str, config: dict) -> tuple[nn.Module, object]:
     try:
         with on_meta():
             built = _build_with_statistics(config)
-        return built, _maps(built, _trial_size(built), input_channels(built, config))
+        return built, run_once(built, _trial_size(built), input_channels(built, config))
     except UserError:
         raise
     except Exception:  # the meta device lacks an operator, or a mistake, which will show again
@@ -212,7 +279,7 @@ def _batch_norm_policy(
 
 
 @torch.no_grad()
-def _maps(built: nn.Module, size: tuple[int, int], channels: int) -> object:
+def run_once(built: nn.Module, size: tuple[int, int], channels: int) -> object:
     """What ``built`` returns for an image ``(channels, *size)`` in evaluation mode."""
     training = built.training
     tensors = chain(built.parameters(), built.buffers())
@@ -228,7 +295,7 @@ def _trial_size(built: nn.Module) -> tuple[int, int]:
     """Height and width of the first trial image: two different multiples of all strides."""
     strides = getattr(built, 'out_strides', None) or (_USUAL_STRIDE,)
     step = lcm(int(getattr(built, 'size_divisor', None) or 1), *map(int, strides))
-    height, width = (-(-side // step) * step for side in _TRIED)
+    height, width = (-(-side // step) * step for side in TRIED)
     return height, width if width > height else height + step
 
 
@@ -264,7 +331,7 @@ class _Probe:
 
     def _run(self) -> object:
         try:
-            return _maps(self.built, self.size, self.input_channels)
+            return run_once(self.built, self.size, self.input_channels)
         except Exception as error:
             words = (
                 f'{self.kind} fails on images of {self.size[0]} x {self.size[1]}'
@@ -318,7 +385,7 @@ class _Probe:
 
     def _runs_at_odd_sizes(self) -> bool:
         try:
-            maps = _maps(self.built, _ODD, self.input_channels)
+            maps = run_once(self.built, _ODD, self.input_channels)
             sizes = [tuple(m.shape[-2:]) for m in maps]
         except Exception:  # it does not take such sizes, whatever the error is
             return False

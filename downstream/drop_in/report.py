@@ -7,20 +7,28 @@ from collections.abc import Mapping, Sequence
 from mmengine.config import Config
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from backbones.completed import CompletedBackbone
 from backbones.names import known_weights
-from backbones.optim.layer_decay import depths_of
 from backbones.weights.load import is_non_commercial
 from backbones.weights.sources import find
 from backbones.weights.timm_catalog import tags
 
 from .facts import BackboneFacts
+from .rates import rates_in_words
 
 
-def report(cfg: Config, facts: BackboneFacts, task: str) -> str:
-    """A line for each thing that depends on the backbone of ``cfg``."""
+def report(
+    cfg: Config,
+    facts: BackboneFacts,
+    preprocessor: Mapping,
+    task: str,
+    notes: Sequence[tuple[str, str]] = (),
+) -> str:
+    """A line for each thing that depends on the backbone of ``cfg``; ``notes`` are further ones."""
     config = facts.config
     lines = [
         ('backbone', f'{facts.name} ({config["type"]})'),
+        *_made_lines(facts),
         (
             'maps',
             f'{", ".join(map(str, facts.channels))} channels at strides '
@@ -28,7 +36,6 @@ def report(cfg: Config, facts: BackboneFacts, task: str) -> str:
         ),
         *_weights_lines(facts),
     ]
-    preprocessor = cfg.model.data_preprocessor
     lines.append(('input', _input_in_words(preprocessor, facts.input_channels)))
     divisor = preprocessor.get('pad_size_divisor') if task == 'detection' else facts.divisor
     lines.append(
@@ -36,8 +43,18 @@ def report(cfg: Config, facts: BackboneFacts, task: str) -> str:
     )
     lines.append(('BatchNorm', _batch_norm_in_words(facts)))
     lines.append(('drop path', str(config.get('drop_path_rate', 'none'))))
-    lines.append(('layer decay', _layer_decay_in_words(cfg, facts)))
+    lines.append(rates_in_words(cfg, facts))
+    lines += notes
     return '\n'.join(f'{what:>12}  {value}' for what, value in lines)
+
+
+def _made_lines(facts: BackboneFacts) -> list[tuple[str, str]]:
+    if not isinstance(facts.built, CompletedBackbone):
+        return []
+    own = facts.config['strides']
+    missing = [str(stride) for stride in facts.strides if stride not in own]
+    made = f'; made from the nearest: {", ".join(missing)}' if missing else ''
+    return [('its strides', f'{", ".join(map(str, own))}{made}')]
 
 
 def _input_in_words(preprocessor: Mapping, channels: int) -> str:
@@ -78,18 +95,3 @@ def _batch_norm_in_words(facts: BackboneFacts) -> str:
     if facts.config.get('frozen_stages', -1) >= 0:
         words.append(f'stem and stages up to {facts.config["frozen_stages"]} do not train')
     return f'{count} layers, ' + ', '.join(words)
-
-
-def _layer_decay_in_words(cfg: Config, facts: BackboneFacts) -> str:
-    wrapper = cfg.get('optim_wrapper') or {}
-    paramwise = wrapper.get('paramwise_cfg') or {}
-    rate = paramwise.get('decay_rate')
-    if wrapper.get('constructor') != 'LayerDecayOptimWrapperConstructor' or rate is None:
-        return 'none in this config'
-    decay_type = paramwise.get('decay_type', 'layer_wise')
-    depths = depths_of(facts.built, decay_type)
-    total = max(depths.values())[1]
-    stem = rate ** (total - 1 - min(depth for depth, _ in depths.values()))
-    if stem == 1:
-        return 'off: every rate is the same'
-    return f'{rate} {decay_type}, {total - 2} groups; the stem learns at {stem:.3g} of the rate'

@@ -298,7 +298,16 @@ def _set_weights(cfg: Config, options: TrainOptions) -> None:
         )
     find_weights(options.weights)
     cfg.model.pop('pretrained', None)
-    cfg.model.backbone.init_cfg = ConfigDict(type='Pretrained', checkpoint=options.weights)
+    _set_init_cfg(cfg, ConfigDict(type='Pretrained', checkpoint=options.weights))
+
+
+def _set_init_cfg(cfg: Config, init_cfg: ConfigDict | None) -> None:
+    """Let the backbone of ``cfg`` start from these weights, or from none."""
+    from downstream.drop_in.pretrained import with_init_cfg
+
+    if cfg.model.get('backbone'):
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            cfg.model.backbone = with_init_cfg(cfg.model.backbone, init_cfg)
 
 
 def _start_from(cfg: Config, options: TrainOptions) -> None:
@@ -317,7 +326,7 @@ def _start_from(cfg: Config, options: TrainOptions) -> None:
     read(options.start_from, mmap=True)
     cfg.load_from = options.start_from
     # The backbone's weights are in the checkpoint; those of its pre-training would be replaced.
-    cfg.model.backbone.init_cfg = None
+    _set_init_cfg(cfg, None)
 
 
 def _apply_settings(cfg: Config, options: TrainOptions) -> None:
@@ -420,7 +429,7 @@ def use_checkpoint(cfg: Config, checkpoint: str) -> None:
     set_tested_statistics(cfg, content, checkpoint)
     cfg.load_from = checkpoint
     # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
-    cfg.model.backbone.init_cfg = None
+    _set_init_cfg(cfg, None)
 
 
 def use_exported(cfg: Config, path: str) -> None:

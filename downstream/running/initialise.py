@@ -56,6 +56,7 @@ def initialise(model: nn.Module, by_model: bool = False) -> None:
                 missing_weights.named(model, by_model),
             ):
                 _WithoutDump(model).init_weights()
+        load_plain_backbone(getattr(model, 'backbone', None))
     except Exception as error:  # whatever it is, the other processes wait for this one
         failure = error
     (failed,) = maximum(failure is not None)
@@ -118,9 +119,23 @@ def load_backbone_strict(backbone: nn.Module | None) -> None:
     if (
         not isinstance(init_cfg, Mapping)
         or init_cfg.get('type') != 'Pretrained'
-        or type(backbone).init_weights is not BaseModule.init_weights
+        or getattr(type(backbone), 'init_weights', None) is not BaseModule.init_weights
         or type(backbone).__module__.split('.')[0] in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain')
     ):
         return
     load_pretrained(backbone, **{k: v for k, v in init_cfg.items() if k != 'type'})
     backbone.init_cfg = None
+
+
+def load_plain_backbone(backbone: nn.Module | None) -> None:
+    """Load the weights of a module that knows of none (:func:`backbones.completed.with_weights`).
+
+    It comes last: a method ``init_weights`` of the module would replace them.
+
+    Raises:
+        WeightsError: The weights cannot be read or do not match.
+    """
+    init_cfg = getattr(backbone, 'init_cfg', None)
+    if backbone is None or not init_cfg or isinstance(backbone, BaseModule):
+        return
+    load_pretrained(backbone, **{k: v for k, v in init_cfg.items() if k != 'type'})

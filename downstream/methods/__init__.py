@@ -1,0 +1,1 @@
+"""The methods of mmdet and mmseg, each tried with other backbones."""
