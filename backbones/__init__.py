@@ -24,6 +24,7 @@ __all__ = [
     'CONVNEXTV2_ARCHS',
     'CONVNEXT_ARCHS',
     'Backbone',
+    'CompletedBackbone',
     'ConfigError',
     'ConvNeXt',
     'ConvNeXtIsotropic',

@@ -81,9 +81,9 @@ class Backbone(BaseModule):
             a path or a URL; see :func:`backbones.weights.load.load_pretrained`.
         norm_eval: Whether BatchNorm uses its running statistics, and leaves them unchanged, in
             training mode too.
-        contiguous_maps: Whether maps are contiguous, as those of OpenMMLab's backbones are. Otherwise they
-            may be in channels_last memory format, which is faster, and which heads that call ``view()``
-            refuse.
+        contiguous_maps: Whether maps are contiguous, as those of OpenMMLab's backbones are. Otherwise
+            they may be in channels_last memory format, which is faster, and which heads that call
+            ``view()`` refuse.
     """
 
     _is_init: bool  # mmengine's

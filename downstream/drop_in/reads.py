@@ -94,8 +94,8 @@ class DetectorMaps:
 
     def _refuse(self, facts: BackboneFacts, why: str) -> None:
         raise ConfigError(
-            f'backbone {self.name!r} gives maps of strides {facts.strides}; {why}. Return one map each at '
-            'strides 4, 8, 16 and 32.'
+            f'backbone {self.name!r} gives maps of strides {facts.strides}; {why}. '
+            'Return one map each at strides 4, 8, 16 and 32.'
         )
 
 
@@ -215,7 +215,7 @@ def _indices(head: Mapping, count: int, wrap: bool = True) -> list[int]:
 
 @torch.no_grad()
 def _channels_behind(neck: Mapping, facts: BackboneFacts, count: int) -> list[int] | None:
-    """The channels of what a neck makes of the last ``count`` maps; None where it cannot run on the meta device."""
+    """The channels of what a neck makes of the last ``count`` maps; None where it cannot run on meta."""
     try:
         with on_meta():
             built = MODELS.build({k: v for k, v in neck.items() if k != 'init_cfg'})

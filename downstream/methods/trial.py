@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import nn
 from backbones.errors import UserError
 from backbones.weights.timm_catalog import first_line
 from downstream.drop_in import drop_in
+from downstream.running.initialise import initialise
 
 from .recipes import NOT_TRIED, Method, read
 
@@ -26,6 +27,7 @@ WORKS, NEEDS_MMCV, CANNOT, FAILS, NOT_ONE = 'works', 'needs mmcv', 'cannot', 'fa
 # Sides of the images, in pixels, where the smallest that most methods take is too small.
 _SIDES = {'ssd': 320, 'nas_fpn': 128, 'fpg': 128}
 _SIDE = 64
+_QUERIES = 50
 # How many recipes of a folder are tried until one takes another backbone.
 _RECIPES = 3
 
@@ -86,8 +88,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
             drop_in(cfg, backbone)
             _make_small(cfg.model, side)
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
-            if hasattr(model, 'init_weights'):
-                model.init_weights()
+            initialise(model)
             note = _train(model, cfg, side)
             _predict(model, cfg, side)
     except UserError as error:
@@ -108,6 +109,8 @@ def _make_small(model: ConfigDict, side: int) -> None:
             at.pop('batch_augments', None)
             if 'size' in at:
                 at['size'] = (side, side)
+    if 'num_queries' in model:  # DETRs choose them among the positions of all maps
+        model.num_queries = min(model.num_queries, _QUERIES)
     for key in [key for key in model if key.endswith('ckpt')]:
         model[key] = None
     _forget_weights(model)
@@ -169,7 +172,10 @@ def _batch(cfg: Config, side: int, count: int, branches: bool = True) -> dict:
     samples = [make(cfg, side, generator) for _ in images]
     if branches and 'semi_train_cfg' in cfg.model:
         names = ('sup', 'unsup_teacher', 'unsup_student')
-        return {'inputs': {n: images for n in names}, 'data_samples': {n: samples for n in names}}
+        return {
+            'inputs': dict.fromkeys(names, images),
+            'data_samples': dict.fromkeys(names, samples),
+        }
     return {'inputs': images, 'data_samples': samples}
 
 

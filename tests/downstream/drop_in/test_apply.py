@@ -9,10 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from backbones import ConfigError, LayerDecayOptimWrapperConstructor
+from backbones import ConfigError, LayerDecayOptimWrapperConstructor, WeightsError, load_pretrained
 from backbones.weights.load import load_state
 from downstream.drop_in import detector, drop_in, linear_segmentor, num_classes, segmentor
 from downstream.drop_in.facts import inspect_backbone
+from downstream.drop_in.pretrained import with_init_cfg
+from downstream.running.initialise import initialise
 from tests.conftest import EXAMPLES, ROOT
 from tests.plain import FourStages
 
@@ -163,8 +165,18 @@ class Cropped(Small):
         return tuple(m[..., 1:] for m in super().forward(x))
 
 
-class WrongStrides(Small):
+class Finer(Small):
     strides = (2, 2, 2, 2)
+
+
+class OfPatches(Small):
+    """One map of stride 16, as a plain ViT has it."""
+
+    strides = (16,)
+
+
+class OddStrides(Small):
+    strides = (6, 2, 2, 2)
 
 
 class Broken(Small):
@@ -224,6 +236,13 @@ class FreezesUncounted(Small):
 class Freezes(FreezesUncounted):
     num_stages = 4
 
+    def __init__(self, frozen_stages=-1) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8 * 2**i) for i in range(4))
+
+    def forward(self, x):
+        return tuple(norm(m) for norm, m in zip(self.norms, super().forward(x)))
+
 
 ME = 'tests.downstream.drop_in.test_apply'
 
@@ -265,12 +284,47 @@ def test_what_an_object_states_is_used():
     assert cfg.model.backbone.drop_path_rate == 0.4
 
 
-def test_weights_that_a_class_cannot_load_are_one_clear_error():
-    init_cfg = {'type': 'Pretrained', 'checkpoint': 'mine.pth'}
-    with pytest.raises(
-        ConfigError, match=r'takes no init_cfg.* mine\.pth; derive it from backbones'
-    ):
-        detector(f'{ME}:Small', init_cfg=init_cfg)
+def test_weights_of_a_class_that_knows_of_none_load_whole(tmp_path):
+    torch.manual_seed(1)
+    trained = Small(width=4)
+    torch.save({'state_dict': trained.state_dict()}, tmp_path / 'mine.pth')
+    init_cfg = {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'mine.pth')}
+    cfg = read(UPERNET)
+    drop_in(cfg, f'{ME}:Small', width=4, init_cfg=init_cfg)
+    model = MODELS.build(cfg.model)
+    initialise(model)
+    assert type(model.backbone) is Small
+    for name, value in trained.state_dict().items():
+        assert torch.equal(model.backbone.state_dict()[name], value)
+
+    torch.save({'stages.0.weight': torch.zeros(1)}, tmp_path / 'mine.pth')
+    with pytest.raises(WeightsError, match=r'mine\.pth does not match this Small'):
+        initialise(MODELS.build(cfg.model))
+
+    cfg.model.backbone = with_init_cfg(cfg.model.backbone, None)  # as a test does
+    assert cfg.model.backbone == {'type': f'{ME}.Small', 'width': 4}
+
+
+@pytest.mark.parametrize(('name', 'own'), [('OfPatches', (16,)), ('Finer', (2, 4, 8, 16))])
+def test_strides_that_a_class_lacks_are_made(name, own, tmp_path):
+    cfg = read(CASCADE)
+    report = drop_in(cfg, f'{ME}:{name}', width=32)
+    assert f'its strides  {", ".join(map(str, own))}; made from the nearest: ' in report
+    model = MODELS.build(cfg.model)
+    maps = model.backbone(torch.randn(1, 3, 75, 107))
+    assert [m.shape[1] for m in maps] == cfg.model.neck.in_channels
+    for m, stride in zip(maps, (4, 8, 16, 32)):
+        assert tuple(m.shape[-2:]) == (-(-75 // stride), -(-107 // stride))
+    sum(m.sum() for m in maps).backward()
+    without = [n for n, p in model.backbone.named_parameters() if p.grad is None]
+    assert not without
+
+    torch.manual_seed(2)
+    alone = {'OfPatches': OfPatches, 'Finer': Finer}[name](width=32)
+    torch.save(alone.state_dict(), tmp_path / 'alone.pth')
+    load_pretrained(model.backbone, str(tmp_path / 'alone.pth'))
+    for key, value in alone.state_dict().items():
+        assert torch.equal(model.backbone.net.state_dict()[key], value)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +350,10 @@ def test_a_segmenter_of_mmseg_as_it_is(path):
         (f'{ME}:OneTensor', r'returns \(1, 64, 4, 6\); it must return a tuple'),
         (f'{ME}:CoarseFirst', 'the finest map must be first'),
         (f'{ME}:Cropped', 'one integer stride'),
-        (f'{ME}:WrongStrides', r'strides \(2, 4, 8, 16\); the anchors'),
+        (
+            f'{ME}:OddStrides',
+            r'strides \(6, 12, 24, 48\); this detector is made for .*4, 8, 16, 32',
+        ),
         (f'{ME}:Broken', "fails on images of 128 x 192: AttributeError: .*'nothing'"),
         (f'{ME}:NeedsArguments', "cannot be built with {}: TypeError: .*'depth'"),
         ('timm:coatnet_0_rw_224', 'made for images of 224 x 224'),
