@@ -165,7 +165,7 @@ def _with_maps(
         return facts
     if isinstance(facts.built, CompletedBackbone):
         return inspect_with(facts, out_indices=chosen)
-    if 'out_indices' in accepted_arguments(type(facts.built)):
+    if _can_choose(facts):
         numbers = getattr(facts.built, 'out_indices', range(len(facts.channels)))
         indices = tuple(numbers[i] for i in chosen)
         return inspect_backbone(facts.name, task, *recipe, **backbone_args, out_indices=indices)
@@ -234,6 +234,11 @@ def _preprocessor(facts: BackboneFacts, task: str) -> dict:
     return fields
 
 
+def _can_choose(facts: BackboneFacts) -> bool:
+    """Whether the class of a backbone has the argument ``out_indices``."""
+    return 'out_indices' in accepted_arguments(type(facts.built))
+
+
 def _set_preprocessor(
     model: ConfigDict, inner: ConfigDict, facts: BackboneFacts, task: str
 ) -> Mapping:
@@ -260,6 +265,8 @@ def _configure_detector(
     model: ConfigDict, facts: BackboneFacts, stock: StockMaps, task: str, *recipe, **backbone_args
 ) -> BackboneFacts:
     maps = DetectorMaps(facts.name, model, stock)
+    if 'out_indices' not in facts.config and _can_choose(facts):
+        maps.leave_out_unread()
     chosen = maps.chosen(facts.strides)
     facts = _with_maps(facts, chosen, task, *recipe, **backbone_args)
     if len(facts.channels) > len(chosen) and 'out_indices' not in facts.config:

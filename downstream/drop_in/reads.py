@@ -48,6 +48,18 @@ class DetectorMaps:
         listed = self.readers[0]['in_channels']
         self.count = len(listed) if isinstance(listed, Sequence) else 1
 
+    def leave_out_unread(self) -> None:
+        """Let a neck that starts at a later map be one of the maps from there on.
+
+        It computes the same, and its parameters keep their names.
+        """
+        neck = self.readers[0]
+        start = neck.get('start_level', 0)
+        if start > 0 and neck.get('end_level', -1) == -1 and self.count > start:
+            neck['in_channels'] = neck['in_channels'][start:]
+            neck['start_level'] = 0
+            self.count -= start
+
     def chosen(self, strides: Sequence[int]) -> tuple[int, ...]:
         """Which maps of a backbone with these strides are read, the finest first."""
         wanted = self.stock.strides if self.stock.are_sorted else None
@@ -197,7 +209,16 @@ def _heads(model: Mapping) -> Iterator[tuple[str, ConfigDict]]:
             if isinstance(inner, Mapping):
                 yield f'{key}.kernel_generate_head', inner
             elif head.get('in_channels') is not None:
+                if head.get('type') == 'EncHead' and not head.get('add_lateral'):
+                    _leave_out_unread(head)
                 yield key, head
+
+
+def _leave_out_unread(head: dict) -> None:
+    """Without lateral connections EncNet's head lists several maps and reads the last."""
+    for key in ('in_index', 'in_channels'):
+        if isinstance(head.get(key), Sequence):
+            head[key] = head[key][-1:]
 
 
 def _reads_several(head: Mapping) -> bool:
