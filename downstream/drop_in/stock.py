@@ -69,7 +69,8 @@ def stock_maps(backbone: Mapping) -> StockMaps:
 def inner_model(model: Mapping) -> Mapping:
     """The part of ``model`` that has the backbone: semi-supervised and tracking ones have a detector."""
     inner = model.get('detector')
-    if 'backbone' not in model and isinstance(inner, Mapping) and 'backbone' in inner:
+    # detectron2's, in its wrapper, is no config of mmdet: it has no type.
+    if 'backbone' not in model and isinstance(inner, Mapping) and {'backbone', 'type'} <= set(inner):
         return inner
     return model
 
