@@ -158,7 +158,7 @@ def test_tta_of_ade20k_takes_whole_images_and_leaves_the_rest(tmp_path):
 
 
 def test_testing_fetches_no_pretrained_weights(tmp_path):
-    assert prepared(tmp_path, CASCADE).model.backbone.init_cfg is None
+    assert prepared(tmp_path, CASCADE).model.backbone.get('init_cfg') is None
 
 
 def test_tta_of_a_config_that_says_nothing_flips(tmp_path, shapes):
