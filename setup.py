@@ -51,6 +51,7 @@ setup(
         'backbones.kernels': ['*.c', '*.h'],
         'backbones.weights': ['*.json'],
         'downstream.configs': ['**/*.py'],
+        'downstream.methods': ['*.json'],
         'downstream.reporting': ['*.css', '*.js'],
         'downstream.zoo': ['*.json'],
     },

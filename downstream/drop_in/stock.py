@@ -70,7 +70,11 @@ def inner_model(model: Mapping) -> Mapping:
     """The part of ``model`` that has the backbone: semi-supervised and tracking ones have a detector."""
     inner = model.get('detector')
     # detectron2's, in its wrapper, is no config of mmdet: it has no type.
-    if 'backbone' not in model and isinstance(inner, Mapping) and {'backbone', 'type'} <= set(inner):
+    if (
+        'backbone' not in model
+        and isinstance(inner, Mapping)
+        and {'backbone', 'type'} <= set(inner)
+    ):
         return inner
     return model
 

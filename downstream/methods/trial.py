@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
@@ -26,8 +27,8 @@ from .recipes import NOT_TRIED, Method, read
 WORKS, NEEDS_MMCV, CANNOT, FAILS, NOT_ONE = 'works', 'needs mmcv', 'cannot', 'fails', 'not tried'
 # Sides of the images, in pixels, where the smallest that most methods take is too small.
 _SIDES = {'ssd': 320, 'nas_fpn': 128, 'fpg': 128}
-_SIDE = 64
-_QUERIES = 50
+_SIDE, _SIDE_OF_DETRS = 64, 128
+_QUERIES = 100
 # How many recipes of a folder are tried until one takes another backbone.
 _RECIPES = 3
 
@@ -50,7 +51,7 @@ class Outcome:
 def try_method(method: Method, backbone: str) -> Outcome:
     """Drop ``backbone`` into a recipe of ``method``, train a step and predict.
 
-    The recipe is the first of a few that takes another backbone.
+    The recipe is the first of a few that works; if none does, the outcome is that of the first.
     """
     if method.name in NOT_TRIED:
         return Outcome(NOT_ONE, '', NOT_TRIED[method.name])
@@ -62,9 +63,11 @@ def try_method(method: Method, backbone: str) -> Outcome:
             continue
         tried += 1
         name = method.recipe_name(path)
+        # DETRs choose their queries among the positions of all maps.
+        usual = _SIDE_OF_DETRS if 'num_queries' in cfg.model else _SIDE
         with _in_folder(path.parents[2]):
-            outcome = _try_recipe(cfg, name, backbone, _SIDES.get(method.name, _SIDE))
-        if outcome.status != CANNOT:
+            outcome = _try_recipe(cfg, name, backbone, _SIDES.get(method.name, usual))
+        if outcome.status not in (CANNOT, FAILS):
             return outcome
         refused = refused or outcome
     return refused or Outcome(CANNOT, '', 'no recipe of this folder can be read')
@@ -94,7 +97,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
     except UserError as error:
         return Outcome(CANNOT, name, str(error).partition(': ')[2] or str(error))
     except NotImplementedError as error:
-        words = first_line(error)
+        words = first_line(error).partition(', which is not installed')[0]
         return Outcome(NEEDS_MMCV if 'mmcv' in words else FAILS, name, words)
     except Exception as error:  # a method may fail in any way
         return Outcome(FAILS, name, f'{type(error).__name__}: {first_line(error)}')
@@ -109,7 +112,7 @@ def _make_small(model: ConfigDict, side: int) -> None:
             at.pop('batch_augments', None)
             if 'size' in at:
                 at['size'] = (side, side)
-    if 'num_queries' in model:  # DETRs choose them among the positions of all maps
+    if 'num_queries' in model:
         model.num_queries = min(model.num_queries, _QUERIES)
     for key in [key for key in model if key.endswith('ckpt')]:
         model[key] = None
@@ -136,6 +139,7 @@ def _is_pretrained(init_cfg: object) -> bool:
 def _train(model: nn.Module, cfg: Config, side: int) -> str:
     """A step; every gradient of the backbone must be finite. Returns what is worth knowing."""
     model.train()
+    MessageHub.get_current_instance().update_info('iter', 0)  # a runner's, which BoxInst reads
     data = model.data_preprocessor(_batch(cfg, side, 2), training=True)
     losses = model(**data, mode='loss')
     loss, _ = model.parse_losses(losses)
