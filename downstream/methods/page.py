@@ -29,8 +29,8 @@ _INTRO = """# Methods of mmdet and mmseg
 
 The table says what came of each method folder: its recipe for a ResNet-50 with the shortest name, or the
 next one that takes another backbone, with random images on a CPU, without a compiled mmcv.
-`python tools/methods.py try "mmdet::d*" --backbones my_module:MyBackbone` does the same with any backbone.
-A row says that a method runs, not how good it is: learning rate and schedule are those of its own backbone.
+`python tools/methods.py try "mmdet::d*" --backbones my_module:MyBackbone` does the same with any other.
+A row says that a method runs, not how good it is: learning rate and schedule are those of its recipe.
 """
 
 
@@ -74,7 +74,7 @@ def _backbones(rows: Mapping[str, Mapping[str, Outcome]]) -> str:
 
 
 def _line(key: str, row: Mapping[str, Outcome]) -> str:
-    library, _, method = key.partition('::')
+    method = key.partition('::')[2]
     first = next(iter(row.values()))
     if len({outcome.status for outcome in row.values()}) == 1:
         status = first.status
