@@ -19,7 +19,7 @@ def adapt_layer_decay(cfg: Config) -> list[tuple[str, str]]:
     Returns:
         A line of the report, if it was replaced.
     """
-    wrapper = cfg.get('optim_wrapper') or {}
+    wrapper = cfg.get('optim_wrapper') or ConfigDict()
     constructor = str(wrapper.get('constructor')).rpartition('.')[2]
     if constructor not in _STOCK:
         return []

@@ -80,7 +80,7 @@ class DetectorMaps:
             channels = list(facts.channels)
             if len(old) > 1 and all(a > b for a, b in itertools.pairwise(old)):
                 channels.reverse()  # YOLOv3's neck lists the coarsest map first
-            reader['in_channels'] = type(old)(channels)
+            reader['in_channels'] = _like(old, channels)
             self._pass_on(reader, old, channels)
 
     def _pass_on(self, neck: dict, old: Sequence[int], new: Sequence[int]) -> None:
@@ -88,7 +88,7 @@ class DetectorMaps:
         returned = neck.get('out_channels')
         if not isinstance(returned, Sequence) or list(returned[: len(old)]) != list(old):
             return
-        neck['out_channels'] = type(returned)([*new, *returned[len(old) :]])
+        neck['out_channels'] = _like(returned, [*new, *returned[len(old) :]])
         for head in self.model.values():
             if isinstance(head, dict) and head.get('in_channels') == returned:
                 head['in_channels'] = neck['out_channels']
@@ -154,7 +154,7 @@ class SegmenterMaps:
         if self.neck is not None:
             old = self.neck['in_channels']
             self.neck.in_channels = (
-                type(old)(facts.channels[-self.neck_count :])
+                _like(old, facts.channels[-self.neck_count :])
                 if isinstance(old, Sequence)
                 else facts.channels[-1]
             )
@@ -189,13 +189,18 @@ class SegmenterMaps:
         single = not _reads_several(head)
         if 'in_index' in head or single:
             old = head.get('in_index', -1)
-            head['in_index'] = indices[0] if single else type(old)(indices)
+            head['in_index'] = indices[0] if single else _like(old, indices)
         read = [channels[i] for i in indices]
-        head['in_channels'] = read[0] if single else type(head['in_channels'])(read)
+        head['in_channels'] = read[0] if single else _like(head['in_channels'], read)
         if head.get('c1_in_channels'):  # DeepLabV3+ reads the first map a second time
             head['c1_in_channels'] = channels[0]
         if head.get('num_convs') == 0:
             head['channels'] = head['in_channels']  # there is no convolution before it
+
+
+def _like(old: Sequence, new: Sequence) -> Sequence:
+    """``new`` as a tuple where ``old`` is one, else as a list: SSD's neck compares the two."""
+    return tuple(new) if isinstance(old, tuple) else list(new)
 
 
 def _heads(model: Mapping) -> Iterator[tuple[str, ConfigDict]]:
@@ -203,7 +208,7 @@ def _heads(model: Mapping) -> Iterator[tuple[str, ConfigDict]]:
     for key in ('decode_head', 'auxiliary_head'):
         value = model.get(key)
         for head in value if isinstance(value, (list, tuple)) else [value]:
-            if not isinstance(head, Mapping):
+            if not isinstance(head, dict):
                 continue
             inner = head.get('kernel_generate_head')  # K-Net's, which reads for the others
             if isinstance(inner, Mapping):

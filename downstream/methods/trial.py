@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from mmengine.logging import MessageHub
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
-from torch import nn
 
 from backbones.errors import UserError
 from backbones.weights.timm_catalog import first_line
@@ -136,7 +136,7 @@ def _is_pretrained(init_cfg: object) -> bool:
     return isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
 
 
-def _train(model: nn.Module, cfg: Config, side: int) -> str:
+def _train(model: Any, cfg: Config, side: int) -> str:
     """A step; every gradient of the backbone must be finite. Returns what is worth knowing."""
     model.train()
     MessageHub.get_current_instance().update_info('iter', 0)  # a runner's, which BoxInst reads
@@ -158,7 +158,7 @@ def _train(model: nn.Module, cfg: Config, side: int) -> str:
 
 
 @torch.no_grad()
-def _predict(model: nn.Module, cfg: Config, side: int) -> None:
+def _predict(model: Any, cfg: Config, side: int) -> None:
     model.eval()
     data = model.data_preprocessor(_batch(cfg, side, 1, branches=False), training=False)
     found = model(**data, mode='predict')
@@ -207,15 +207,16 @@ def _detected(cfg: Config, side: int, generator: torch.Generator):
     for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist()):
         mask[top:bottom, left:right] = 1
     sample = DetDataSample(metainfo=_meta(side))
-    sample.gt_instances = InstanceData(
-        bboxes=boxes, labels=torch.tensor([0, 0]), masks=BitmapMasks(masks, side, side)
-    )
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]))
+    if "'with_mask': True" in str(cfg.get('train_pipeline')):
+        sample.gt_instances.masks = BitmapMasks(masks, side, side)
     sample.ignored_instances = InstanceData(
         bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
     )
     sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, side, side, dtype=torch.long))
-    jittered = boxes + torch.rand(2, 4, generator=generator)
-    sample.proposals = InstanceData(bboxes=jittered.clamp(0, side), scores=torch.ones(2))
+    if cfg.model.get('type') == 'FastRCNN':
+        jittered = boxes + torch.rand(2, 4, generator=generator)
+        sample.proposals = InstanceData(bboxes=jittered.clamp(0, side), scores=torch.ones(2))
     return sample
 
 
