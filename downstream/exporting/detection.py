@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from backbones.errors import ConfigError
+
 from .detector import DetectorGraph
-from .half import use_half
 from .picture import PictureInput, PictureRules
-from .supported import stages
 
 
 class PictureDetector(nn.Module):
@@ -16,23 +16,24 @@ class PictureDetector(nn.Module):
     Input ``(1, H, W, C)`` of uint8 or float32; outputs as those of the graph, boxes in its pixels.
 
     Args:
-        model: The detector; with ``half`` it is changed.
+        model: The detector.
         rules: What is done to a picture.
-        half: Whether the networks compute in float16; boxes and scores remain float32.
+        half: Whether float16 is asked for, which is refused.
 
     Raises:
-        ConfigError: A part of the detector cannot be exported.
+        ConfigError: A part of the detector cannot be exported, or float16 is asked for.
     """
 
     def __init__(self, model: nn.Module, rules: PictureRules, half: bool = False) -> None:
+        if half:
+            raise ConfigError(
+                '--precision fp16 is for segmenters: in float16 the order of boxes changes. Export a '
+                'detector with --precision fp32.'
+            )
         super().__init__()
         self.picture = PictureInput(rules)
-        self.graph = DetectorGraph(model)
+        self.detector = DetectorGraph(model)
         self.has_masks = model.roi_head.with_mask
-        if half:
-            heads = stages(model.roi_head.bbox_head)
-            masks = stages(model.roi_head.mask_head) if self.has_masks else []
-            use_half([model.backbone, model.neck, model.rpn_head, *heads, *masks])
         self.eval()
 
     @property
@@ -42,4 +43,4 @@ class PictureDetector(nn.Module):
         return (*names, 'masks') if self.has_masks else names
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return self.graph(self.picture(image), image.shape[1], image.shape[2])
+        return self.detector(self.picture(image), image.shape[1], image.shape[2])

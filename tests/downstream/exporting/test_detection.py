@@ -11,6 +11,7 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 pytest.importorskip('onnxscript')
 pytest.importorskip('onnxruntime')
 
+from backbones.errors import ConfigError
 from downstream.exporting import write
 from downstream.exporting.detection import PictureDetector
 from downstream.exporting.files import open_exported
@@ -78,16 +79,11 @@ def test_a_file_finds_what_the_model_finds(tmp_path):
     assert len(blank['boxes']) == len(blank['masks'])
 
 
-def test_half_precision(tmp_path):
-    model, rules, file = exported(model_config('faster-rcnn', 'v2'), 'fp16', tmp_path / 'a.onnx')
-    image = picture(128, 160, 3)
-    found = file.run(image[None])
-    expected = by_mmdet(model, normalised(image, rules), 128, 160)
-    assert found['boxes'].dtype == np.float32
-    # Scores close to the threshold, and boxes close to the limit of suppression, may change sides.
-    near = np.abs(found['boxes'][:, None] - expected.bboxes.numpy()[None]).max(2).min(1)
-    assert len(found['boxes']) > 3
-    assert (near < 2).mean() > 0.8
+def test_half_precision_is_refused():
+    config = model_config('faster-rcnn', 'v2')
+    rules = PictureRules.of(config.data_preprocessor, STRIDE)
+    with pytest.raises(ConfigError, match='--precision fp16 is for segmenters'):
+        PictureDetector(build(config), rules, half=True)
 
 
 def test_masks_are_pasted_as_mmdet_pastes_them():
@@ -98,10 +94,13 @@ def test_masks_are_pasted_as_mmdet_pastes_them():
         mask = generator.random((28, 28), np.float32)
         box = np.array(box, np.float32)
         found = pasted(mask, box, 48, 64, 0.5)
-        part, where = _do_paste_mask(
-            torch.from_numpy(mask)[None, None], torch.from_numpy(box)[None], 48, 64, True
-        )
         expected = np.zeros((48, 64), bool)
-        expected[where] = part[0].numpy() >= 0.5
+        if (
+            box[0] < 64 and box[1] < 48
+        ):  # mmdet's own function fails for a box outside of the picture
+            part, where = _do_paste_mask(
+                torch.from_numpy(mask)[None, None], torch.from_numpy(box)[None], 48, 64, True
+            )
+            expected[where] = part[0].numpy() >= 0.5
         assert found.shape == (48, 64)
         assert (found != expected).sum() <= 1, box
