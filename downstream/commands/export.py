@@ -63,14 +63,12 @@ def export(options: TestOptions, how: ExportOptions) -> Path:
             f'{checkpoint} is an exported file already; give the checkpoint it came from.'
         )
     format_name, out = _target(checkpoint, how)
+    write.require_packages(format_name)
+    cfg = read_config(options)
     if format_name == 'torch' and cfg.default_scope == 'mmdet':
         raise ConfigError(
             '--format torch is for segmenters; export a detector as onnx or openvino.'
         )
-    write.require_packages(format_name)
-    cfg = read_config(options)
-    if format_name == 'torch' and cfg.default_scope == 'mmdet':
-        raise ConfigError('--format torch is for segmenters; export a detector as onnx or openvino.')
     licence = inherited_licence(cfg)
     use_checkpoint(cfg, checkpoint)
     content = read(checkpoint, mmap=True)
