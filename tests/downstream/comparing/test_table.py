@@ -48,7 +48,9 @@ def a_plan(folder: Path, task: str, measured: dict[str, list[dict | None]]) -> P
     candidates, runs = [], []
     for name, reports in measured.items():
         directory = folder / name.replace(':', '-')
-        candidates.append(Candidate(name, directory, 5_000_000, 4_000_000, 12.5, (256, 1024), {}))
+        candidates.append(
+            Candidate(name, directory, 5_000_000, 4_000_000, 12.5, (256, 1024), {}, {})
+        )
         for seed, metrics in enumerate(reports):
             identity = {'config': {'test_dataloader.batch_size': 2}, 'processes': 3}
             run = Run(name, seed, directory / f'seed{seed}', identity)
