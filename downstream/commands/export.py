@@ -12,9 +12,10 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from backbones.errors import ConfigError
+from downstream.data.pipelines import innermost
 from downstream.exporting import write
 from downstream.exporting.detection import PictureDetector
-from downstream.exporting.facts import facts_of, innermost
+from downstream.exporting.facts import facts_of
 from downstream.exporting.files import SUFFIXES, is_exported
 from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
@@ -65,10 +66,8 @@ def export(options: TestOptions, how: ExportOptions) -> Path:
     format_name, out = _target(checkpoint, how)
     write.require_packages(format_name)
     cfg = read_config(options)
-    if format_name == 'torch' and cfg.default_scope == 'mmdet':
-        raise ConfigError(
-            '--format torch is for segmenters; export a detector as onnx or openvino.'
-        )
+    if cfg.default_scope == 'mmdet':
+        _require_for_detector(format_name, how)
     licence = inherited_licence(cfg)
     use_checkpoint(cfg, checkpoint)
     content = read(checkpoint, mmap=True)
@@ -91,7 +90,7 @@ def export(options: TestOptions, how: ExportOptions) -> Path:
         facts = facts_of(cfg, model, rules, shape, graph.outputs, stated)
         program = write.trace(graph, shape, stride)
         example = shape.example(4 * stride, 3 * stride)
-        difference = write.write(program, graph.outputs, facts, format_name, out, example)
+        difference = write.write(program, graph, facts, format_name, out, example)
     print(
         f'{out}: {_megabytes(out):.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
         f'{", ".join(graph.outputs)}; differs from PyTorch by {difference:.1e} of the largest value.\n'
@@ -116,13 +115,27 @@ def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
     return format_name, Path(how.out)
 
 
-def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
-    detects = cfg.default_scope == 'mmdet'
-    batch = how.batch if how.batch is not None else int(detects)
-    if detects and batch != 1:
+def _require_for_detector(format_name: str, how: ExportOptions) -> None:
+    """ConfigError if an option is for segmenters alone."""
+    if format_name == 'torch':
+        raise ConfigError(
+            '--format torch is for segmenters; export a detector as onnx or openvino.'
+        )
+    if how.precision == 'fp16':
+        raise ConfigError(
+            '--precision fp16 is for segmenters: in float16 the order of boxes changes. Export a '
+            'detector with --precision fp32.'
+        )
+    if how.output != 'logits':
+        raise ConfigError(f'--output {how.output} is for segmenters; leave it out.')
+    if how.batch not in (None, 1):
         raise ConfigError(
             '--batch: an exported detector takes one picture at a time; leave it out.'
         )
+
+
+def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
+    batch = how.batch if how.batch is not None else int(cfg.default_scope == 'mmdet')
     bands = chosen_bands(cfg)
     height, width = how.size or (None, None)
     return write.Shape(
@@ -137,11 +150,8 @@ def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
 def _graph(
     cfg: Config, model: nn.Module, rules: PictureRules, how: ExportOptions
 ) -> SegmenterGraph | PictureDetector:
-    half = how.precision == 'fp16'
     if cfg.default_scope == 'mmdet':
-        if how.output != 'logits':
-            raise ConfigError(f'--output {how.output} is for segmenters; leave it out.')
-        return PictureDetector(model, rules, half)
+        return PictureDetector(model, rules)
     slides = (cfg.model.get('test_cfg') or {}).get('mode') == 'slide'
     if slides and how.output == 'classes':
         print_log(
@@ -150,7 +160,7 @@ def _graph(
             'current',
             logging.WARNING,
         )
-    return SegmenterGraph(model, rules, how.output, half)
+    return SegmenterGraph(model, rules, how.output, how.precision == 'fp16')
 
 
 def _palette(cfg: Config) -> list | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from mmengine.config import ConfigDict
+
 from backbones.weights.timm_catalog import IMAGENET_MEAN, IMAGENET_STD
 
 # What a detector's data samples must carry for the metric and for pictures.
@@ -79,6 +81,13 @@ def _test_time_augmentation(resizes: list[dict], load: dict, pack: dict) -> list
     flips = [dict(flip) for flip in _FLIPS]
     transforms = [resizes, flips, [load], [pack]]
     return [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=transforms)]
+
+
+def innermost(dataset: ConfigDict) -> ConfigDict:
+    """The config of a data set without what repeats or mixes it."""
+    while isinstance(dataset.get('dataset'), Mapping):
+        dataset = dataset['dataset']
+    return dataset
 
 
 def steps_of(pipeline: Iterable) -> Iterator[Mapping]:

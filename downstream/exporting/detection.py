@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from backbones.errors import ConfigError
-
 from .detector import DetectorGraph
 from .picture import PictureInput, PictureRules
 
@@ -18,18 +16,12 @@ class PictureDetector(nn.Module):
     Args:
         model: The detector.
         rules: What is done to a picture.
-        half: Whether float16 is asked for, which is refused.
 
     Raises:
-        ConfigError: A part of the detector cannot be exported, or float16 is asked for.
+        ConfigError: A part of the detector cannot be exported.
     """
 
-    def __init__(self, model: nn.Module, rules: PictureRules, half: bool = False) -> None:
-        if half:
-            raise ConfigError(
-                '--precision fp16 is for segmenters: in float16 the order of boxes changes. Export a '
-                'detector with --precision fp32.'
-            )
+    def __init__(self, model: nn.Module, rules: PictureRules) -> None:
         super().__init__()
         self.picture = PictureInput(rules)
         self.detector = DetectorGraph(model)

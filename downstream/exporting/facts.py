@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mmengine.config import Config
 from torch import nn
 
-from downstream.data.pipelines import is_annotation_loader, is_image_loader, steps_of
+from downstream.data.pipelines import innermost, is_annotation_loader, is_image_loader, steps_of
 
 from .picture import PictureRules
 from .standalone import FORMAT
@@ -101,13 +101,6 @@ def resize_rule(pipeline: Sequence[Mapping]) -> dict | None:
         else:
             unknown.append(kind)
     return {'unknown': unknown} if unknown else rule
-
-
-def innermost(dataset: Mapping) -> Mapping:
-    """The config of a data set without what repeats it."""
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset['dataset']
-    return dataset
 
 
 def _own_version() -> str:

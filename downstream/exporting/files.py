@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from backbones.errors import ConfigError, WeightsError
+from backbones.weights.timm_catalog import first_line
 
 from .standalone import FORMATS, ExportedModel, check_images, facts_of_texts
 
@@ -78,8 +79,7 @@ class TorchFile(ExportedModel):
                 warnings.simplefilter('ignore', UserWarning)
                 program = torch.export.load(self.path)
         except Exception as error:  # whatever a damaged archive makes PyTorch raise
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ValueError(f'{path} cannot be read: {reason}') from error
+            raise ValueError(f'{path} cannot be read: {first_line(error)}') from error
         module = program.module()
         if torch.cuda.is_available():
             module = module.cuda()

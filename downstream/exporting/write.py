@@ -16,9 +16,12 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from backbones.errors import ConfigError
+from backbones.weights.timm_catalog import first_line
 from downstream.atomic import atomic_path
 
+from .detection import PictureDetector
 from .files import TORCH_FACTS, open_exported, require_package
+from .segmenter import SegmenterGraph
 from .standalone import RT_INFO
 
 #: Format -> the suffix of its file, and the packages that write and check it.
@@ -83,28 +86,29 @@ def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
                 graph, (example,), dynamic_shapes=(dynamic,) if dynamic else None, strict=False
             )
     except Exception as error:  # a network makes the tracer raise whatever it meets
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         advice = ' Try fixed sizes: --size HEIGHT WIDTH --batch 1.' if dynamic else ''
-        raise ConfigError(f'the network cannot be exported: {reason[:300]}{advice}') from error
+        raise ConfigError(
+            f'the network cannot be exported: {first_line(error)[:300]}{advice}'
+        ) from error
 
 
 def write(
     program: ExportedProgram,
-    names: tuple[str, ...],
+    graph: SegmenterGraph | PictureDetector,
     facts: Mapping,
     format_name: str,
     out: Path,
     example: torch.Tensor,
 ) -> float:
-    """Write a program, run the file, and compare it with PyTorch.
+    """Write a program, run the file, and compare it with what was traced.
 
     Args:
         program: Of :func:`trace`.
-        names: Of its outputs.
+        graph: What was traced.
         facts: Metadata; values as JSON has them.
         format_name: One of :data:`FORMATS`.
         out: The file; it appears when it has been compared.
-        example: A picture to compare on.
+        example: A picture to compare on, of another size than the traced one where any is taken.
 
     Returns:
         The largest difference of the first output, as a part of its largest value.
@@ -114,14 +118,14 @@ def write(
     """
     texts = {key: json.dumps(value) for key, value in facts.items()}
     with torch.no_grad():
-        expected = program.module(check_guards=False)(example)
+        expected = graph(example)
     first = expected[0] if isinstance(expected, (tuple, list)) else expected
     writers = {'onnx': _write_onnx, 'openvino': _write_openvino, 'torch': _write_torch}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.export-', dir=out.parent) as folder:
         inside = Path(folder, out.name)
-        writers[format_name](program, names, texts, inside)
-        found = open_exported(inside).run(example.numpy())[names[0]]
+        writers[format_name](program, graph.outputs, texts, inside)
+        found = open_exported(inside).run(example.numpy())[graph.outputs[0]]
         difference = _difference(found, first.numpy())
         if not difference < 0.05:
             raise ConfigError(
@@ -180,8 +184,9 @@ def _write_onnx(
                 verbose=False,
             )
     except Exception as error:  # what has no translation is told in many ways
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(f'the network cannot be written as ONNX: {reason[:300]}') from error
+        raise ConfigError(
+            f'the network cannot be written as ONNX: {first_line(error)[:300]}'
+        ) from error
     written.model.metadata_props.update(texts)
     written.model.producer_name = 'convnext-dense'
     written.save(path, external_data=False)

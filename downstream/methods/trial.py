@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,8 @@ def try_method(method: Method, backbone: str) -> Outcome:
     if method.name in NOT_TRIED:
         return Outcome(NOT_ONE, '', NOT_TRIED[method.name])
     refused: Outcome | None = None
-    tried = 0
-    for path in method.recipes:
-        cfg = read(path)
-        if cfg is None or tried == _RECIPES:
-            continue
-        tried += 1
+    readable = ((path, cfg) for path in method.recipes if (cfg := read(path)))
+    for path, cfg in islice(readable, _RECIPES):
         name = method.recipe_name(path)
         # DETRs choose their queries among the positions of all maps.
         usual = _SIDE_OF_DETRS if 'num_queries' in cfg.model else _SIDE

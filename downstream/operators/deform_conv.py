@@ -18,29 +18,42 @@ _backward = required('torch.ops.torchvision._deform_conv2d_backward')
 
 
 @dataclass(frozen=True)
-class _Geometry:
+class _Convolution:
+    """Geometry of a convolution, each pair height before width."""
+
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
     offset_groups: int
 
-    def words(self, use_mask: bool) -> tuple:
-        """The last arguments of torchvision's operators; height comes before width."""
+    def __call__(self, *tensors: Tensor | None) -> Tensor:
+        """The result for input, weight, offset, mask and bias; without a mask it is not modulated."""
+        sources, words = self._arguments(*tensors)
+        return torch.ops.torchvision.deform_conv2d(*sources, *words)
+
+    def gradients(self, grad_output: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        """Those of the five tensors of :meth:`__call__`."""
+        sources, words = self._arguments(*tensors)
+        return _backward(grad_output.to(sources[0].dtype), *sources, *words)
+
+    def _arguments(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+    ) -> tuple[tuple[Tensor, ...], tuple[int | bool, ...]]:
+        """torchvision's. It has no bfloat16, and float16 rounds coordinates: float32."""
+        dtype, modulated = compute_dtype(input.dtype), mask is not None
+        if mask is None:
+            mask = input.new_zeros(input.shape[0], 0)
+        if bias is None:
+            bias = input.new_zeros(weight.shape[0])
         numbers = (*self.stride, *self.padding, *self.dilation, self.groups, self.offset_groups)
-        return *numbers, use_mask
-
-
-def _sources(
-    input: Tensor, weight: Tensor, offset: Tensor, mask: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, ...]:
-    """torchvision's arguments. It has no bfloat16, and float16 rounds coordinates: float32."""
-    dtype = compute_dtype(input.dtype)
-    if mask is None:
-        mask = input.new_zeros(input.shape[0], 0)
-    if bias is None:
-        bias = input.new_zeros(weight.shape[0])
-    return tuple(tensor.to(dtype) for tensor in (input, weight, offset, mask, bias))
+        sources = tuple(tensor.to(dtype) for tensor in (input, weight, offset, mask, bias))
+        return sources, (*numbers, modulated)
 
 
 @dataclass(frozen=True)
@@ -85,9 +98,10 @@ def deform_conv_forward(
         columns, ones, im2col_step: Not read.
         dW, dH: Stride.
     """
-    geometry = _Geometry((dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
-    sources = _sources(input, weight, offset, None, None)
-    output.copy_(torch.ops.torchvision.deform_conv2d(*sources, *geometry.words(False)))
+    convolution = _Convolution(
+        (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group
+    )
+    output.copy_(convolution(input, weight, offset, None, None))
 
 
 def deform_conv_backward_input(
@@ -114,10 +128,10 @@ def deform_conv_backward_input(
 
     torchvision computes that of the weights with them. mmcv asks for it next, with the same ``columns``.
     """
-    geometry = _Geometry((dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
-    sources = _sources(input, weight, offset, None, None)
-    words = geometry.words(False)
-    grads = _backward(grad_output.to(sources[0].dtype), *sources, *words)
+    convolution = _Convolution(
+        (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group
+    )
+    grads = convolution.gradients(grad_output, input, weight, offset, None, None)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
     reference = weakref.ref(grad_output)
@@ -149,11 +163,11 @@ def deform_conv_backward_parameters(
     if known and known.grad_output() is grad_output and known.version == grad_output._version:
         grad_weight.add_(known.value.to(grad_weight.dtype), alpha=scale)
         return
-    geometry = _Geometry((dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group)
+    convolution = _Convolution(
+        (dH, dW), (padH, padW), (dilationH, dilationW), group, deformable_group
+    )
     # The values of the weights do not matter to their gradient.
-    sources = _sources(input, grad_weight, offset, None, None)
-    words = geometry.words(False)
-    grads = _backward(grad_output.to(sources[0].dtype), *sources, *words)
+    grads = convolution.gradients(grad_output, input, grad_weight, offset, None, None)
     grad_weight.add_(grads[1].to(grad_weight.dtype), alpha=scale)
 
 
@@ -190,11 +204,10 @@ def modulated_deform_conv_forward(
         mask: Factor of each pixel of the kernel, ``(N, K, *size)``.
         output: ``(N, O, *size)``.
     """
-    geometry = _Geometry(
+    convolution = _Convolution(
         (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )
-    sources = _sources(input, weight, offset, mask, bias if with_bias else None)
-    output.copy_(torch.ops.torchvision.deform_conv2d(*sources, *geometry.words(True)))
+    output.copy_(convolution(input, weight, offset, mask, bias if with_bias else None))
 
 
 def modulated_deform_conv_backward(
@@ -224,11 +237,11 @@ def modulated_deform_conv_backward(
     with_bias: bool,
 ) -> None:
     """Write the gradients of :func:`modulated_deform_conv_forward` to the tensors named ``grad_``."""
-    geometry = _Geometry(
+    convolution = _Convolution(
         (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )
-    sources = _sources(input, weight, offset, mask, bias if with_bias else None)
-    grads = _backward(grad_output.to(sources[0].dtype), *sources, *geometry.words(True))
+    tensors = (input, weight, offset, mask, bias if with_bias else None)
+    grads = convolution.gradients(grad_output, *tensors)
     for into, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads):
         into.copy_(grad)
     if with_bias:

@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS
 from backbones.errors import WeightsError
 from downstream.data.files import shortened
 from downstream.data.mask_checks import mask_options
+from downstream.data.pipelines import innermost
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ def classes_of_model(cfg: Config, checkpoint: Mapping, name: str) -> Classes:
     Raises:
         WeightsError: The checkpoint is of another number of classes than the config.
     """
-    dataset = cfg.test_dataloader.dataset
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset.dataset
+    dataset = innermost(cfg.test_dataloader.dataset)
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
         known = getattr(registry.get(dataset.type), 'METAINFO', {})
     given = dataset.get('metainfo') or {}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from backbones.errors import ConfigError, DataError, UserError
 from downstream.data.images.loading import LoadBands
-from downstream.data.pipelines import without_annotations
+from downstream.data.pipelines import innermost, without_annotations
 from downstream.data.reading import (
     CheckedLoader,
     UnreadableError,
@@ -148,10 +148,12 @@ class Predictor:
                     )
                 model = MODELS.build(cfg.model)
                 content = {'meta': {'dataset_meta': trained_part(model).file.facts}}
+                self._classes = classes_of_model(cfg, content, str(checkpoint))
             else:
                 content = read(checkpoint, mmap=True)
+                # Before the weights: of other classes they do not fit, and this error says why.
+                self._classes = classes_of_model(cfg, content, str(checkpoint))
                 model = loaded_model(cfg, content, str(checkpoint))
-            self._classes = classes_of_model(cfg, content, str(checkpoint))
             self._model = model.to(self.device).eval()
             self._load, self._steps = _pipeline(cfg)
 
@@ -379,9 +381,7 @@ def loaded_model(cfg: Config, content: dict, checkpoint: str) -> torch.nn.Module
 
 def _pipeline(cfg: Config) -> tuple[CheckedLoader, Compose]:
     """The transform that loads an image, and those that follow it without annotations."""
-    dataset = cfg.test_dataloader.dataset
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset.dataset
+    dataset = innermost(cfg.test_dataloader.dataset)
     # The user names the files, so they may be anywhere.
     anywhere = SimpleNamespace(
         pipeline=Compose(without_annotations(dataset.pipeline)), data_root=Path().absolute().anchor

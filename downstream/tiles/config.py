@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mmengine.config import Config, ConfigDict
 from mmengine.utils import import_modules_from_strings
 
 from backbones.errors import ConfigError
 from downstream.data.pipelines import (
+    innermost,
     is_annotation_loader,
     is_image_loader,
     steps_of,
@@ -37,9 +36,7 @@ def use_tiles(cfg: Config, tiling: Tiling) -> None:
         {**known, 'imports': [*known.get('imports', ()), _REGISTERED_BY]}
     )
     import_modules_from_strings(_REGISTERED_BY)
-    dataset = cfg.test_dataloader.dataset
-    while isinstance(dataset.get('dataset'), Mapping):
-        dataset = dataset.dataset
+    dataset = innermost(cfg.test_dataloader.dataset)
     load, *rest = dataset.pipeline
     pack = [step for step in steps_of(rest) if str(step.get('type')).startswith('Pack')]
     if not is_image_loader(load) or not pack:

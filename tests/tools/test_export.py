@@ -142,6 +142,20 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
     assert sorted(path.name for path in tmp_path.iterdir()) == ['other']
 
 
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (('--precision', 'fp16'), '--precision fp16 is for segmenters'),
+        (('--format', 'torch'), '--format torch is for segmenters'),
+        (('--output', 'classes'), '--output classes is for segmenters'),
+        (('--batch', '2'), 'takes one picture at a time'),
+    ],
+)
+def test_options_that_a_detector_does_not_have(tool, trained, words, message):
+    detector = 'configs/det/cascade-mask-rcnn_convnext-atto_shapes.py'
+    assert message in refused(tool, 'export', detector, trained[1], *words)
+
+
 def test_refusals_of_a_file(tool, trained, exported, shapes, tmp_path, monkeypatch):
     config = trained[0]
     classes = "test_dataloader.dataset.metainfo.classes=('a','b','c','d')"

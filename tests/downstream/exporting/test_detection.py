@@ -11,7 +11,6 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 pytest.importorskip('onnxscript')
 pytest.importorskip('onnxruntime')
 
-from backbones.errors import ConfigError
 from downstream.exporting import write
 from downstream.exporting.detection import PictureDetector
 from downstream.exporting.files import open_exported
@@ -47,23 +46,21 @@ def normalised(image, rules):
     return F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
 
 
-def exported(config, precision, path):
+def exported(config, path):
     """The model, its rules and its file."""
     model = build(config)
     rules = PictureRules.of(config.data_preprocessor, STRIDE)
     shape = write.Shape()
-    graph = PictureDetector(copy.deepcopy(model), rules, precision == 'fp16')
+    graph = PictureDetector(copy.deepcopy(model), rules)
     program = write.trace(graph, shape, STRIDE)
     facts = {**FACTS, 'outputs': list(graph.outputs)}
     example = torch.from_numpy(picture(128, 96))[None]
-    write.write(program, graph.outputs, facts, 'onnx', path, example)
+    write.write(program, graph, facts, 'onnx', path, example)
     return model, rules, open_exported(path)
 
 
 def test_a_file_finds_what_the_model_finds(tmp_path):
-    model, rules, file = exported(
-        model_config('cascade-mask-rcnn', 'v2'), 'fp32', tmp_path / 'a.onnx'
-    )
+    model, rules, file = exported(model_config('cascade-mask-rcnn', 'v2'), tmp_path / 'a.onnx')
     counts = []
     for seed, (height, width) in enumerate([(128, 96), (97, 171), (1, 1), (200, 130)]):
         image = picture(height, width, seed)
@@ -77,13 +74,6 @@ def test_a_file_finds_what_the_model_finds(tmp_path):
     assert max(counts) > 3
     blank = file.run(np.full((1, 64, 64, 3), 114, np.uint8))
     assert len(blank['boxes']) == len(blank['masks'])
-
-
-def test_half_precision_is_refused():
-    config = model_config('faster-rcnn', 'v2')
-    rules = PictureRules.of(config.data_preprocessor, STRIDE)
-    with pytest.raises(ConfigError, match='--precision fp16 is for segmenters'):
-        PictureDetector(build(config), rules, half=True)
 
 
 def test_masks_are_pasted_as_mmdet_pastes_them():

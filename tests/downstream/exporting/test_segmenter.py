@@ -69,7 +69,7 @@ def files(model, rules, tmp_path_factory):
     for name, (suffix, _) in write.FORMATS.items():
         found[name] = folder / f'model{suffix}'
         program = copy.copy(program)
-        write.write(program, graph.outputs, FACTS, name, found[name], SHAPE.example(96, 128))
+        write.write(program, graph, FACTS, name, found[name], SHAPE.example(96, 128))
     return found
 
 
@@ -148,7 +148,7 @@ def test_float16_with_sums_beyond_float16(model, rules, tmp_path, monkeypatch):
     graph = SegmenterGraph(copy.deepcopy(large), rules, half=True)
     program = write.trace(graph, SHAPE, STRIDE)
     path = tmp_path / 'half.onnx'
-    write.write(program, graph.outputs, FACTS, 'onnx', path, SHAPE.example(96, 128))
+    write.write(program, graph, FACTS, 'onnx', path, SHAPE.example(96, 128))
     found = open_exported(path).run(images)['logits']
     assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).mean() > 0.99
@@ -171,7 +171,7 @@ def test_fixed_sizes_take_no_others(model, rules, tmp_path):
     path = tmp_path / 'fixed.onnx'
     facts = {**FACTS, 'output': 'classes', 'outputs': ['classes']}
     facts['input'] = {**FACTS['input'], 'batch': 1, 'height': 64, 'width': 96}
-    write.write(program, graph.outputs, facts, 'onnx', path, shape.example(0, 0))
+    write.write(program, graph, facts, 'onnx', path, shape.example(0, 0))
     file = open_exported(path)
     images = pictures(1, 64, 96)
     expected = logits_of(model, rules, images).argmax(1)
