@@ -34,7 +34,8 @@ from benchmarks import (
     operators,
 )
 from benchmarks.backbone import BASE, OURS
-from benchmarks.timing import alone
+from benchmarks.process import alone
+from downstream.benchmarking.memory import reports_peaks
 from downstream.contract.saved_memory import saved_activation_bytes
 
 PAGE = Path(__file__).resolve().parents[1] / 'docs' / 'performance.md'
@@ -104,7 +105,7 @@ def memory_table(rounds: int) -> list[str]:
             f'| {kept[BASE] / mib:.0f} | {kept["timm"] / mib:.0f} '
             f'| 1/{kept[BASE] / kept[OURS]:.1f} | {target} |'
         )
-    if memory.is_possible():
+    if reports_peaks():
         for case in backbone.CASES[:2]:
             names = (OURS, BASE, 'timm')
             peaks = {name: memory.peak(backbone.inference, case, name) for name in names}
@@ -125,7 +126,7 @@ def model_table(rounds: int) -> list[str]:
     for case in tqdm(models.CASES, desc='models'):
         timings = models.measure(case, rounds)
         peaks = ['', '']
-        if memory.is_possible():
+        if reports_peaks():
             names = (models.OURS, models.PEER)
             peaks = [f'{memory.peak(models.alone, case, n) / 2**20:.0f}' for n in names]
         lines.append(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backbones.kernels import deform_attention
 from benchmarks.backbone import OURS, difference
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.operators.deform_attention import REPLACED
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbones import ConvNeXt, ConvNeXtV2
 from benchmarks.peers import peers
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 
 OURS, BASE = 'this suite', 'FAIR form'
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 
 from benchmarks.evaluation import OURS, Result
-from benchmarks.timing import interleave
+from downstream.benchmarking.timing import interleave
 from downstream.drawing import draw_detections, draw_segmentation
 
 PEER = 'OpenMMLab'

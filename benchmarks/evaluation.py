@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from pycocotools import mask as rle
 
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 
 OURS = 'this suite'
 

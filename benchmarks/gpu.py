@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import set_fused
 from benchmarks import backbone
 from benchmarks.backbone import OURS, difference
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 
 NAMES = (OURS, 'timm', 'timm, compiled')
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backbones.convnext import Block
 from backbones.convnext.visible import VisibleCells
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 from downstream.contract.saved_memory import saved_activation_bytes
 from pretraining import FCMAE
 

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
-from benchmarks.timing import alone
-from downstream.running.batch_probe import release_free_memory
+from benchmarks.process import alone
+from downstream.benchmarking.memory import peak_of_step
 
 Step = tuple[Callable[[], object], Callable[[], object]]
-
-_STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
-
-
-def is_possible() -> bool:
-    """Whether the system reports the peak memory of a process and can reset it."""
-    return _STATUS.is_file() and _CLEAR.exists()
 
 
 def peak(make: Callable[..., Step], *arguments: object) -> int:
@@ -32,16 +24,7 @@ def peak(make: Callable[..., Step], *arguments: object) -> int:
     return statistics.median(alone(_peak, make, *arguments) for _ in range(3))
 
 
-def _peak(make: Callable[..., Step], *arguments: object) -> int:
+def _peak(make: Callable[..., Step], *arguments: object) -> int | None:
     run, first = make(*arguments)
     first()
-    release_free_memory()
-    before = _field('VmRSS')
-    _CLEAR.write_text('5')  # forget the peak so far
-    run()
-    return _field('VmHWM') - before
-
-
-def _field(name: str) -> int:
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
+    return peak_of_step(run)

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 from downstream.drop_in import drop_in
 
 OURS, PEER = 'this suite', 'timm'

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from backbones.kernels.roi_align import RoIAlign
 from benchmarks.backbone import OURS, difference
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 
 PEER = 'torchvision'
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks.timing import Timings, interleave
+from downstream.benchmarking.timing import Timings, interleave
 from downstream.data.shapes import make_shapes
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.runner import SuiteRunner

@@ -24,7 +24,8 @@ from benchmarks import (
 )
 from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
 from benchmarks.evaluation import random_coco
-from benchmarks.timing import Spread, interleave
+from downstream.benchmarking.memory import reports_peaks
+from downstream.benchmarking.timing import Spread, interleave
 from downstream.paths import find_config
 
 
@@ -61,7 +62,7 @@ def test_rounds_begin_with_another_case_each():
 
 
 def test_a_speed_is_the_median_of_ratios_within_rounds():
-    from benchmarks.timing import Timings
+    from downstream.benchmarking.timing import Timings
 
     timings = Timings({'slow': [2.0, 4.0, 9.0], 'fast': [1.0, 2.0, 3.0]})
     assert timings.speed('fast', 'slow') == Spread(2.0, 2.0, 2.5)
@@ -133,7 +134,7 @@ def test_pictures_are_drawn_by_both():
 def test_whole_models_are_timed_and_weighed(task):
     case = models.Case(task, (128, 160), training=False)
     assert len(models.measure(case, rounds=2).seconds) == 2
-    if memory.is_possible():
+    if reports_peaks():
         assert memory.peak(models.alone, case, models.OURS) > 0
 
 

@@ -184,3 +184,17 @@ def _times(value: object, factor: float) -> object:
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         return max(1, int(value * factor + 0.5))
     return value
+
+
+def resize_scales(part: object) -> list[tuple[int, int]]:
+    """Every size that a pipeline resizes to."""
+    if isinstance(part, (list, tuple)):
+        return [scale for step in part for scale in resize_scales(step)]
+    if not isinstance(part, dict):
+        return []
+    given = part.get('scales') or ([part['scale']] if part.get('scale') else [])
+    factor = max(part.get('ratio_range') or (1,))
+    own = [
+        tuple(int(side * factor) for side in scale) for scale in given if not isinstance(scale, int)
+    ]
+    return own + resize_scales(part.get('transforms') or ())

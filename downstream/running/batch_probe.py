@@ -23,6 +23,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from backbones.errors import ConfigError
+from downstream.data.pipelines import resize_scales
 
 from .batch import smallest_batch
 from .channels import chosen_bands
@@ -85,7 +86,7 @@ def largest_size(cfg: Config) -> tuple[int, int]:
         size = augment.get('size', size)
     if size:
         return tuple(size)
-    scales = _scales(cfg.train_dataloader.dataset.pipeline)
+    scales = resize_scales(cfg.train_dataloader.dataset.pipeline)
     if not scales:
         raise ConfigError(
             '--batch-size auto: the training pipeline of this config sets no size of images.'
@@ -93,20 +94,6 @@ def largest_size(cfg: Config) -> tuple[int, int]:
     short, long = max((min(scale), max(scale)) for scale in scales)
     divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
     return tuple(-(-side // divisor) * divisor for side in (short, long))
-
-
-def _scales(part: object) -> list[tuple[int, int]]:
-    """Every size that a pipeline resizes to."""
-    if isinstance(part, (list, tuple)):
-        return [scale for step in part for scale in _scales(step)]
-    if not isinstance(part, dict):
-        return []
-    given = part.get('scales') or ([part['scale']] if part.get('scale') else [])
-    factor = max(part.get('ratio_range') or (1,))
-    own = [
-        tuple(int(side * factor) for side in scale) for scale in given if not isinstance(scale, int)
-    ]
-    return own + _scales(part.get('transforms') or ())
 
 
 def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from tqdm import tqdm
-
-Result = TypeVar('Result')
 
 
 @dataclass(frozen=True)
@@ -75,12 +70,3 @@ def interleave(
             if round_ >= 0:
                 seconds[name].append(clock() - begin)
     return Timings(seconds)
-
-
-def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """What a function of a module returns in a new process.
-
-    How fast large tensors are made depends on what the process has freed before.
-    """
-    with ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as pool:
-        return pool.submit(function, *arguments).result()

@@ -1,0 +1,1 @@
+"""How fast models are and what memory they take: timed in turn, with medians and quartiles."""

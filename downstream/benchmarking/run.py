@@ -1,0 +1,247 @@
+"""Models timed in turn, on the same pictures, and the memory that each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from statistics import mean
+
+import numpy as np
+import torch
+from mmengine.config import Config
+
+from backbones.errors import ConfigError, UserError
+from downstream.predicting.model import half_dtype, usable_device
+from downstream.running.config import RunOptions
+from downstream.running.tested import environment
+
+from .memory import peak_of_step
+from .pictures import Pictures, make_pictures, papers_size, tested_size
+from .subjects import Named, PyTorchSubject, Subject, config_of, named
+from .timing import Spread, Timings, interleave
+
+# Height and width of what a model runs on before its memory is measured.
+_SMALL = (64, 64)
+_RANDOM = 'random where no checkpoint is named; a detector then returns as many objects as it may'
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """What the command line of a benchmark says.
+
+    Attributes:
+        model: The config.
+        files: Checkpoints of it; none: the config with random weights.
+        against: Checkpoints of it, or other configs: what ``files`` are compared with.
+        size: Height and width of the pictures; None: those of the test of the config.
+        batch: Pictures at once.
+        device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None: a GPU if there is one.
+        amp: Mixed precision, None, ``'auto'``, ``'fp16'`` or ``'bf16'``.
+        threads: Of a CPU; None: as PyTorch chooses.
+        rounds: How often each model is timed.
+        warm_up: Rounds before, not timed.
+        images: Files, folders or patterns of pictures; none: noise.
+        as_papers: Time as the papers do: single pictures of the size with which they count operations.
+    """
+
+    model: RunOptions
+    files: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    batch: int = 1
+    device: str | None = None
+    amp: str | None = None
+    threads: int | None = None
+    rounds: int = 30
+    warm_up: int = 5
+    images: tuple[str, ...] = ()
+    as_papers: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a model.
+
+    Attributes:
+        name, runtime, precision, parameters, gmacs, weight_bytes: As in :class:`.subjects.Subject`.
+        step_bytes: Memory that a batch takes at its peak on top of the weights; None where the system
+            does not report it.
+        objects: Found in a picture, on average; None of a segmenter.
+        latency: Seconds from pictures to predictions of a batch.
+        latency_95: Its 95th percentile.
+        images_per_second: Pictures of a batch by its seconds.
+        fps: All pictures by all seconds, which is what the papers call frames per second.
+        speed: How many times as fast as the reference; None of the reference itself.
+        seconds: Of each round.
+    """
+
+    name: str
+    runtime: str
+    precision: str
+    parameters: int
+    gmacs: float | None
+    weight_bytes: int
+    step_bytes: int | None
+    objects: float | None
+    latency: Spread
+    latency_95: float
+    images_per_second: Spread
+    fps: float
+    speed: Spread | None
+    seconds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Models that were timed in turn.
+
+    Attributes:
+        rows: In the order of the command line; those of ``--against`` last.
+        reference: Name of the one that the others are compared with; None: there is only one.
+        facts: What a reader of the figures has to know, by title.
+    """
+
+    rows: tuple[Measured, ...]
+    reference: str | None
+    facts: dict
+
+
+def benchmark(options: BenchmarkOptions) -> Benchmark:
+    """Time models in turn.
+
+    Raises:
+        UserError: A model, a picture or a value cannot be used, or a model fails on the pictures.
+    """
+    _check(options)
+    device = usable_device(options.device)
+    dtype = half_dtype(options.amp, device)
+    own, others = named(options.model, options.files, options.against)
+    configs = {one.name: config_of(one) for one in [*own, *others]}
+    cfg = configs[own[0].name]
+    size = options.size or (papers_size(cfg) if options.as_papers else tested_size(cfg))
+    count = options.warm_up + options.rounds + 1
+    pictures = make_pictures(cfg, size, options.batch, count, options.images)
+    with _threads(options.threads):
+        cases, objects, memory = [], {}, {}
+        for one in [*own, *others]:
+            subject = PyTorchSubject(one, configs[one.name], size, device, dtype)
+            with _explained(subject.name, size, options.batch):
+                memory[subject.name] = _memory_of(subject, pictures, device)
+            objects[subject.name] = []
+            cases.append(subject)
+        steps = {subject.name: _step(subject, pictures, objects[subject.name]) for subject in cases}
+        timings = interleave(steps, options.rounds, options.warm_up, 'rounds')
+    reference = (others or own)[0].name if len(cases) > 1 else None
+    rows = [
+        _measured(subject, timings, reference, memory, objects, options.batch) for subject in cases
+    ]
+    facts = _facts(options, cfg, pictures, device)
+    if any(one.file is None for one in [*own, *others]):
+        facts['weights'] = _RANDOM
+    return Benchmark(tuple(rows), reference, facts)
+
+
+def _check(options: BenchmarkOptions) -> None:
+    for name, least in (('batch', 1), ('rounds', 2), ('warm_up', 0), ('threads', 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f'--{name.replace("_", "-")} {value}: give at least {least}.')
+    if options.size is not None and min(options.size) < 1:
+        raise ConfigError(f'--size {options.size[0]} {options.size[1]}: give height and width.')
+    if options.as_papers and (options.size or options.batch != 1):
+        raise ConfigError(
+            '--fps-as-papers sets the size of the pictures and takes one at a time; leave --size and '
+            '--batch out.'
+        )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    former = torch.get_num_threads()
+    torch.set_num_threads(count or former)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
+@contextmanager
+def _explained(name: str, size: tuple[int, int], batch: int) -> Iterator[None]:
+    """A ConfigError for whatever a model raises when it runs for the first time."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), '')
+        raise ConfigError(
+            f'{name} fails on {batch} x {size[1]} x {size[0]} pixels: {type(error).__name__}: {reason}'
+        ) from error
+
+
+def _memory_of(subject: Subject, pictures: Pictures, device: torch.device) -> int | None:
+    """What the first full batch takes; before it a part of it runs, and the libraries set up theirs."""
+    batch = pictures.batches[0]
+    subject.prepare([one[: _SMALL[0], : _SMALL[1]] for one in batch])
+    return peak_of_step(lambda: subject.run(batch), device)
+
+
+def _step(subject: Subject, pictures: Pictures, objects: list) -> Callable[[], None]:
+    batches = cycle(pictures.batches)
+
+    def step() -> None:
+        objects.append(subject.run(next(batches)))
+
+    return step
+
+
+def _measured(
+    subject: Subject,
+    timings: Timings,
+    reference: str | None,
+    memory: dict[str, int | None],
+    objects: dict[str, list],
+    batch: int,
+) -> Measured:
+    name = subject.name
+    seconds = timings.seconds[name]
+    found = [number for number in objects[name] if number is not None]
+    return Measured(
+        name=name,
+        runtime=subject.runtime,
+        precision=subject.precision,
+        parameters=subject.parameters,
+        gmacs=subject.gmacs,
+        weight_bytes=subject.weight_bytes,
+        step_bytes=memory[name],
+        objects=mean(found) / batch if found else None,
+        latency=timings.spread(name),
+        latency_95=float(np.percentile(seconds, 95)),
+        images_per_second=Spread.of([batch / value for value in seconds]),
+        fps=batch * len(seconds) / sum(seconds),
+        speed=timings.speed(name, reference) if reference not in (None, name) else None,
+        seconds=tuple(seconds),
+    )
+
+
+def _facts(
+    options: BenchmarkOptions, cfg: Config, pictures: Pictures, device: torch.device
+) -> dict:
+    where = environment()
+    height, width = pictures.size
+    name = torch.cuda.get_device_name(device) if device.type == 'cuda' else where['device']
+    threads = options.threads or torch.get_num_threads()
+    return {
+        'pictures': f'{options.batch} at a time, {width} x {height} pixels, {pictures.what}',
+        'timed': 'from pixels in memory to predictions: normalisation, network, post-processing',
+        'weights': 'trained',
+        'rounds': f'{options.rounds} after {options.warm_up} of warm-up, models in turn',
+        'device': name if device.type != 'cpu' else f'{name}, threads: {threads}',
+        'versions': where['versions'] | {'python': where['python']},
+        'size': [height, width],
+        'batch': options.batch,
+        'protocol': "the papers'" if options.as_papers else 'median of rounds',
+        'task': 'segmentation' if cfg.default_scope == 'mmseg' else 'detection',
+    }
