@@ -36,7 +36,7 @@ class Pictures:
     what: str
 
 
-def tested_size(cfg: Config) -> tuple[int, int]:
+def size_of_test(cfg: Config) -> tuple[int, int]:
     """Height and width of what a model sees in its test.
 
     A segmenter's is its crop. A detector's is the shape that a landscape picture has after the test's

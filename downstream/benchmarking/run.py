@@ -13,13 +13,13 @@ import torch
 from mmengine.config import Config
 
 from backbones.errors import ConfigError, UserError
-from downstream.predicting.model import half_dtype, usable_device
+from downstream.predicting.predictor import half_dtype, usable_device
 from downstream.running.config import RunOptions
 from downstream.running.tested import environment
 
 from .memory import peak_of_step
-from .pictures import Pictures, make_pictures, papers_size, tested_size
-from .subjects import Named, PyTorchSubject, Subject, config_of, named
+from .pictures import Pictures, make_pictures, papers_size, size_of_test
+from .subjects import PyTorchSubject, Subject, config_of, named
 from .timing import Spread, Timings, interleave
 
 # Height and width of what a model runs on before its memory is measured.
@@ -120,7 +120,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     own, others = named(options.model, options.files, options.against)
     configs = {one.name: config_of(one) for one in [*own, *others]}
     cfg = configs[own[0].name]
-    size = options.size or (papers_size(cfg) if options.as_papers else tested_size(cfg))
+    size = options.size or (papers_size(cfg) if options.as_papers else size_of_test(cfg))
     count = options.warm_up + options.rounds + 1
     pictures = make_pictures(cfg, size, options.batch, count, options.images)
     with _threads(options.threads):

@@ -17,8 +17,7 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from backbones.errors import ConfigError
-from downstream.predicting.model import loaded_model
-from downstream.running.checkpoint.read import read
+from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.config import RunOptions, TestOptions, read_config, testing_config
 from downstream.running.gpu_memory import PREDICTING, explain_full_gpu
 from downstream.zoo.complexity import build_on_meta, gmacs, parameters
@@ -222,10 +221,12 @@ def counts(cfg: Config, size: tuple[int, int], name: str) -> tuple[int, float | 
 
 
 def _built(cfg: Config, named: Named) -> nn.Module:
-    if named.file is not None:
-        return loaded_model(cfg, read(named.file, mmap=True), named.file)
     torch.manual_seed(0)
-    return MODELS.build(cfg.model)
+    model = MODELS.build(cfg.model)
+    if named.file is not None:
+        state = read(named.file, mmap=True)['state_dict']
+        model.load_state_dict(matching_tensors(state, model, named.file))
+    return model
 
 
 def _sample(scope: str, size: tuple[int, int]) -> BaseDataElement:

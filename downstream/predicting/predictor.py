@@ -431,7 +431,12 @@ def _config_beside(checkpoint: Path) -> Path:
     return configs[0]
 
 
-def _usable_device(name: str | None) -> torch.device:
+def usable_device(name: str | None) -> torch.device:
+    """The device of a name; None: a GPU if there is one.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
     try:
         device = torch.device(name or get_device())
         torch.empty(0, device=device)
@@ -441,7 +446,8 @@ def _usable_device(name: str | None) -> torch.device:
     return device
 
 
-def _dtype(amp: str | None, device: torch.device) -> torch.dtype | None:
+def half_dtype(amp: str | None, device: torch.device) -> torch.dtype | None:
+    """The precision of ``--amp`` on a device: None for None, that of the device for ``'auto'``."""
     if amp is None:
         return None
     half = half_precision(amp, device.type == 'cuda')
