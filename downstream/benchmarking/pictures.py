@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
@@ -115,7 +116,7 @@ def make_pictures(
 
 def _read(place: str, size: tuple[int, int]) -> np.ndarray:
     try:
-        image = ImageOps.exif_transpose(open_image(place)).convert('RGB')
+        image = ImageOps.exif_transpose(open_image(Path(place))).convert('RGB')
     except OSError as error:
         raise DataError(f'{place} cannot be read as an image: {error}') from error
     return np.ascontiguousarray(np.asarray(image.resize((size[1], size[0])))[..., ::-1])

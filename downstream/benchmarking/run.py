@@ -124,7 +124,9 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     count = options.warm_up + options.rounds + 1
     pictures = make_pictures(cfg, size, options.batch, count, options.images)
     with _threads(options.threads):
-        cases, objects, memory = [], {}, {}
+        cases: list[Subject] = []
+        objects: dict[str, list] = {}
+        memory: dict[str, int | None] = {}
         for one in [*own, *others]:
             subject = PyTorchSubject(one, configs[one.name], size, device, dtype)
             with _explained(subject.name, size, options.batch):

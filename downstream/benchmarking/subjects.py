@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -150,7 +151,7 @@ class PyTorchSubject(Subject):
         self.parameters, self.gmacs = counts(cfg, size, named.name)
         with DefaultScope.overwrite_default_scope(self._scope):
             model = _built(cfg, named)
-        self._model = model.to(device).eval()
+        self._model: Any = model.to(device).eval()  # mmengine's BaseModel, whose test_step runs
         tensors = [*self._model.parameters(), *self._model.buffers()]
         self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

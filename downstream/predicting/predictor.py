@@ -122,9 +122,9 @@ class Predictor:
             raise ConfigError(f'--batch {batch_size}: give 1 or more pictures.')
         if score is not None and not 0 <= score <= 1:
             raise ConfigError(f'--score {score}: give a score from 0 to 1.')
-        self.device = _usable_device(device)
+        self.device = usable_device(device)
         self.score, self.batch_size = score, batch_size
-        self._dtype = _dtype(amp, self.device)
+        self._dtype = half_dtype(amp, self.device)
         options = TestOptions(
             config=str(config or _config_beside(Path(checkpoint))),
             checkpoint=str(checkpoint),
