@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from backbones.errors import ConfigError, DataError
 from downstream.data.files import open_image
-from downstream.data.pipelines import resize_scales
+from downstream.data.pipelines import innermost, resize_scales
 from downstream.predicting.sources import find_sources
 from downstream.running.channels import chosen_bands
 from downstream.zoo.complexity import counted_size
@@ -49,10 +49,7 @@ def size_of_test(cfg: Config) -> tuple[int, int]:
     crop = cfg.get('crop_size')
     if cfg.default_scope == 'mmseg' and crop:
         return (crop, crop) if isinstance(crop, int) else tuple(crop)
-    dataset = cfg.test_dataloader.dataset
-    while isinstance(dataset.get('dataset'), dict):
-        dataset = dataset.dataset
-    scales = resize_scales(dataset.get('pipeline') or ())
+    scales = resize_scales(innermost(cfg.test_dataloader.dataset).get('pipeline') or ())
     if not scales:
         raise ConfigError('the test of this config sets no size of pictures: give --size H W.')
     short, long = max((min(scale), max(scale)) for scale in scales)
