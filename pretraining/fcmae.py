@@ -6,6 +6,8 @@ decoder gets its features, and a learned token where cells are hidden, and predi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +18,11 @@ from torch import Tensor, nn
 from backbones.convnext import ConvNeXt, FusedBlock
 from backbones.convnext.model import STRIDES
 from backbones.convnext.visible import VisibleCells
+from backbones.convnext.weight_names import describe, fcmae_decoder, translate_backbone
 from backbones.errors import ConfigError
+from backbones.weights.translation import Translation
+
+from .start import load_start
 
 _TARGET_EPS = 1e-6
 _STRIDE = STRIDES[-1]
@@ -33,16 +39,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.downsample_layers, self.stages = backbone.downsample_layers, backbone.stages
         self.width = backbone.arch.dims[-1]
-        self.init_cfg, self._load = backbone.init_cfg, backbone.init_weights
-
-    def init_weights(self) -> None:
-        """Load what the ``init_cfg`` of the backbone names; without it, weights stay random.
-
-        Raises:
-            WeightsError: The weights cannot be found or do not fit.
-        """
-        if self.init_cfg:
-            self._load()
+        self.init_cfg = backbone.init_cfg
 
     def forward(self, images: Tensor, visible: VisibleCells) -> Tensor:
         """A stack of features ``(N, width, K s, s)`` of images ``(N, C, H, W)``, at stride 32."""
@@ -85,6 +82,9 @@ class FCMAE(BaseModel):
         ConfigError: The backbone is no ConvNeXt, or a number is impossible.
     """
 
+    #: What the file of an encoder does not have.
+    added_modules = ('proj', 'mask_token', 'decoder', 'pred')
+
     def __init__(
         self,
         backbone: dict,
@@ -97,12 +97,7 @@ class FCMAE(BaseModel):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor, init_cfg)
-        if not isinstance(cell, int) or cell < _STRIDE or cell % _STRIDE:
-            raise ConfigError(
-                f'cell={cell!r}: give a multiple of {_STRIDE}, the stride of the last stage, in pixels.'
-            )
-        if not isinstance(mask_ratio, (int, float)) or not 0 < mask_ratio < 1:
-            raise ConfigError(f'mask_ratio={mask_ratio!r}: give a number between 0 and 1.')
+        check_masking(cell, mask_ratio)
         for name, value in (('decoder_dim', decoder_dim), ('decoder_depth', decoder_depth)):
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f'{name}={value!r}: give a positive integer.')
@@ -112,17 +107,42 @@ class FCMAE(BaseModel):
                 f'FCMAE pre-trains ConvNeXt and ConvNeXtV2, not {type(network).__name__}.'
             )
         self.mask_ratio, self.cell, self.norm_pix = mask_ratio, cell, norm_pix
-        self.channels = network.input_channels
+        self.input_channels = network.input_channels
         self.encoder = Encoder(network)
         self.proj = nn.Conv2d(self.encoder.width, decoder_dim, kernel_size=1)
         self.mask_token = nn.Parameter(torch.zeros(1, decoder_dim, 1, 1))
         self.decoder = nn.Sequential(
             *(FusedBlock(decoder_dim, 0.0, 0.0, network.use_grn) for _ in range(decoder_depth))
         )
-        self.pred = nn.Conv2d(decoder_dim, _STRIDE**2 * self.channels, kernel_size=1)
+        self.pred = nn.Conv2d(decoder_dim, _STRIDE**2 * self.input_channels, kernel_size=1)
         for part in (self.proj, self.decoder, self.pred):
             part.apply(_init)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    def init_weights(self) -> None:
+        """Load what the ``init_cfg`` of the backbone names; without it, weights stay random.
+
+        See :func:`.start.load_start`.
+
+        Raises:
+            WeightsError: The weights cannot be found or do not fit.
+        """
+        super().init_weights()
+        if self.encoder.init_cfg:
+            load_start(self, self.encoder.init_cfg)
+
+    def translate(self, state: Mapping[str, Tensor]) -> Translation:
+        """The tensors of a checkpoint under the names of this model, the decoder's included."""
+        found = translate_backbone(state, self.encoder.state_dict())
+        tensors = {f'encoder.{name}': value for name, value in found.tensors.items()}
+        return replace(found, tensors=tensors | fcmae_decoder(state, found))
+
+    def describe(self, tensors: Mapping[str, Tensor]) -> str | None:
+        """The encoder's architecture; see :meth:`backbones.base.Backbone.describe`."""
+        start = 'encoder.'
+        return describe(
+            {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+        )
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
@@ -196,7 +216,9 @@ class FCMAE(BaseModel):
             target = self._patches(images, hidden)
             predicted = predicted * _deviation(target) + target.mean(-1, keepdim=True)
         side = self.cell // _STRIDE
-        sites = predicted.unflatten(1, (-1, side)).unflatten(-1, (_STRIDE, _STRIDE, self.channels))
+        sites = predicted.unflatten(1, (-1, side)).unflatten(
+            -1, (_STRIDE, _STRIDE, self.input_channels)
+        )
         stack = sites.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         masked = visible.scatter(visible.gather(images))
         stack = stack.contiguous(memory_format=torch.channels_last)
@@ -207,6 +229,16 @@ class FCMAE(BaseModel):
         stack = cells.gather(images)
         rows = stack.unflatten(3, (-1, _STRIDE)).unflatten(2, (-1, _STRIDE))
         return rows.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+def check_masking(cell: object, mask_ratio: object) -> None:
+    """ConfigError unless cells of ``cell`` pixels can be hidden by ``mask_ratio``."""
+    if not isinstance(cell, int) or cell < _STRIDE or cell % _STRIDE:
+        raise ConfigError(
+            f'cell={cell!r}: give a multiple of {_STRIDE}, the stride of the last stage, in pixels.'
+        )
+    if not isinstance(mask_ratio, (int, float)) or not 0 < mask_ratio < 1:
+        raise ConfigError(f'mask_ratio={mask_ratio!r}: give a number between 0 and 1.')
 
 
 def _deviation(patches: Tensor) -> Tensor:

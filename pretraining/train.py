@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
+from backbones.convnext.visible import count_seen
 from backbones.errors import ConfigError
 from downstream.data.built import build_ahead
 from downstream.distributed.processes import process_count
@@ -18,6 +19,7 @@ from downstream.running.runner import SuiteRunner
 from downstream.running.train import build_runner
 
 from .data import UnlabelledImages, check_images
+from .fcmae import check_masking
 
 
 @dataclass
@@ -67,7 +69,19 @@ def pretraining_config(options: PretrainOptions) -> Config:
     cfg = training_config(options)
     if cfg.model.get('type') != 'FCMAE':
         raise ConfigError(f'config {options.config}: model.type must be FCMAE to pre-train.')
+    _check_crops(cfg)
     return cfg
+
+
+def _check_crops(cfg: Config) -> None:
+    """Raise a ConfigError unless the crops of ``cfg`` have cells to hide and others to see."""
+    cell, mask_ratio = cfg.model.get('cell', 32), cfg.model.get('mask_ratio', 0.6)
+    check_masking(cell, mask_ratio)
+    for step in cfg.train_dataloader.dataset.get('pipeline', ()):
+        if step.get('type') == 'RandomResizedCropFlip':
+            size = step.get('size', 224)
+            height, width = (size, size) if isinstance(size, int) else size
+            count_seen(height, width, cell, mask_ratio)
 
 
 def _check_data(cfg: Config, processes: int) -> None:

@@ -15,7 +15,7 @@ from backbones.weights.translation import Translation
 from .block import NORM_EPS
 from .isotropic import ConvNeXtIsotropic, describe_isotropic, translate_isotropic
 from .model import ConvNeXt, ConvNeXtV2
-from .weight_names import describe, translate
+from .weight_names import arch_of, describe, translate
 
 
 class Classifier(nn.Module):
@@ -97,6 +97,27 @@ def classifier_of(
     model = kind(backbone, num_classes=len(tensors['head.weight']))
     load_state(model, state, source)
     return model.eval().to(torch.float32)
+
+
+def encoder_of(state: Mapping[str, Tensor], source: str = 'state dict') -> ConvNeXt:
+    """The ConvNeXt that ``state`` is a file of, of whatever size, in evaluation mode and float32.
+
+    Raises:
+        WeightsError: It is no ConvNeXt, or a tensor is missing, unknown or of another size.
+    """
+    tensors = translate(state).tensors
+    arch = arch_of(tensors)
+    if arch is None:
+        raise WeightsError(f'{source} is not a ConvNeXt checkpoint.')
+    cls = ConvNeXtV2 if any('.grn.' in name for name in tensors) else ConvNeXt
+    stem = tensors.get('downsample_layers.0.0.weight')
+    backbone = cls(
+        dict(depths=arch.depths, dims=arch.dims),
+        layer_scale_init_value=float('stages.0.0.gamma' in tensors),
+        in_channels=3 if stem is None else stem.shape[1],
+    )
+    load_state(backbone, state, source)
+    return backbone.eval().to(torch.float32)
 
 
 def describe_file(state: Mapping[str, Tensor]) -> str | None:

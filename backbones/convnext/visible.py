@@ -17,6 +17,28 @@ from torch import Tensor, nn
 from backbones.errors import ConfigError
 
 
+def count_seen(height: int, width: int, cell: int, mask_ratio: float) -> int:
+    """How many cells of ``cell x cell`` pixels are seen of an image of ``height x width`` pixels.
+
+    Raises:
+        ConfigError: The image is no whole number of cells, or all of them would be hidden or seen.
+    """
+    if height % cell or width % cell:
+        raise ConfigError(
+            f'images of {height}x{width} pixels are no whole number of cells of {cell}x{cell}: crop '
+            'to multiples of the cell.'
+        )
+    cells = (height // cell) * (width // cell)
+    seen = int(cells * (1 - mask_ratio) + 1e-9)
+    if not 0 < seen < cells:
+        raise ConfigError(
+            f'mask_ratio={mask_ratio} shows {seen} of the {cells} cells of an image of '
+            f'{height}x{width} pixels: at least one must be seen and one hidden; take larger images '
+            'or another ratio.'
+        )
+    return seen
+
+
 class VisibleCells:
     """Which cells of each image are seen.
 
@@ -64,20 +86,9 @@ class VisibleCells:
             ConfigError: The images are no whole number of cells, or all of them would be hidden.
         """
         count, _, height, width = images.shape
-        if height % cell or width % cell:
-            raise ConfigError(
-                f'images of {height}x{width} pixels are no whole number of cells of {cell}x{cell}: crop '
-                'to multiples of the cell.'
-            )
+        seen = count_seen(height, width, cell, mask_ratio)
         grid = (height // cell, width // cell)
         cells = grid[0] * grid[1]
-        seen = int(cells * (1 - mask_ratio) + 1e-9)
-        if not 0 < seen < cells:
-            raise ConfigError(
-                f'mask_ratio={mask_ratio} shows {seen} of the {cells} cells of an image of '
-                f'{height}x{width} pixels: at least one must be seen and one hidden; take larger images '
-                'or another ratio.'
-            )
         noise = torch.rand(count, cells, device=images.device, generator=generator)
         visible = torch.zeros(count, cells, dtype=torch.bool, device=images.device)
         visible.scatter_(1, noise.argsort(1)[:, :seen], True)

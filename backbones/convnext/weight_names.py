@@ -23,6 +23,8 @@ OFFICIAL = re.compile(
     r'|(norm[0-3]?|head)\.(weight|bias)'
 )
 _OUTSIDE_THE_STAGES = re.compile(r'(norm[0-3]?|head)\.(weight|bias)')
+# What masked autoencoding (FCMAE) has beside the encoder.
+FCMAE_DECODER = r'(decoder|proj|pred)\.|mask_token$'
 
 
 Rename = tuple[str, str | Callable[[re.Match], str]]
@@ -55,15 +57,15 @@ _MMPRETRAIN_BLOCK = (
     (r'\.pointwise_conv([12])\.', r'.pwconv\1.'),
 )
 LAYOUTS = (
-    # DINOv3's own files hold the final norm twice.
-    Layout('official', drop=r'norms\.\d\.'),
+    # DINOv3's own files hold the final norm twice, those of a whole pre-training a decoder.
+    Layout('official', drop=rf'norms\.\d\.|{FCMAE_DECODER}'),
     Layout(
         'sparse FCMAE (MinkowskiEngine)',
         (
             (r'\.(ln|linear)\.', '.'),
             (r'\.kernel$', '.weight'),
         ),
-        drop=r'(decoder|proj|pred)\.|mask_token',
+        drop=FCMAE_DECODER,
     ),
     Layout(
         'timm',
@@ -149,6 +151,38 @@ def translate_backbone(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -
     return replace(found, tensors=tensors, dropped=(*found.dropped, *unneeded))
 
 
+def fcmae_decoder(state: Mapping[str, Tensor], encoder: Translation) -> dict[str, Tensor]:
+    """What a file of a pre-training holds beside its encoder, under the official names.
+
+    Args:
+        state: The file's tensors.
+        encoder: What :func:`translate` has found in it.
+
+    Returns:
+        Tensors by name; empty for a file of an encoder alone.
+    """
+    outer = encoder.prefix.removesuffix('encoder.')
+    inside = {k.removeprefix(outer): v for k, v in state.items() if k.startswith(outer)}
+    return {name: value for name, value in inside.items() if re.match(FCMAE_DECODER, name)}
+
+
+def describe_decoder(tensors: Mapping[str, Tensor]) -> str:
+    """The size of a decoder, e.g. ``512 channels, 1 block with GRN, patches of 3072 values``."""
+    dim, depth = decoder_size(tensors)
+    blocks = f'{depth} block{"" if depth == 1 else "s"}'
+    grn = ' with GRN' if any('.grn.' in name for name in tensors) else ''
+    bias = tensors.get('pred.bias')
+    patch = 'no prediction' if bias is None else f'patches of {bias.numel()} values'
+    return f'{dim} channels, {blocks}{grn}, {patch}'
+
+
+def decoder_size(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Channels and blocks of a decoder; 0 where there are none."""
+    biases = [tensors[name] for name in ('proj.bias', 'mask_token') if name in tensors]
+    blocks = {match[1] for name in tensors if (match := re.match(r'decoder\.(\d+)\.', name))}
+    return (biases[0].numel() if biases else 0), len(blocks)
+
+
 def describe(tensors: Mapping[str, Tensor]) -> str | None:
     """The architecture that tensors in official names belong to.
 
@@ -156,6 +190,19 @@ def describe(tensors: Mapping[str, Tensor]) -> str | None:
         ``'ConvNeXt tiny'``, ``'ConvNeXtV2 with depths (...) and dims (...)'``, or None if a stage is
         missing.
     """
+    arch = arch_of(tensors)
+    if arch is None:
+        return None
+    is_v2 = any('.grn.' in name for name in tensors)
+    family = 'ConvNeXtV2' if is_v2 else 'ConvNeXt'
+    for size, known in (CONVNEXTV2_ARCHS if is_v2 else CONVNEXT_ARCHS).items():
+        if known == arch:
+            return f'{family} {size}'
+    return f'{family} with depths {arch.depths} and dims {arch.dims}'
+
+
+def arch_of(tensors: Mapping[str, Tensor]) -> Arch | None:
+    """Depths and widths of tensors in official names; None if a stage is missing."""
     depths, dims = [], []
     for stage in range(4):
         bias = tensors.get(f'stages.{stage}.0.dwconv.bias')
@@ -164,13 +211,7 @@ def describe(tensors: Mapping[str, Tensor]) -> str | None:
         block = re.compile(rf'stages\.{stage}\.\d+\.dwconv\.bias')
         dims.append(bias.numel())
         depths.append(sum(block.fullmatch(name) is not None for name in tensors))
-    is_v2 = any('.grn.' in name for name in tensors)
-    family = 'ConvNeXtV2' if is_v2 else 'ConvNeXt'
-    arch = Arch(tuple(depths), tuple(dims))
-    for size, known in (CONVNEXTV2_ARCHS if is_v2 else CONVNEXT_ARCHS).items():
-        if known == arch:
-            return f'{family} {size}'
-    return f'{family} with depths {arch.depths} and dims {arch.dims}'
+    return Arch(tuple(depths), tuple(dims))
 
 
 def _translated(state: Mapping[str, Tensor], layout: Layout, prefix: str) -> Translation:

@@ -117,15 +117,23 @@ def load_pretrained(
         WeightsError: The checkpoint cannot be found or read, or does not match ``model``; the model is
             unchanged.
     """
+    state, licence = read_pretrained(checkpoint, prefix, trust)
+    report = load_state(model, state, checkpoint, licence, strict)
+    print_log(str(report), 'current')
+    return report
+
+
+def read_pretrained(
+    checkpoint: str, prefix: str | None = None, trust: bool = False
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors of ``checkpoint`` and its licence; arguments and errors of :func:`load_pretrained`."""
     source = find(checkpoint)
     state = read(local_file(source), trust)
     if prefix:
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if not state:
             raise WeightsError(f'{checkpoint} has no tensor whose name starts with {prefix!r}.')
-    report = load_state(model, state, checkpoint, source.licence, strict)
-    print_log(str(report), 'current')
-    return report
+    return state, source.licence
 
 
 def load_state(

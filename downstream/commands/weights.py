@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from backbones.convnext.classifier import classifier_of, describe_file
-from backbones.convnext.weight_names import describe, translate
+from backbones.convnext.classifier import classifier_of, describe_file, encoder_of
+from backbones.convnext.model import STRIDES
+from backbones.convnext.weight_names import describe, describe_decoder, fcmae_decoder, translate
 from backbones.errors import ConfigError, WeightsError
 from backbones.roadmap.classifier import roadmap_classifier_of
 from backbones.weights.download import local_file
@@ -68,6 +69,9 @@ def inspect(name: str, trust: bool = False) -> None:
     print(f'    source: {source.name}')
     print(f'    layout: {found.layout}' + (f', prefix {found.prefix!r}' if found.prefix else ''))
     print(f'   network: {describe_file(state) or "not a ConvNeXt"}')
+    decoder = fcmae_decoder(state, found)
+    if decoder and describe(found.tensors):
+        print(f'   decoder: of FCMAE, {describe_decoder(decoder)}')
     print(f'   licence: {source.licence}')
     head = found.tensors.get('head.weight')
     print(f'   classes: {"no head" if head is None else len(head)}')
@@ -135,8 +139,10 @@ def check(
 ) -> list[Tensor]:
     """Print the top five classes of each classifier, and the largest difference of their logits.
 
+    Of a file without a classifier, such as pre-training leaves, that it is whole, and its features.
+
     Args:
-        names: Weights of classifiers.
+        names: Weights of classifiers or of backbones alone.
         image: The image to classify. None: random values, the same for all.
         resolution: Height and width of the network's input, in pixels.
         backbone: ``roadmap-<step>`` where the files are that step's: several steps have the same tensors.
@@ -144,28 +150,69 @@ def check(
         trust: Unpickle files that hold more than data.
 
     Returns:
-        The logits of each classifier, ``(classes,)``.
+        The logits of each classifier, ``(classes,)``; of a backbone alone its last features, averaged
+        over the image, ``(channels,)``.
+
+    Raises:
+        WeightsError: A file is damaged, no ConvNeXt's or not whole.
     """
     pixels = _read_image(image, resolution) if image else _random_image(resolution)
-    results = []
+    kinds, results = [], []
     for name in names:
         state = read(local_file(find(name)), trust)
-        if backbone is None:
-            model = classifier_of(state, name)
+        found = translate(state).tensors
+        if backbone is None and describe(found) and 'head.weight' not in found:
+            kinds.append('features')
+            results.append(_check_encoder(state, name, pixels))
         else:
-            model = roadmap_classifier_of(backbone, state, name)
-        with torch.inference_mode():
-            logits = model(pixels)[0]
-        results.append(logits)
-        print(f'{name}: {len(logits)} classes')
-        classes = _class_names(len(logits))
-        for score, index in zip(*logits.softmax(0).topk(min(5, len(logits)))):
-            print(f'  {100 * score:6.2f} %  {classes[int(index)]}')
-    for name, logits in list(zip(names, results))[1:]:
-        if logits.shape == results[0].shape:
-            difference = (logits - results[0]).abs().max().item()
-            print(f'largest difference of logits, {names[0]} and {name}: {difference:.2e}')
+            kinds.append('logits')
+            results.append(_check_classifier(state, name, pixels, backbone))
+    for name, kind, result in list(zip(names, kinds, results))[1:]:
+        if kind == kinds[0] and result.shape == results[0].shape:
+            difference = (result - results[0]).abs().max().item()
+            print(f'largest difference of {kind}, {names[0]} and {name}: {difference:.2e}')
     return results
+
+
+def _check_classifier(
+    state: dict[str, Tensor], name: str, pixels: Tensor, backbone: str | None
+) -> Tensor:
+    """Print the top five classes of a classifier; its logits."""
+    if backbone is None:
+        model = classifier_of(state, name)
+    else:
+        model = roadmap_classifier_of(backbone, state, name)
+    with torch.inference_mode():
+        logits = model(pixels)[0]
+    print(f'{name}: {len(logits)} classes')
+    classes = _class_names(len(logits))
+    for score, index in zip(*logits.softmax(0).topk(min(5, len(logits)))):
+        print(f'  {100 * score:6.2f} %  {classes[int(index)]}')
+    return logits
+
+
+def _check_encoder(state: dict[str, Tensor], name: str, pixels: Tensor) -> Tensor:
+    """Load a file without a classifier whole, print what is in it and what it makes of an image."""
+    encoder = encoder_of(state, name)
+    found = translate(state)
+    print(
+        f'{name}: {describe(found.tensors)} without a classifier, whole: {len(found.tensors)} tensors'
+    )
+    decoder = fcmae_decoder(state, found)
+    if decoder:
+        print(f'  beside it the decoder of FCMAE: {describe_decoder(decoder)}')
+    if encoder.input_channels != pixels.shape[1]:
+        raise WeightsError(
+            f'{name} is for images of {encoder.input_channels} channels; only those for RGB are checked.'
+        )
+    x = pixels
+    with torch.inference_mode():
+        for stride, downsample, stage in zip(STRIDES, encoder.downsample_layers, encoder.stages):
+            x = stage(downsample(x))
+            print(
+                f'  stride {stride:>2}: {x.shape[1]:>4} channels, mean {x.mean():9.2e}, std {x.std():.2e}'
+            )
+    return x.mean((2, 3))[0]
 
 
 def _random_image(side: int) -> Tensor:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from backbones import Roadmap
 from backbones.convnext.classifier import classifier_of
+from backbones.convnext.weight_names import translate
 from backbones.roadmap.classifier import RoadmapClassifier
 from tests.conftest import ROOT, read_metrics, write_tiny_config
 
@@ -61,6 +62,44 @@ def test_inspect_convert_and_check_predict_what_the_original_does(name, tool, tm
     assert 'largest difference of logits' in result.out
     assert float(result.out.rsplit(' ', 1)[1]) == 0
     assert result.out.count(' %  ') == 10
+
+
+def test_an_encoder_is_checked_whole(tool, tmp_path):
+    torch.manual_seed(0)
+    theirs = timm.create_model('convnextv2_atto', num_classes=0).eval()
+    for parameter in theirs.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    # As timm's hub of the released file: without norm and head.
+    body = {k: v for k, v in theirs.state_dict().items() if not k.startswith('head')}
+    save_file(body, tmp_path / 'encoder.safetensors')
+    decoder = {'mask_token': torch.zeros(1, 12, 1, 1), 'pred.bias': torch.zeros(3072)}
+    official = {k: v.contiguous() for k, v in translate(body).tensors.items()}
+    torch.save(official | decoder, tmp_path / 'whole.pth')
+    files = [tmp_path / 'encoder.safetensors', tmp_path / 'whole.pth']
+    result = tool('weights', 'check', *files, '--resolution', 64)
+    assert result.code == 0, result.err
+    assert 'ConvNeXtV2 atto without a classifier, whole: 134 tensors' in result.out
+    assert 'beside it the decoder of FCMAE: 12 channels, 0 blocks, patches of 3072' in result.out
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        stages = theirs.forward_intermediates(pixels, intermediates_only=True)
+    lines = re.findall(r'stride +(\d+): +(\d+) channels, mean +(\S+), std (\S+)', result.out)
+    assert len(lines) == 2 * len(stages)
+    for line, expected in zip(lines, stages):
+        assert [int(n) for n in line[:2]] == [64 // expected.shape[-1], expected.shape[1]]
+        assert float(line[2]) == pytest.approx(
+            float(expected.mean()), abs=0.01 * float(expected.std())
+        )
+        assert float(line[3]) == pytest.approx(float(expected.std()), rel=0.01)
+    assert 'largest difference of features' in result.out
+    assert float(result.out.rsplit(' ', 1)[1]) == 0
+
+    del official['stages.2.3.norm.weight']
+    torch.save(official, tmp_path / 'part.pth')
+    result = tool('weights', 'check', tmp_path / 'part.pth')
+    assert result.code == 2
+    assert '1 missing: stages.2.3.norm.weight' in result.err
+    assert 'decoder: of FCMAE, 12 channels' in tool('weights', 'inspect', files[1]).out
 
 
 def test_bad_words_are_explained(tool, tmp_path):

@@ -10,6 +10,8 @@ from backbones import CONVNEXT_ARCHS, CONVNEXTV2_ARCHS, ConvNeXt, ConvNeXtV2
 from backbones.convnext.weight_names import translate
 from backbones.weights.load import load_state
 
+from .minkowski import sparse_encoder_of
+
 V1 = ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large', 'xlarge')
 V2 = ('atto', 'femto', 'pico', 'nano', 'tiny', 'small', 'base', 'large', 'huge')
 TIMM = [('convnext', s) for s in V1] + [('convnextv2', s) for s in V2]
@@ -173,32 +175,20 @@ def test_official_fcmae_of_every_stored_shape(shape):
 
 
 def sparse_of(state: dict) -> dict:
-    """Official names as the sparse pre-training code stores them (MinkowskiEngine)."""
-    sparse = {}
-    for key, value in state.items():
-        if key.startswith(('norm', 'head')):
-            continue
-        name, stem = f'encoder.{key}', key.startswith('downsample_layers.0.')
-        if '.grn.' in key:
-            value = value.reshape(1, -1)
-        elif '.dwconv.weight' in key:
-            name = name.replace('weight', 'kernel')
-            value = value[:, 0].transpose(1, 2).flatten(1).t()
-        elif '.1.weight' in key and 'downsample' in key and not stem:
-            name = name.replace('weight', 'kernel')
-            value = value.transpose(2, 3).flatten(2).permute(2, 1, 0)
-        elif '.pwconv' in key:
-            head, part = name.rsplit('.', 1)
-            name = f'{head}.linear.{part}'
-        elif '.norm.' in key or ('downsample' in key and '.0.' in key[19:] and not stem):
-            head, part = name.rsplit('.', 1)
-            name = f'{head}.ln.{part}'
-        elif key.endswith('.bias') and not stem:
-            value = value[None]
-        sparse[name] = value
-    extra = {'mask_token': torch.zeros(1, 512, 1, 1), 'proj.weight': torch.zeros(512, 320, 1, 1)}
-    extra |= {'decoder.0.dwconv.weight': torch.zeros(512, 1, 7, 7), 'pred.bias': torch.zeros(3072)}
-    return sparse | extra
+    """A whole checkpoint of the sparse pre-training code, with a part of its decoder."""
+    sparse = sparse_encoder_of(
+        {k: v for k, v in state.items() if not k.startswith(('norm', 'head'))}
+    )
+    return sparse | decoder_part()
+
+
+def decoder_part() -> dict:
+    return {
+        'mask_token': torch.zeros(1, 512, 1, 1),
+        'proj.weight': torch.zeros(512, 320, 1, 1),
+        'decoder.0.dwconv.weight': torch.zeros(512, 1, 7, 7),
+        'pred.bias': torch.zeros(3072),
+    }
 
 
 def test_self_trained_sparse_fcmae():
@@ -210,6 +200,14 @@ def test_self_trained_sparse_fcmae():
     maps = maps_of(state, 'convnextv2', 'atto')
     layout = 'sparse FCMAE (MinkowskiEngine)'
     require_equal(sparse, ours('convnextv2', 'atto'), maps, layout)
+
+
+@pytest.mark.parametrize('prefix', ['', 'encoder.'])
+def test_a_decoder_beside_official_names_is_no_part_of_the_backbone(prefix):
+    state = official_state('convnextv2', 'atto')
+    encoder = {prefix + k: v for k, v in state.items() if not k.startswith(('norm', 'head'))}
+    maps = maps_of(state, 'convnextv2', 'atto')
+    require_equal(encoder | decoder_part(), ours('convnextv2', 'atto'), maps, 'official')
 
 
 def test_official_dinov3_holds_its_final_norm_twice():
