@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.convnext.weight_names import FCMAE_DECODER, decoder_size, describe_decoder
 from backbones.errors import ConfigError, WeightsError
 from backbones.weights.load import load_state, read_pretrained
 
+if TYPE_CHECKING:
+    from .fcmae import FCMAE
 
-def load_start(model: nn.Module, init_cfg: Mapping) -> None:
+
+def load_start(model: FCMAE, init_cfg: Mapping) -> None:
     """Load weights into an autoencoder: encoder and decoder, or what a file of an encoder alone has.
 
     What was loaded is logged, with the licence, and whether the decoder starts from random weights.
 
     Args:
-        model: An :class:`.fcmae.FCMAE`.
+        model: What is to be trained.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` and what else
             :func:`backbones.weights.load.load_pretrained` takes.
 
@@ -29,12 +33,13 @@ def load_start(model: nn.Module, init_cfg: Mapping) -> None:
             ``model``, which is unchanged then.
     """
     words = dict(init_cfg)
-    if words.pop('type', None) != 'Pretrained' or not words.get('checkpoint'):
+    kind, source = words.pop('type', None), words.pop('checkpoint', None)
+    if kind != 'Pretrained' or not source:
         raise ConfigError(
             f"model.backbone.init_cfg={dict(init_cfg)!r}: give dict(type='Pretrained', "
             'checkpoint=NAME, PATH or URL), or None to start from random weights.'
         )
-    source, strict = words['checkpoint'], words.pop('strict', True)
+    strict = words.pop('strict', True)
     words.pop('map_location', None)  # files are read on the CPU
     state, licence = read_pretrained(source, **words)
     decoder = {k: v for k, v in model.translate(state).tensors.items() if _is_of_decoder(k)}
@@ -51,7 +56,7 @@ def _is_of_decoder(name: str) -> bool:
     return re.match(FCMAE_DECODER, name) is not None
 
 
-def _require_same_decoder(model: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
+def _require_same_decoder(model: FCMAE, found: Mapping[str, Tensor], source: str) -> None:
     """WeightsError unless the decoder of a file has the tensors and sizes of the model's."""
     own = {name: value for name, value in model.state_dict().items() if _is_of_decoder(name)}
     other = list(own.keys() ^ found.keys())

@@ -33,7 +33,9 @@ def main() -> None:
     )
     command.add_argument('name', metavar='FILE', help=source)
     command.add_argument('out', type=Path, help='.safetensors, .pth or .pt')
-    command = commands.add_parser('check', parents=[trusting], help='top five classes of an image')
+    command = commands.add_parser(
+        'check', parents=[trusting], help='top five classes of an image, or features'
+    )
     command.add_argument('names', metavar='FILE', nargs='+', help=f'{source}; several are compared')
     command.add_argument('--image', type=Path, help='default: random values')
     command.add_argument('--resolution', type=int, default=224)
