@@ -32,7 +32,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--weights',
         metavar='NAME',
-        help='start from a file, its decoder included, or a name of the table, e.g. convnextv2-atto_fcmae',
+        help='start from a file, with its decoder if it has one, or a name of the table, e.g. '
+        'convnextv2-atto_fcmae',
     )
     add_amp(parser)
     add_resume(parser)
