@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
-from backbones.convnext.weight_names import FCMAE_DECODER, decoder_size, describe_decoder
+from backbones.convnext.weight_names import (
+    FCMAE_DECODER,
+    decoder_size,
+    describe_decoder,
+    fcmae_decoder,
+    translate,
+)
 from backbones.errors import ConfigError, WeightsError
 from backbones.weights.load import load_state, read_pretrained
 
-if TYPE_CHECKING:
-    from .fcmae import FCMAE
 
-
-def load_start(model: FCMAE, init_cfg: Mapping) -> None:
+def load_start(model: nn.Module, init_cfg: Mapping) -> None:
     """Load weights into an autoencoder: encoder and decoder, or what a file of an encoder alone has.
 
     What was loaded is logged, with the licence, and whether the decoder starts from random weights.
 
     Args:
-        model: What is to be trained.
+        model: An :class:`.fcmae.FCMAE`.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` and what else
             :func:`backbones.weights.load.load_pretrained` takes.
 
@@ -42,7 +44,7 @@ def load_start(model: FCMAE, init_cfg: Mapping) -> None:
     strict = words.pop('strict', True)
     words.pop('map_location', None)  # files are read on the CPU
     state, licence = read_pretrained(source, **words)
-    decoder = {k: v for k, v in model.translate(state).tensors.items() if _is_of_decoder(k)}
+    decoder = fcmae_decoder(state, translate(state))
     if decoder and strict:
         _require_same_decoder(model, decoder, source)
     print_log(str(load_state(model, state, source, licence, strict)), 'current')
@@ -52,13 +54,9 @@ def load_start(model: FCMAE, init_cfg: Mapping) -> None:
         )
 
 
-def _is_of_decoder(name: str) -> bool:
-    return re.match(FCMAE_DECODER, name) is not None
-
-
-def _require_same_decoder(model: FCMAE, found: Mapping[str, Tensor], source: str) -> None:
+def _require_same_decoder(model: nn.Module, found: Mapping[str, Tensor], source: str) -> None:
     """WeightsError unless the decoder of a file has the tensors and sizes of the model's."""
-    own = {name: value for name, value in model.state_dict().items() if _is_of_decoder(name)}
+    own = {k: v for k, v in model.state_dict().items() if re.match(FCMAE_DECODER, k)}
     other = list(own.keys() ^ found.keys())
     # The width of the encoder is not the decoder's: load_state compares it.
     other += [
