@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mmengine.config import Config
@@ -20,6 +20,9 @@ from downstream.running.train import build_runner
 
 from .data import UnlabelledImages, check_images
 from .fcmae import check_masking
+
+# The word of --weights for a start from random ones.
+FROM_RANDOM = 'none'
 
 
 @dataclass
@@ -56,21 +59,30 @@ def pretraining_config(options: PretrainOptions) -> Config:
     Raises:
         ConfigError: A value or a combination is not possible.
     """
-    if options.batch_size == 'auto':
-        raise ConfigError(
-            '--batch-size auto is for detectors and segmenters; give a number of images.'
-        )
+    given_batch(options)
     if options.data:
         # Before what depends on the number of images: --epochs.
         options.cfg_options = {
             'train_dataloader.dataset.sources': list(options.data),
             **options.cfg_options,
         }
-    cfg = training_config(options)
+    random = options.weights == FROM_RANDOM
+    cfg = training_config(replace(options, weights=None) if random else options)
+    if random:
+        cfg.model.backbone.init_cfg = None
     if cfg.model.get('type') != 'FCMAE':
         raise ConfigError(f'config {options.config}: model.type must be FCMAE to pre-train.')
     _check_crops(cfg)
     return cfg
+
+
+def given_batch(options: PretrainOptions) -> int | None:
+    """``--batch-size``; ConfigError where the batch is to be found by trial."""
+    if isinstance(options.batch_size, str):
+        raise ConfigError(
+            '--batch-size auto is for detectors and segmenters; give a number of images.'
+        )
+    return options.batch_size
 
 
 def _check_crops(cfg: Config) -> None:

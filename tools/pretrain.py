@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pre-train a backbone on images without labels: python tools/pretrain.py CONFIG --data DIR [DIR ...]."""
+"""Pre-train a backbone without labels: python tools/pretrain.py CONFIG, or own, --data DIR [DIR ...]."""
 
 import argparse
 
@@ -19,7 +19,9 @@ from downstream.commands.line import (
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='a file of configs/pretrain/')
+    parser.add_argument(
+        'config', help='a file of configs/pretrain/, or own: chosen by the number of your images'
+    )
     parser.add_argument(
         '--data',
         nargs='+',
@@ -32,8 +34,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--weights',
         metavar='NAME',
-        help='start from a file, with its decoder if it has one, or a name of the table, e.g. '
-        'convnextv2-atto_fcmae',
+        help='start from a file, with its decoder if it has one, a name of the table, e.g. '
+        'convnextv2-atto_fcmae, or none: from random weights',
     )
     add_amp(parser)
     add_resume(parser)
@@ -48,12 +50,14 @@ def main() -> None:
     args = parse_args()
 
     def command() -> None:
+        from pretraining.own import WORD, prepare
         from pretraining.train import PretrainOptions, pretrain
 
         words = {key: value for key, value in vars(args).items() if key != 'local_rank'}
-        pretrain(
-            PretrainOptions(**words | {'data': tuple(args.data), 'log_to': tuple(args.log_to)})
+        options = PretrainOptions(
+            **words | {'data': tuple(args.data), 'log_to': tuple(args.log_to)}
         )
+        pretrain(prepare(options) if options.config == WORD else options)
 
     run(command)
 

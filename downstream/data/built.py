@@ -19,7 +19,7 @@ def build_ahead(dataset: Mapping) -> Sized:
     Args:
         dataset: Its config.
     """
-    built = DATASETS.build(dataset)
+    built = build(dataset)
     _waiting[:] = [(deepcopy(dict(dataset)), built)]
     return built
 
