@@ -275,9 +275,10 @@ def config_text(plan: Plan, config: Path) -> str:
 def _model(start: Start) -> dict:
     backbone: dict = {}
     if not isinstance(start.arch, str):
-        backbone['arch'] = start.arch
-    if start.weights:
-        backbone['init_cfg'] = dict(type='Pretrained', checkpoint=start.weights)
+        # A dict cannot replace the recipe's name of a size.
+        backbone = dict(_delete_=True, type='ConvNeXtV2', arch=start.arch, drop_path_rate=0.0)
+    weights = start.weights and dict(type='Pretrained', checkpoint=start.weights)
+    backbone['init_cfg'] = weights
     model: dict = dict(backbone=backbone)
     if start.decoder:
         model |= dict(decoder_dim=start.decoder[0], decoder_depth=start.decoder[1])

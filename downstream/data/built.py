@@ -20,6 +20,7 @@ def build_ahead(dataset: Mapping) -> Sized:
         dataset: Its config.
     """
     built = build(dataset)
+    assert isinstance(built, Sized)
     _waiting[:] = [(deepcopy(dict(dataset)), built)]
     return built
 

@@ -78,11 +78,8 @@ def test_a_config_is_written_that_says_why(images, tmp_path, capsys):
     ready, cfg = prepared(tmp_path, images, weights='none')
     assert ready.config == str(tmp_path / 'run' / 'run.py')
     count = len(list(images.glob('*.jpg')))
-    assert (
-        cfg.model.backbone.to_dict()
-        == dict(type='ConvNeXtV2', arch='atto', drop_path_rate=0.0, init_cfg=None)
-        or 'init_cfg' not in cfg.model.backbone
-    )
+    assert cfg.model.backbone.arch == 'atto'
+    assert cfg.model.backbone.init_cfg is None
     assert cfg.train_cfg.max_epochs == 1600
     assert cfg.param_scheduler[0].warm_up == 80
     assert cfg.param_scheduler[0].end == 1600
@@ -137,7 +134,7 @@ def test_without_network_the_way_out_is_named(images, tmp_path, monkeypatch):
 
 
 def test_of_a_file_network_and_decoder_are_taken(images, tmp_path, released, capsys):
-    ready, cfg = prepared(tmp_path, images, weights=str(released))
+    _, cfg = prepared(tmp_path, images, weights=str(released))
     assert cfg.model.decoder_dim == 8
     assert dict(cfg.model.backbone.arch) == ARCH
     assert f'that of {released}' in capsys.readouterr().out
