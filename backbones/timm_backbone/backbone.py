@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbones.arguments import checked_channels
 from backbones.base import Backbone, accepted_arguments, can_synchronise
@@ -69,6 +70,8 @@ class TimmBackbone(Backbone):
         sync_bn: Whether BatchNorm takes the statistics of all processes. It needs CUDA and, when the
             backbone is built, an initialised process group of several processes; otherwise nothing is
             converted.
+        norm_frozen: Whether BatchNorm's weight and bias do not train; with ``norm_eval`` it is detectron2's
+            FrozenBN.
         with_cp: Recompute blocks in the backward pass to save memory, where the model can.
         size_divisor: What the model needs the sides of an image to be multiples of; inputs that are
             not are padded, and maps cropped. None: found by trial on the meta device.
@@ -96,6 +99,7 @@ class TimmBackbone(Backbone):
         output_norm: bool | None = None,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        norm_frozen: bool = False,
         sync_bn: bool = False,
         with_cp: bool = False,
         size_divisor: int | None = None,
@@ -153,6 +157,10 @@ class TimmBackbone(Backbone):
 
             self.model = convert_sync_batchnorm(self.model)
         self._stage_depths: Mapping[str, Depth] | None = None
+        if norm_frozen:
+            for module in self.model.modules():
+                if isinstance(module, _BatchNorm):
+                    module.requires_grad_(False)
         self._freeze(frozen_stages)
 
     @property

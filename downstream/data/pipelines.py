@@ -152,6 +152,29 @@ def boxes_only(pipeline: Iterable) -> list:
     return changed
 
 
+def resized_by_pillow(pipeline: Iterable) -> list:
+    """A pipeline that resizes by Pillow, as detectron2 does, and not by OpenCV.
+
+    Pillow's bilinear filter averages over all pixels that a pixel of a smaller image stands for; OpenCV's
+    takes four of them.
+
+    Args:
+        pipeline: Its transforms, which stay as they are.
+    """
+    changed: list = []
+    for step in pipeline:
+        if isinstance(step, (list, tuple)):
+            changed.append(resized_by_pillow(step))
+            continue
+        step = dict(step)
+        if step['type'] in ('Resize', 'RandomChoiceResize'):
+            step['backend'] = 'pillow'
+        if isinstance(step.get('transforms'), (list, tuple)):
+            step['transforms'] = resized_by_pillow(step['transforms'])
+        changed.append(step)
+    return changed
+
+
 def imagenet_normalization() -> Mapping[str, list[float]]:
     """``mean`` and ``std`` of ImageNet's pixels, RGB from 0 to 255, for a data preprocessor."""
     return dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))

@@ -1,7 +1,7 @@
 """Put a backbone into a detector or a segmenter: neck, heads and preprocessor are configured from it.
 
 Three entry points: ``--backbone NAME`` of the command lines, :func:`drop_in` for a config object, and
-:func:`detector`, :func:`segmentor` and :func:`linear_segmentor` for one line in a config file.
+:func:`detector`, :func:`detr`, :func:`segmentor` and :func:`linear_segmentor` for one line in a config file.
 :mod:`backbones.names` lists the names.
 """
 
@@ -56,6 +56,23 @@ def detector(name: str, **backbone_args) -> dict:
         'backbone': facts.config,
         'neck': {'in_channels': list(facts.channels)},
         'data_preprocessor': _preprocessor(facts, 'detection'),
+    }
+
+
+def detr(name: str, **backbone_args) -> dict:
+    """The ``model`` fields of a DETR that reads the maps of strides 8, 16 and 32.
+
+    Images of a batch are padded to the largest, and further only where the backbone needs it.
+
+    Arguments and errors as in :func:`detector`.
+    """
+    args = {'out_indices': (1, 2, 3), **backbone_args}
+    facts = inspect_backbone(name, 'detection', **args)
+    fields = _preprocessor(facts, 'detection')
+    return {
+        'backbone': facts.config,
+        'neck': {'in_channels': list(facts.channels)},
+        'data_preprocessor': {**fields, 'pad_size_divisor': facts.divisor},
     }
 
 

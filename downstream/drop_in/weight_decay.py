@@ -27,6 +27,20 @@ def as_for_resnets(**optimizer) -> dict:
     return _one_rate({'norm_decay_mult': 0.0}, optimizer)
 
 
+def of_swin_in_detrex() -> dict:
+    """``paramwise_cfg`` fields: Swin at a tenth of the rate, no weight decay on norms.
+
+    Its position tables have weight decay. Source: detrex, whose Swin has torch's LayerNorm.
+    """
+    keys = {'backbone': {'lr_mult': 0.1}}
+    norms = ('patch_embed.norm', 'downsample.norm', 'backbone.norm')
+    # Of the keys in a name the longest applies; the transformer has norms of these names nowhere.
+    of_blocks = [f'.norm{i}.{name}' for i in (1, 2) for name in ('weight', 'bias')]
+    for key in (*norms, *of_blocks):
+        keys[key] = {'lr_mult': 0.1, 'decay_mult': 0.0}
+    return {'custom_keys': keys}
+
+
 def _one_rate(paramwise: dict, optimizer: dict) -> dict:
     return {
         'constructor': 'DefaultOptimWrapperConstructor',

@@ -24,6 +24,7 @@ _PUBLISHED = {
     '3x': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
     '3x-frozen': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
     '3x-lsj': {'epochs': 36, 'drops': [27, 33], 'batch': 32},
+    '12e': {'iterations': 90_000, 'drops': [82_500], 'batch': 16},
     '160k': {'iterations': 160_000, 'batch': 16},
     '40k-frozen': {'iterations': 40_000, 'batch': 16},
 }
@@ -113,6 +114,9 @@ def _schedule(row: Row, cfg: Config, model: nn.Module) -> str:
     if 'epochs' in published:
         found = (cfg.train_cfg.max_epochs, last.milestones)
         wanted = (published['epochs'], published['drops'])
+    elif 'drops' in published:
+        found = (cfg.train_cfg.max_iters, last.milestones)
+        wanted = (published['iterations'], published['drops'])
     else:
         # a scheduler's `end` is one past its last step
         found = (cfg.train_cfg.max_iters, last.end - 1)

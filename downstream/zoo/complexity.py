@@ -6,6 +6,10 @@ operation per element of ReLU, two per element of BatchNorm and LayerNorm module
 of a pooling module. Everything else (SyncBN, functional LayerNorm, GELU, GRN, layer scale, interpolation,
 RoIAlign) counts as zero, except the two products of Swin's windowed attention, which its authors
 added. Source: the FLOPs columns of both papers' tables, which this reproduces.
+
+DINO's are counted likewise, with the projections and both products of attention; of deformable attention
+with the projections, and five for each value that is sampled: four of the bilinear interpolation and one of
+the weighted sum.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from contextlib import contextmanager
 from math import prod
 
 import torch
+from mmdet.models.detectors import DINO
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from timm.models.swin_transformer import WindowAttention
@@ -23,6 +28,8 @@ from torch import Tensor, nn
 from backbones import ConvNeXt, ConvNeXtIsotropic
 from backbones.layers import LayerNorm2d
 from backbones.uninitialised import on_meta
+
+from .dino_parts import run_dino
 
 # Number of RoIs with which box heads and mask heads are counted.
 BOX_ROIS, MASK_ROIS = 1000, 100
@@ -54,7 +61,7 @@ def counted_size(cfg: Config) -> tuple[int, int]:
 
 
 def gmacs(model: nn.Module, size: Sequence[int]) -> float:
-    """Billions of multiply-adds of a detector (with RoI heads) or a segmenter (without auxiliary head).
+    """Billions of multiply-adds of a detector, or of a segmenter without its auxiliary head.
 
     Args:
         model: On the meta device.
@@ -62,18 +69,24 @@ def gmacs(model: nn.Module, size: Sequence[int]) -> float:
     """
     channels = getattr(model.backbone, 'input_channels', 3)
     with torch.no_grad(), _counted(model) as total:
-        run_parts(model, torch.zeros(1, channels, *size, device='meta'))
-    return sum(total) / 1e9
+        outside = run_parts(model, torch.zeros(1, channels, *size, device='meta'))
+    return (sum(total) + outside) / 1e9
 
 
 def run_parts(
     model: nn.Module, image: Tensor, rois: tuple[int, int] = (BOX_ROIS, MASK_ROIS)
-) -> None:
-    """Run the parts of a model whose amount of work is fixed: backbone, neck and heads."""
+) -> int:
+    """Run the parts of a model whose amount of work is fixed: backbone, neck and heads.
+
+    Returns:
+        Multiply-adds that are in no module's forward pass.
+    """
     if hasattr(model, 'decode_head'):
         model.decode_head(model.backbone(image))
-        return
+        return 0
     maps = model.neck(model.backbone(image))
+    if isinstance(model, DINO):
+        return run_dino(model, maps)
     model.rpn_head(maps)
     head = model.roi_head
     width = maps[0].shape[1]
@@ -82,6 +95,7 @@ def run_parts(
         for extractor, part in zip(extractors, _as_list(getattr(head, f'{kind}_head'))):
             side = extractor.roi_layers[0].output_size
             part(torch.zeros(count, width, *side, device='meta', requires_grad=image.requires_grad))
+    return 0
 
 
 def _as_list(modules: nn.Module) -> list[nn.Module]:
@@ -140,6 +154,11 @@ def _window_attention(module: WindowAttention, x: Tensor, y: Tensor) -> int:
     return 2 * x.numel() * x.shape[1]
 
 
+def _attention(module: nn.MultiheadAttention, x: Tensor, y: tuple[Tensor, ...]) -> int:
+    """Four projections, queries times keys and weights times values; x is (queries, images, channels)."""
+    return x.numel() * (4 * module.embed_dim + 2 * x.shape[0])
+
+
 def _norm(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return 2 * x.numel()
 
@@ -158,6 +177,7 @@ _RULES = {
     LayerNorm2d: _zero,
     nn.LayerNorm: _norm,
     WindowAttention: _window_attention,
+    nn.MultiheadAttention: _attention,
     nn.Conv2d: _convolution,
     nn.ConvTranspose2d: _transposed,
     nn.Linear: _linear,

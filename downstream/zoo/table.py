@@ -63,8 +63,8 @@ class Row:
 
     @property
     def method(self) -> str:
-        """``'cascade-mask-rcnn'``, ``'mask-rcnn'``, ``'cascade-rcnn'``, ``'faster-rcnn'``, ``'upernet'``
-        or ``'linear'``."""
+        """``'cascade-mask-rcnn'``, ``'mask-rcnn'``, ``'cascade-rcnn'``, ``'faster-rcnn'``,
+        ``'dino-4scale'``, ``'upernet'`` or ``'linear'``."""
         return self.name.split('_')[0]
 
     @property
@@ -90,7 +90,7 @@ class Row:
 
     @property
     def schedule(self) -> str:
-        """``'3x'``, ``'3x-lsj'``, ``'160k'``, ..."""
+        """``'3x'``, ``'3x-lsj'``, ``'12e'``, ``'160k'``, ..."""
         return self.name.split('_')[3]
 
     @property

@@ -1,0 +1,6 @@
+_base_ = [
+    '../methods/dino.py',
+    '../datasets/coco-detrex.py',
+    '../schedules/detrex-12e.py',
+    '../runtime/detection-iterations.py',
+]

@@ -1,0 +1,76 @@
+"""The parts of a DINO whose amount of work is fixed, run on the meta device.
+
+Deformable attention itself checks values there, so its projections run one by one. What it samples is saved
+for the backward pass as the kernels save it: values, locations and weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.ops import MultiScaleDeformableAttention
+from torch import Tensor, nn
+
+# Of bilinear interpolation four, and one of the weighted sum.
+_PER_SAMPLED_VALUE = 5
+
+
+def run_dino(model: nn.Module, maps: Sequence[Tensor]) -> int:
+    """Run encoder, decoder and heads of ``model``, in training mode with the denoising queries.
+
+    Args:
+        model: A ``DINODetector`` on the meta device.
+        maps: What its neck returns.
+
+    Returns:
+        Multiply-adds of sampling, which are in no module's forward pass.
+    """
+    tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+    sampled = 0
+    for layer in model.encoder.layers:
+        attended, count = _deformable(layer.self_attn, tokens, tokens)
+        sampled += count
+        tokens = layer.norms[1](layer.ffn(layer.norms[0](attended)))
+    heads = model.bbox_head
+    proposals = model.memory_trans_norm(model.memory_trans_fc(tokens))
+    heads.cls_branches[-1](proposals)
+    heads.reg_branches[-1](proposals)
+    count = model.num_queries
+    if model.training:
+        count += 2 * model.dn_query_generator.num_dn_queries
+    queries = tokens.new_zeros(len(tokens), count, tokens.shape[2])
+    for number, layer in enumerate(model.decoder.layers):
+        model.decoder.ref_point_head(torch.cat([queries, queries], dim=-1))
+        rows = queries.transpose(0, 1)
+        queries = layer.norms[0](layer.self_attn.attn(rows, rows, rows)[0].transpose(0, 1))
+        attended, count = _deformable(layer.cross_attn, queries, tokens)
+        sampled += count
+        queries = layer.norms[2](layer.ffn(layer.norms[1](attended)))
+        outputs = model.decoder.norm(queries)
+        heads.cls_branches[number](outputs)
+        heads.reg_branches[number](outputs)
+    return sampled
+
+
+def _deformable(
+    attention: MultiScaleDeformableAttention, queries: Tensor, tokens: Tensor
+) -> tuple[Tensor, int]:
+    values = attention.value_proj(tokens)
+    offsets, weights = attention.sampling_offsets(queries), attention.attention_weights(queries)
+    found = _Sampled.apply(values, offsets, weights.softmax(-1))
+    samples = attention.num_levels * attention.num_points
+    return attention.output_proj(found), _PER_SAMPLED_VALUE * samples * found.numel()
+
+
+class _Sampled(torch.autograd.Function):
+    """Stands for the sampling: saves what it saves, returns what has its shape."""
+
+    @staticmethod
+    def forward(ctx, values: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(values, offsets, weights)
+        return values.new_zeros(*weights.shape[:2], values.shape[2])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(saved) for saved in ctx.saved_tensors)
