@@ -229,6 +229,49 @@ def test_recipes_for_boxes_differ_from_those_for_masks_in_masks_alone(boxes, mas
         assert cfg[key] == other[key]
 
 
+def test_dino_recipe():
+    """detrex e244e6c: projects/dino/configs/dino-convnext, configs/common."""
+    cfg = read('configs/det/dino-4scale_convnext-tiny_in22k-in1k-384_12e_coco.py')
+    backbone = build(cfg).backbone
+    assert (backbone.out_indices, backbone.out_channels) == ((1, 2, 3), (192, 384, 768))
+    assert cfg.model.backbone.get('drop_path_rate', 0) == 0
+    assert backbone.stages[0][0].gamma is not None
+    model = cfg.model
+    assert model.data_preprocessor.pad_size_divisor == 1
+    assert model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    assert (model.num_queries, model.dn_cfg.group_cfg.num_dn_queries) == (900, 100)
+    assert (model.dn_cfg.label_noise_scale, model.dn_cfg.box_noise_scale) == (0.5, 1.0)
+    assert (model.positional_encoding.temperature, model.positional_encoding.offset) == (
+        10000,
+        -0.5,
+    )
+    weights = [model.bbox_head[f'loss_{kind}'].loss_weight for kind in ('cls', 'bbox', 'iou')]
+    assert weights == [1.0, 5.0, 2.0]
+    assert [cost.weight for cost in model.train_cfg.assigner.match_costs] == [2.0, 5.0, 2.0]
+    assert model.test_cfg.max_per_img == 300
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert cfg.optim_wrapper.clip_grad == {'max_norm': 0.1, 'norm_type': 2}
+    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert cfg.train_dataloader.sampler.type == 'InfiniteSampler'
+    assert cfg.train_dataloader.batch_sampler.type == 'AspectRatioBatchSampler'
+    assert cfg.train_dataloader.dataset.filter_cfg.filter_empty_gt
+    assert cfg.train_dataloader.batch_size * 8 == cfg.auto_scale_lr.base_batch_size == 16
+    rates = learning_rates(cfg, 1e-4, 82_502, 10**9)
+    assert rates[0] == rates[82_499] == 1e-4
+    assert rates[82_500:] == pytest.approx([1e-5, 1e-5])
+    assert 'custom_hooks' not in cfg  # no averaged weights
+
+
+def test_the_resnet_of_dino_trains_all_but_batch_norms_and_its_stem():
+    """detectron2's FrozenBN and freeze_at=1."""
+    backbone = build(read('configs/det/dino-4scale_resnet-50_in1k_12e_coco.py')).backbone
+    frozen = {name for name, p in backbone.named_parameters() if not p.requires_grad}
+    assert frozen == {
+        n for n, _ in backbone.named_parameters() if '.bn' in n or 'downsample.1' in n
+    } | {'model.conv1.weight'}
+    assert not any(m.training for m in backbone.train().modules() if isinstance(m, nn.BatchNorm2d))
+
+
 def test_boxes_alone_with_large_scale_jitter_pad_no_masks():
     base = read('configs/det/mask-rcnn_convnextv2-base_fcmae_3x-lsj_coco.py').model
     changed = without_masks(base, {'data_preprocessor': {'pad_size_divisor': 32}})

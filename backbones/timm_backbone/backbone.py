@@ -70,8 +70,8 @@ class TimmBackbone(Backbone):
         sync_bn: Whether BatchNorm takes the statistics of all processes. It needs CUDA and, when the
             backbone is built, an initialised process group of several processes; otherwise nothing is
             converted.
-        norm_frozen: Whether BatchNorm's weight and bias do not train; with ``norm_eval`` it is detectron2's
-            FrozenBN.
+        norm_frozen: Whether BatchNorm's weight and bias do not train; with ``norm_eval`` it is
+            detectron2's FrozenBN.
         with_cp: Recompute blocks in the backward pass to save memory, where the model can.
         size_divisor: What the model needs the sides of an image to be multiples of; inputs that are
             not are padded, and maps cropped. None: found by trial on the meta device.

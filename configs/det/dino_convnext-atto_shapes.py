@@ -1,4 +1,4 @@
-# The embedded example of a DETR: the full method at reduced size, from random weights, in minutes on a CPU.
+# The embedded example of DINO: the full method at reduced size, from random weights, on a CPU.
 _base_ = [
     '../_base_/methods/dino.py',
     '../_base_/datasets/shapes-boxes.py',
@@ -16,9 +16,7 @@ model = dict(
     encoder=dict(num_layers=2, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=feed_forward)),
     decoder=dict(
         num_layers=3,
-        layer_cfg=dict(
-            self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward
-        ),
+        layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward),
     ),
     positional_encoding=dict(num_feats=width // 2),
     bbox_head=dict(num_classes=3, embed_dims=width),
@@ -31,7 +29,9 @@ del attention, feed_forward
 
 train_cfg = dict(max_epochs=60, val_interval=10)
 optim_wrapper = dict(
-    optimizer=dict(lr=6e-4, weight_decay=1e-4), paramwise_cfg=dict(decay_rate=1.0), clip_grad=dict(max_norm=0.5)
+    optimizer=dict(lr=6e-4, weight_decay=1e-4),
+    paramwise_cfg=dict(decay_rate=1.0),
+    clip_grad=dict(max_norm=0.5),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=51),

@@ -7,6 +7,8 @@ published checkpoint loads. :class:`DINODetector` is right whichever of the two 
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from mmdet.models.dense_heads import DINOHead
 from mmdet.models.detectors import DINO
@@ -43,6 +45,10 @@ class DINODetector(DINO):
 
     The suite's commands also load detrex's checkpoints into it.
     """
+
+    def __init__(self, *args, **kwargs):
+        # mmdet writes into the configs that it gets, and refuses those that have been written into.
+        super().__init__(*deepcopy(args), **deepcopy(kwargs))
 
     def _init_layers(self) -> None:
         super()._init_layers()

@@ -2,4 +2,12 @@
 
 from .apply import detector, detr, drop_in, linear_segmentor, num_classes, segmentor, without_masks
 
-__all__ = ['detector', 'detr', 'drop_in', 'linear_segmentor', 'num_classes', 'segmentor', 'without_masks']
+__all__ = [
+    'detector',
+    'detr',
+    'drop_in',
+    'linear_segmentor',
+    'num_classes',
+    'segmentor',
+    'without_masks',
+]

@@ -8,8 +8,8 @@ RoIAlign) counts as zero, except the two products of Swin's windowed attention, 
 added. Source: the FLOPs columns of both papers' tables, which this reproduces.
 
 DINO's are counted likewise, with the projections and both products of attention; of deformable attention
-with the projections, and five for each value that is sampled: four of the bilinear interpolation and one of
-the weighted sum.
+with the projections, and five for each value that is sampled: four of the bilinear interpolation and one
+of the weighted sum.
 """
 
 from __future__ import annotations

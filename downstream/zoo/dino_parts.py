@@ -1,7 +1,7 @@
 """The parts of a DINO whose amount of work is fixed, run on the meta device.
 
-Deformable attention itself checks values there, so its projections run one by one. What it samples is saved
-for the backward pass as the kernels save it: values, locations and weights.
+Deformable attention itself checks values, which are not there, so its projections run one by one. For
+the backward pass is saved what the kernels save: values, locations and weights.
 """
 
 from __future__ import annotations

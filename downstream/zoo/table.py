@@ -24,9 +24,10 @@ class Row:
 
     Attributes:
         config: Its file, below ``configs/``.
-        paper: The paper, None beyond the papers.
+        paper: The paper or, ``'detrex'``, the repository; None beyond these.
         table: ``'table 3'``, or where else its figures stand.
-        published: ``box`` and ``mask`` (AP, AP50, AP75) or ``mIoU``, ``mIoU multi-scale``; percent.
+        published: ``box`` and ``mask`` (AP, AP50, AP75, or AP alone) or ``mIoU``, ``mIoU multi-scale``;
+            percent.
         printed: Millions of ``params`` and billions of multiply-adds, ``gmacs``, as printed.
         params: Parameters.
         gmacs: Billions of multiply-adds under :mod:`.complexity`'s rule.

@@ -1,5 +1,5 @@
-# detrex's 12 epochs: 90,000 iterations of AdamW at a batch of 16, the rate falling tenfold after 82,500; no
-# warm-up. The backbone learns at a tenth of the rate.
+# detrex's 12 epochs: 90,000 iterations of AdamW at a batch of 16, the rate falling tenfold after 82,500;
+# no warm-up. The backbone learns at a tenth of the rate.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=90000, val_interval=5000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

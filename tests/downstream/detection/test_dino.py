@@ -147,6 +147,15 @@ def samples() -> list[DetDataSample]:
     return made
 
 
+def test_a_config_builds_twice():
+    config = model_config(layers=1)
+    before = config.to_dict()
+    with on_meta():
+        MODELS.build(config)
+        MODELS.build(config)
+    assert config.to_dict() == before
+
+
 def test_it_trains_and_predicts():
     config = model_config(layers=2)
     config.num_queries = 30

@@ -20,6 +20,8 @@ def expected_rates(cfg: Config, model: nn.Module) -> Expected:
     wrapper = cfg.optim_wrapper
     rate, decay = wrapper.optimizer.lr, wrapper.optimizer.weight_decay
     paramwise = wrapper.paramwise_cfg
+    if cfg.model.type == 'DINODetector':
+        return _of_detrex(cfg, model, rate, decay)
     if wrapper.constructor == 'DefaultOptimWrapperConstructor':
         exempt = _exempt_in_swin if 'custom_keys' in paramwise else _exempt_norms(model)
         return {
@@ -37,6 +39,23 @@ def expected_rates(cfg: Config, model: nn.Module) -> Expected:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def _of_detrex(cfg: Config, model: nn.Module, rate: float, decay: float) -> Expected:
+    """IDEA-Research/detrex: projects/dino/configs, detectron2's get_default_optimizer_params.
+
+    A tenth of the rate for the backbone; no decay in torch's norms. Those of detrex's ConvNeXt are a
+    class of its own, and have it.
+    """
+    exempt = _exempt_norms(model)
+    own_norms = cfg.model.backbone.type in ('ConvNeXt', 'ConvNeXtV2')
+    expected = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            of_backbone = name.startswith('backbone.')
+            is_exempt = exempt(name) and not (of_backbone and own_norms)
+            expected[name] = (rate * 0.1 if of_backbone else rate, 0.0 if is_exempt else decay)
+    return expected
 
 
 def _layers(blocks: int) -> int:

@@ -18,6 +18,8 @@ SIZES = {  # blocks of the third stage (the others have 2 or 3) and width of the
 }  # fmt: skip
 ROWS = [row for row in rows() if row.family in ('convnext', 'convnextv2')]
 STRIDES = (4, 8, 16, 32)
+# Pixels of the map of stride 64 of an image of 1280 x 800.
+FOURTH_MAP = 20 * 13
 
 
 def dims_of(row: Row) -> list[int]:
@@ -27,13 +29,17 @@ def dims_of(row: Row) -> list[int]:
 
 def of_the_backbone(row: Row) -> int:
     """Parameters by the official code, and a norm (weight and bias) on each output."""
-    outputs = dims_of(row)[-1:] if row.method == 'linear' else dims_of(row)
+    first = {'linear': -1, 'dino-4scale': 1}.get(row.method, 0)
+    outputs = dims_of(row)[first:]
     return RECORD[f'{row.family}-{row.size}']['values'] + 2 * sum(outputs)
 
 
 def reading_the_widths(row: Row) -> int:
     """Parameters of the layers that read the feature maps."""
     *finer, last = dims_of(row)
+    if row.method == 'dino-4scale':
+        # a 1x1 convolution for each map but the finest, and a 3x3 one for a fourth
+        return 256 * (sum(finer[1:]) + last + 9 * last)
     if row.task == 'detection':
         return 256 * (sum(finer) + last)  # FPN: a 1x1 convolution each
     if row.method == 'linear':
@@ -77,7 +83,10 @@ def macs(row: Row, pixels: int) -> float:
         total += (
             depth * here * (50 * dim + 8 * dim**2)
         )  # 7x7 depthwise with bias, two linear layers
-        if row.task == 'detection':
+        if row.method == 'dino-4scale':
+            total += here * 256 * dim if stage else 0
+            total += FOURTH_MAP * 9 * 256 * dim if stage == 3 else 0
+        elif row.task == 'detection':
             total += here * 256 * dim
         elif row.method == 'linear':
             total += here * 150 * dim if stage == 3 else 0
@@ -95,3 +104,49 @@ def test_rows_differ_by_their_backbones_multiply_adds(kind):
     pixels = 1280 * 800 if 'coco' in kind else 4 * side**2
     left = constants(lambda row: row.gmacs - macs(row, pixels))[kind]
     assert max(left.values()) - min(left.values()) < 0.03, left
+
+
+def linear(out: int, of: int) -> int:
+    return out * of + out
+
+
+def test_what_dino_adds_to_its_backbone_is_its_papers_transformer():
+    """256 channels, 8 heads, 4 scales, 4 points, 6 + 6 layers, 900 queries, 80 classes."""
+    norm, points = 2 * 256, 8 * 4 * 4
+    deformable = 2 * linear(256, 256) + linear(2 * points, 256) + linear(points, 256)
+    feed_forward = linear(2048, 256) + linear(256, 2048)
+    boxes = 2 * linear(256, 256) + linear(4, 256)
+    expected = (
+        6 * (deformable + feed_forward + 2 * norm)
+        + 6 * (deformable + 4 * linear(256, 256) + feed_forward + 3 * norm)
+        + linear(256, 512) + linear(256, 256) + norm  # reference boxes as queries; the last norm
+        + linear(256, 256) + norm  # proposals
+        + 7 * (linear(80, 256) + boxes)  # of each layer, and of the proposals
+        + 900 * 256 + 4 * 256 + 80 * 256  # queries, scales, labels to denoise
+        + 4 * (256 + norm)  # biases and norms of the neck
+    )  # fmt: skip
+    left = constants(lambda row: row.params - of_the_backbone(row) - reading_the_widths(row))
+    assert set(left['dino-4scale coco False'].values()) == {expected}
+
+
+def test_dinos_multiply_adds_are_those_of_its_layers():
+    tokens, queries = 160 * 100 + 80 * 50 + 40 * 25 + FOURTH_MAP, 900
+    norm = 2 * 256
+
+    def deformable(count: int) -> int:
+        samples = 8 * 4 * 4
+        projections = (3 * samples + 256) * 256
+        return tokens * 256 * 256 + count * (projections + 5 * samples * 32)
+
+    feed_forward = 2 * 256 * 2048 + 2048  # with one operation for each ReLU
+    heads = 80 * 256 + 2 * (256 * 256 + 256) + 4 * 256
+    attention = 4 * queries * 256 * 256 + 2 * queries**2 * 256
+    expected = (
+        6 * (deformable(tokens) + tokens * (feed_forward + 2 * norm))
+        + tokens * (256 * 256 + norm + heads)
+        + 6 * (attention + deformable(queries) + queries * (feed_forward + 4 * norm + heads))
+        + 6 * queries * (512 * 256 + 256 * 256 + 256)
+        + tokens * 256  # biases of the neck
+    ) / 1e9  # fmt: skip
+    left = constants(lambda row: row.gmacs - macs(row, 1280 * 800))['dino-4scale coco False']
+    assert all(abs(value - expected) < 0.03 for value in left.values()), (left, expected)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS as DET_DATASETS
+from mmdet.registry import TRANSFORMS as DET_TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.registry import DATASETS as SEG_DATASETS
+from PIL import Image
 
 from tests.conftest import ROOT
 
@@ -66,6 +68,48 @@ def test_coco_multi_scale(shapes):
 def test_coco_is_tested_at_one_scale(shapes):
     _, dataset = dataset_of('det/mask-rcnn_convnext-tiny_in1k_3x_coco.py', shapes, 'test')
     assert {tuple(item['inputs'].shape[-2:]) for item in draws(dataset, 3)} == {(800, 1000)}
+
+
+DINO = 'det/dino-4scale_convnext-tiny_in22k-in1k-384_12e_coco.py'
+
+
+def test_detrs_are_trained_and_tested_on_images_that_pillow_resized(shapes):
+    """By detectron2's rule: the short side of a list, the long one at most 1333, bilinear by Pillow."""
+    _, dataset = dataset_of(DINO, shapes)
+    short_sides = set()
+    for item in draws(dataset, 40):
+        sample = item['data_samples']
+        assert 'masks' not in sample.gt_instances
+        source = Image.open(sample.img_path).convert('RGB')
+        height, width = item['inputs'].shape[-2:]
+        short_sides.add(min(height, width))
+        if abs(width / height - source.width / source.height) > 0.01:
+            continue  # a crop
+        expected = np.asarray(source.resize((width, height), Image.BILINEAR))
+        if sample.flip:
+            # flipped before it is resized, which for this filter is the same to a rounding
+            expected = expected[:, ::-1]
+        found = item['inputs'].numpy()[::-1].transpose(1, 2, 0)  # BGR
+        assert np.abs(found.astype(int) - expected).max() <= 1
+    assert short_sides <= set(range(480, 801, 32))
+    assert len(short_sides) >= 9
+    _, tested = dataset_of(DINO, shapes, 'test')
+    item = tested[0]
+    source = Image.open(item['data_samples'].img_path).convert('RGB')
+    expected = np.asarray(source.resize((1000, 800), Image.BILINEAR))
+    assert (item['inputs'].numpy()[::-1].transpose(1, 2, 0) == expected).all()
+
+
+def test_a_long_image_keeps_its_short_side_before_a_crop():
+    cfg = Config.fromfile(ROOT / 'configs' / DINO)
+    before_crop = cfg.train_pipeline[3].transforms[1][0]
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        resize = DET_TRANSFORMS.build(before_crop)
+        for seed in range(3):
+            np.random.seed(seed)
+            found = resize(dict(img=np.zeros((100, 600, 3), np.uint8), img_shape=(100, 600)))
+            assert found['img'].shape[0] in (400, 500, 600)
+            assert found['img'].shape[1] == 6 * found['img'].shape[0]
 
 
 def test_large_scale_jitter(shapes):

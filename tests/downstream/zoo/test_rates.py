@@ -50,7 +50,7 @@ def wrong_rates(row: Row) -> dict[str, tuple]:
     }
 
 
-@pytest.mark.parametrize('row', first_of_each('task', 'family', 'size'))
+@pytest.mark.parametrize('row', first_of_each('method', 'family', 'size'))
 def test_rates_and_decays_of_a_row_are_the_official_ones(row):
     assert wrong_rates(row) == {}
 

@@ -33,6 +33,9 @@ def narrow(cfg: Config) -> None:
             model.decode_head.channels = model.auxiliary_head.channels = WIDTH
         return
     model.neck.out_channels = WIDTH
+    if model.type == 'DINODetector':
+        narrow_transformer(model)
+        return
     model.rpn_head.update(in_channels=WIDTH, feat_channels=WIDTH)
     for augment in model.data_preprocessor.get('batch_augments', ()):
         augment['size'] = (SIDE, SIDE)
@@ -48,6 +51,19 @@ def narrow(cfg: Config) -> None:
             head.conv_out_channels = WIDTH
     model.test_cfg.rcnn.score_thr = 0.0
     model.test_cfg.rpn.max_per_img = 50
+
+
+def narrow_transformer(model: ConfigDict) -> None:
+    model.neck.norm_cfg.num_groups = 8
+    model.num_queries = 30
+    model.positional_encoding.num_feats = WIDTH // 2
+    for part in (model.encoder, model.decoder):
+        part.num_layers = 2
+        for layer in part.layer_cfg.values():
+            layer.embed_dims = WIDTH
+        part.layer_cfg.ffn_cfg.feedforward_channels = 2 * WIDTH
+    model.bbox_head.embed_dims = WIDTH
+    model.test_cfg.max_per_img = 20
 
 
 def step_and_infer(row: Row) -> None:
@@ -85,7 +101,7 @@ def step_and_infer(row: Row) -> None:
         assert found.seg_logits.data.shape[0] == 150
         return
     assert len(found.pred_instances.bboxes) > 0
-    if cfg.model.roi_head.mask_head:
+    if cfg.model.get('roi_head', {}).get('mask_head'):
         assert len(found.pred_instances.masks) == len(found.pred_instances.bboxes)
     else:
         assert 'masks' not in found.pred_instances

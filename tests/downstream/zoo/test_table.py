@@ -21,7 +21,7 @@ LEAVES = sorted(
 
 def test_every_recipe_is_a_row_and_every_row_a_recipe():
     assert sorted(row.config for row in rows()) == LEAVES
-    assert len({row.name for row in rows()}) == len(rows()) == 74
+    assert len({row.name for row in rows()}) == len(rows()) == 96
 
 
 def test_every_published_row_is_there():
@@ -31,6 +31,7 @@ def test_every_published_row_is_there():
     assert count['ConvNeXt V2', 'detection'] == 7  # table 6, without other authors' pretraining
     assert count['ConvNeXt V2', 'segmentation'] == 7  # table 7, likewise
     assert count['DINOv3', 'segmentation'] == 4
+    assert count['detrex', 'detection'] == 12  # R50, Swin-T twice and L, ConvNeXt
 
 
 def test_rows_know_their_parts_by_name():
@@ -41,6 +42,7 @@ def test_rows_know_their_parts_by_name():
             'mask-rcnn',
             'cascade-rcnn',
             'faster-rcnn',
+            'dino-4scale',
             'upernet',
             'linear',
         )
