@@ -7,16 +7,16 @@ the backward pass is saved what the kernels save: values, locations and weights.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from mmcv.ops import MultiScaleDeformableAttention
-from torch import Tensor, nn
+from torch import Tensor
 
 # Of bilinear interpolation four, and one of the weighted sum.
 _PER_SAMPLED_VALUE = 5
 
 
-def run_dino(model: nn.Module, maps: Sequence[Tensor]) -> int:
+def run_dino(model: Any, maps: Sequence[Tensor]) -> int:
     """Run encoder, decoder and heads of ``model``, in training mode with the denoising queries.
 
     Args:
@@ -53,9 +53,8 @@ def run_dino(model: nn.Module, maps: Sequence[Tensor]) -> int:
     return sampled
 
 
-def _deformable(
-    attention: MultiScaleDeformableAttention, queries: Tensor, tokens: Tensor
-) -> tuple[Tensor, int]:
+def _deformable(attention: Any, queries: Tensor, tokens: Tensor) -> tuple[Tensor, int]:
+    """What mmcv's ``MultiScaleDeformableAttention`` gives, and the multiply-adds of sampling."""
     values = attention.value_proj(tokens)
     offsets, weights = attention.sampling_offsets(queries), attention.attention_weights(queries)
     found = _Sampled.apply(values, offsets, weights.softmax(-1))
