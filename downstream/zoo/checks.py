@@ -21,6 +21,7 @@ IMAGES = {'coco': 117_266, 'ade20k': 20_210}
 # Both papers trained on nodes of this many GPUs.
 GPUS = 8
 _PUBLISHED = {
+    '1x': {'epochs': 12, 'drops': [8, 11], 'batch': 16},
     '3x': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
     '3x-frozen': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
     '3x-lsj': {'epochs': 36, 'drops': [27, 33], 'batch': 32},

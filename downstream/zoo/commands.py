@@ -15,7 +15,7 @@ from backbones.errors import ConfigError, DataError
 
 from . import roadmap
 from .figures import measured_figures, published_figures
-from .pages import figures
+from .pages import in_short
 from .table import Row, find_row, matching, sweep_of
 
 # Stands for the steps from ResNet to ConvNeXt in the list of rows.
@@ -27,7 +27,7 @@ def list_rows(**conditions) -> None:
     table = Table('row', 'AP or mIoU', 'M params', 'GMACs', 'licence')
     for row in matching(**conditions):
         millions, gmacs = f'{row.params / 1e6:.1f}', f'{row.gmacs:.0f}'
-        table.add_row(row.name, figures(row), millions, gmacs, row.licence)
+        table.add_row(row.name, in_short(row.published), millions, gmacs, row.licence)
     Console(width=150).print(table)
 
 
@@ -45,6 +45,10 @@ def show(name: str) -> None:
         'data': row.data,
         'published': json.dumps(row.published) if row.published else '-',
         'source': row.source,
+        'repeated by': '; '.join(
+            f'{found.by} {in_short(found.figures)} ({found.source})' for found in row.repetitions
+        )
+        or '-',
         'parameters': f'{row.params:,}',
         'GMACs': f'{row.gmacs:.2f}',
         'note': row.note or '-',

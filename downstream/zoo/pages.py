@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from backbones.errors import ConfigError
 
@@ -31,7 +32,7 @@ nothing here was trained by this project yet.** `tools/zoo.py check` verifies of
   implementation of the network: timm (ConvNeXt, V2, DINOv3), torchvision (ResNet, ResNeXt) or mmdetection
   (Swin). Tests compare the official layouts with a record of the official code.
 - parameters and GMACs (multiply-adds under the papers' rule): those recorded in `zoo.json`. A paper
-  prints both for 33 rows and GMACs for 8 more; there they round to the printed figures, except where a
+  prints both for 39 rows and GMACs for 8 more; there they round to the printed figures, except where a
   note says why not. For the other rows a test derives them from printed rows and the formulas of layers.
 - schedule: epochs or iterations, steps and batch size are the published ones.
 
@@ -46,7 +47,8 @@ The tests also compare the learning rate and weight decay of every parameter wit
 
 AP is box / mask AP on COCO val2017, of DINO box AP; mIoU is single-scale / multi-scale on ADE20K's
 validation set. GMACs are for 1280 x 800 (COCO) and for the crop's side times four of it (ADE20K), as in
-the papers.
+the papers. "Repeated by": what others reached who trained the row anew; `tools/zoo.py show ROW` has the
+sources.
 
 {BEGIN}
 """
@@ -58,23 +60,27 @@ def page() -> str:
     for task, title in (('detection', 'COCO'), ('segmentation', 'ADE20K')):
         parts.append(f'## {title}\n')
         figure = 'AP box / mask' if task == 'detection' else 'mIoU'
-        for paper in ('ConvNeXt', 'ConvNeXt V2', 'DINOv3', 'detrex', None):
+        papers = dict.fromkeys(row.paper for row in rows() if row.task == task)
+        for paper in sorted(papers, key=lambda paper: paper is None):
             chosen = [row for row in rows() if (row.task, row.paper) == (task, paper)]
-            if not chosen:
-                continue
             title = f'{paper}, {chosen[0].table}' if paper else 'Beyond the papers'
             parts.append(f'### {title}\n')
-            head = ('row', 'method', figure, 'M params', 'GMACs', 'licence of the weights', 'note')
-            parts.append(_table(head, (_cells(row) for row in chosen)))
+            repeated = any(row.repetitions for row in chosen)
+            head = ['row', 'method', figure, 'M params', 'GMACs', 'licence of the weights', 'note']
+            if repeated:
+                head.insert(3, 'repeated by')
+            parts.append(_table(head, (_cells(row, repeated) for row in chosen)))
     parts.append(f'{END}\n')
     return '\n'.join(parts)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, repeated: bool) -> list[str]:
+    others = ', '.join(f'{in_short(found.figures)} {found.by}' for found in row.repetitions)
     return [
         f'`{row.name}`',
         _METHODS[row.method],
-        figures(row),
+        in_short(row.published),
+        *([others] if repeated else []),
         f'{row.params / 1e6:.1f}',
         f'{row.gmacs:.0f}',
         row.licence,
@@ -82,14 +88,20 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def figures(row: Row) -> str:
-    """The published figures in short: ``50.4 / 43.7``, ``51.4`` for boxes alone."""
-    published = row.published
-    if 'box' in published:
-        return ' / '.join(str(published[kind][0]) for kind in ('box', 'mask') if kind in published)
-    if not published:
+def in_short(figures: Mapping[str, Any]) -> str:
+    """Figures of a row in short: ``50.4 / 43.7``, ``51.4`` for boxes alone.
+
+    Args:
+        figures: As in ``Row.published``.
+    """
+    if not figures:
         return '-'
-    return f'{published.get("mIoU", "-")} / {published.get("mIoU multi-scale", "-")}'
+    if set(figures) == {'box'}:
+        names: tuple[str, ...] = ('box',)
+    else:
+        names = ('box', 'mask') if 'mask' in figures else ('mIoU', 'mIoU multi-scale')
+    found = (figures.get(name, '-') for name in names)
+    return ' / '.join(str(value[0] if isinstance(value, list) else value) for value in found)
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -133,7 +145,7 @@ def _best(own: Sequence[Row], key: str) -> str:
         return figure[0] if isinstance(figure, list) else figure
 
     best = max(published, key=value)
-    return f'up to {figures(best)} ({best.size})'
+    return f'up to {in_short(best.published)} ({best.size})'
 
 
 def readme() -> str:

@@ -19,6 +19,21 @@ _FILE = Path(__file__).with_name('zoo.json')
 
 
 @dataclass(frozen=True)
+class Repetition:
+    """Figures of a row by others, who trained it anew.
+
+    Attributes:
+        by: Whose they are.
+        figures: As :attr:`Row.published`.
+        source: Where they stand.
+    """
+
+    by: str
+    figures: dict[str, float | list[float]]
+    source: str
+
+
+@dataclass(frozen=True)
 class Row:
     """A recipe and its place in a table.
 
@@ -91,13 +106,22 @@ class Row:
 
     @property
     def schedule(self) -> str:
-        """``'3x'``, ``'3x-lsj'``, ``'12e'``, ``'160k'``, ..."""
+        """``'1x'``, ``'3x'``, ``'3x-lsj'``, ``'12e'``, ``'160k'``, ..."""
         return self.name.split('_')[3]
 
     @property
     def data(self) -> str:
         """``'coco'``, ``'ade20k-512x512'`` or ``'ade20k-640x640'``."""
         return self.name.split('_')[4]
+
+    @property
+    def repetitions(self) -> list[Repetition]:
+        """Figures of others."""
+        return [
+            Repetition(entry['by'], entry['figures'][self.name], entry['source'])
+            for entry in _content()['repetitions']
+            if self.name in entry['figures']
+        ]
 
     @property
     def licence(self) -> str:

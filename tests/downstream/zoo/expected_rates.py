@@ -6,6 +6,8 @@ of every parameter, after the official repositories, so that the two can be comp
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mmengine.config import Config
 from torch import nn
 
@@ -19,11 +21,11 @@ def expected_rates(cfg: Config, model: nn.Module) -> Expected:
     """Learning rate and weight decay that every trained parameter must have, by name."""
     wrapper = cfg.optim_wrapper
     rate, decay = wrapper.optimizer.lr, wrapper.optimizer.weight_decay
-    paramwise = wrapper.paramwise_cfg
+    paramwise = wrapper.get('paramwise_cfg', {})
     if cfg.model.type == 'DINODetector':
         return _of_detrex(cfg, model, rate, decay)
-    if wrapper.constructor == 'DefaultOptimWrapperConstructor':
-        exempt = _exempt_in_swin if 'custom_keys' in paramwise else _exempt_norms(model)
+    if wrapper.get('constructor') != 'LayerDecayOptimWrapperConstructor':
+        exempt = _exemptions(paramwise, model)
         return {
             name: (rate, 0.0 if exempt(name) else decay)
             for name, parameter in model.named_parameters()
@@ -90,6 +92,13 @@ def _stage_exponent(name: str, blocks: int) -> int:
 def _exempt_in_convnext(name: str, parameter: nn.Parameter) -> bool:
     """Vectors and biases, and GRN's parameters, which ConvNeXt V2's code exempts by name."""
     return parameter.ndim == 1 or name.endswith(('.bias', '.gamma', '.beta'))
+
+
+def _exemptions(paramwise: dict, model: nn.Module) -> Callable[[str], bool]:
+    """Which parameters are exempt from weight decay: with SGD, whose recipe says nothing, none."""
+    if 'custom_keys' in paramwise:
+        return _exempt_in_swin
+    return _exempt_norms(model) if paramwise else lambda name: False
 
 
 def _exempt_in_swin(name: str) -> bool:

@@ -1,0 +1,5 @@
+_base_ = '../_base_/protocols/mask-rcnn_1x_coco.py'
+from downstream.drop_in import detector
+
+model = detector('convnext-small_in1k', drop_path_rate=0.3)
+optim_wrapper = dict(paramwise_cfg=dict(decay_rate=0.95))
