@@ -53,6 +53,11 @@ KNOWN_WARNINGS = (
         'With accumulated gradients (--keep-batch) the optimizer steps later; the schedule counts on it.',
     ),
     KnownWarning(
+        r'torch\.meshgrid',
+        r'torch\.functional',
+        "mmdet's DETRs leave out an argument that later releases of torch want.",
+    ),
+    KnownWarning(
         'Detected pickle protocol',
         r'torch\._weights_only_unpickler',
         'A file that needs more than data is refused with an error in any case.',

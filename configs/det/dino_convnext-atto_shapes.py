@@ -27,7 +27,7 @@ model['neck'].update(out_channels=width, norm_cfg=dict(num_groups=8))
 model['data_preprocessor'].update(pad_size_divisor=1)
 del attention, feed_forward
 
-train_cfg = dict(max_epochs=60, val_interval=10)
+train_cfg = dict(max_epochs=30, val_interval=10)
 optim_wrapper = dict(
     optimizer=dict(lr=6e-4, weight_decay=1e-4),
     paramwise_cfg=dict(decay_rate=1.0),
@@ -35,7 +35,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=51),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=60, milestones=[50], gamma=0.1),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=30, milestones=[25], gamma=0.1),
 ]
 default_hooks = dict(logger=dict(interval=10))
 log_processor = dict(window_size=10)

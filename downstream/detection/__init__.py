@@ -5,7 +5,7 @@ from downstream.quiet import import_quietly
 import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
 from .completed import CompletedCOCO
-from .dino import DINODetector, DINODetectorHead
+from .dino import DINODetector, DINODetectorHead, GroundingDINODetector
 from .metric import CocoInstanceMetric
 from .precision import Float32RoIExtractor, Float32RPNHead
 from .preprocessor import AsyncDetDataPreprocessor
@@ -19,5 +19,6 @@ __all__ = [
     'DINODetectorHead',
     'Float32RPNHead',
     'Float32RoIExtractor',
+    'GroundingDINODetector',
     'InstanceTTAModel',
 ]

@@ -2,7 +2,8 @@
 
 onedl-mmdetection's decoder encodes each coordinate of a reference box with as many features as a query
 has, and not with half of them: a first weight of ``(256, 1024)`` instead of ``(256, 512)``, into which no
-published checkpoint loads. :class:`DINODetector` is right whichever of the two is installed.
+published checkpoint loads. Grounding DINO inherits it with a layer of the published size, and fails.
+:class:`DINODetector` and :class:`GroundingDINODetector` are right whichever of the two is installed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from copy import deepcopy
 
 import torch
 from mmdet.models.dense_heads import DINOHead
-from mmdet.models.detectors import DINO
+from mmdet.models.detectors import DINO, GroundingDINO
 from mmdet.models.layers import MLP, inverse_sigmoid
 from mmengine.registry import MODELS
 from torch import Tensor
@@ -39,13 +40,7 @@ class ReferenceHead(MLP):
         return super().forward(x)
 
 
-@MODELS.register_module()
-class DINODetector(DINO):
-    """mmdet's ``DINO`` with the published decoder; takes the same arguments.
-
-    The suite's commands also load detrex's checkpoints into it.
-    """
-
+class _PublishedDecoder(DINO):
     def __init__(self, *args, **kwargs):
         # mmdet writes into the configs that it gets, and refuses those that have been written into.
         super().__init__(*deepcopy(args), **deepcopy(kwargs))
@@ -54,10 +49,22 @@ class DINODetector(DINO):
         super()._init_layers()
         self.decoder.ref_point_head = ReferenceHead(self.embed_dims)
 
-    @staticmethod
-    def translated_checkpoint(state: dict[str, Tensor]) -> dict[str, Tensor]:
+
+@MODELS.register_module()
+class DINODetector(_PublishedDecoder):
+    """mmdet's ``DINO`` with the published decoder; takes the same arguments.
+
+    The suite's commands also load detrex's checkpoints into it.
+    """
+
+    def translated_checkpoint(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of a checkpoint, which may be detrex's, under this model's names."""
-        return from_detrex(state)
+        return from_detrex(state, self.backbone)
+
+
+@MODELS.register_module()
+class GroundingDINODetector(_PublishedDecoder, GroundingDINO):
+    """mmdet's ``GroundingDINO`` with the published decoder; takes the same arguments."""
 
 
 @MODELS.register_module()

@@ -36,6 +36,7 @@ from .stock import (
     inner_model,
     require_replaceable,
     stock_maps,
+    with_published_decoder,
     without_neck_for_plain_vits,
 )
 
@@ -134,6 +135,7 @@ def drop_in(cfg: Config, name: str, **backbone_args) -> str:
     require_replaceable(name, inner)
     notes: list[tuple[str, str]] = []
     task = 'segmentation' if 'decode_head' in inner else 'detection'
+    notes += with_published_decoder(inner)
     removed = without_neck_for_plain_vits(inner)
     if removed:
         notes.append(('neck', f'{removed} left out: it makes strides that this backbone has'))

@@ -1,4 +1,5 @@
-"""The backbone that a config comes with: the maps that it returns, and methods that take no other."""
+"""The detector or segmenter that a config comes with: the maps that its own backbone returns, methods
+that take no other backbone, and what is replaced together with it."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ _BOUND = {
 }
 # Necks that make strides out of the maps of a plain ViT.
 _FOR_PLAIN_VITS = ('Feature2Pyramid', 'MultiLevelNeck')
+# Detectors of mmdet that downstream.detection.dino has with the decoder as published.
+_OF_THE_SUITE = {'DINO': 'DINODetector', 'GroundingDINO': 'GroundingDINODetector'}
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,19 @@ def require_replaceable(name: str, model: Mapping) -> None:
             f"{start}its roi_head.shared_head is the last stage of its own backbone; take the method's "
             'recipe with FPN.'
         )
+
+
+def with_published_decoder(model: dict) -> list[tuple[str, str]]:
+    """Replace a detector whose decoder is not the published one in onedl-mmdetection.
+
+    Returns:
+        What the report says of it.
+    """
+    kind = str(model.get('type')).rpartition('.')[2]
+    if kind not in _OF_THE_SUITE:
+        return []
+    model['type'] = _OF_THE_SUITE[kind]
+    return [('detector', f'{model["type"]}: {kind} of mmdet with the decoder as published')]
 
 
 def without_neck_for_plain_vits(model: dict) -> str | None:

@@ -1,0 +1,118 @@
+"""DINO from the command line: the embedded example; detrex's recipe at reduced size, resumed exactly."""
+
+import json
+
+import torch
+
+from tests.conftest import ROOT, coco_by_hand, read_metrics
+
+SMALL = """
+width = 16
+attention = dict(embed_dims=width, num_heads=2)
+feed_forward = dict(embed_dims=width, feedforward_channels=32)
+model = dict(
+    backbone=dict(arch='atto', init_cfg=None),
+    neck=dict(in_channels=[80, 160, 320], out_channels=width, norm_cfg=dict(num_groups=4)),
+    num_queries=20,
+    encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=attention, ffn_cfg=feed_forward)),
+    decoder=dict(
+        num_layers=2,
+        layer_cfg=dict(
+            self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=feed_forward
+        ),
+    ),
+    positional_encoding=dict(num_feats=width // 2),
+    bbox_head=dict(num_classes=3, embed_dims=width),
+    test_cfg=dict(max_per_img=20),
+)
+data_root = {root!r}
+train_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
+val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
+test_evaluator = val_evaluator
+randomness = dict(seed=7)
+"""
+# The data of a row of the zoo, replaced by the embedded ones on smaller images.
+OF_A_ROW = """
+from downstream.data.pipelines import resized
+
+metainfo = dict(classes=('circle', 'square', 'triangle'))
+train_pipeline = resized(_base_.train_pipeline, 0.1)
+train_dataloader.update(
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_training.json',
+        data_prefix=dict(img='images/training/'),
+        filter_cfg=dict(min_size=8),
+        pipeline=train_pipeline,
+    )
+)
+val_dataloader.update(
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_validation.json',
+        data_prefix=dict(img='images/validation/'),
+        pipeline=resized(_base_.test_pipeline, 0.1),
+    )
+)
+train_cfg = dict(max_iters=4, val_interval=4)
+default_hooks = dict(checkpoint=dict(interval=2))
+"""
+
+
+def written(folder, recipe: str, root, *parts: str):
+    path = folder / f'{recipe}.py'
+    base = f'_base_ = {str(ROOT / "configs" / "det" / recipe)!r}'.replace(recipe, f'{recipe}.py')
+    text = '\n'.join([base, SMALL.replace('{root!r}', repr(f'{root}/')), *parts])
+    path.write_text(f'{text}\ntest_dataloader = val_dataloader\n')
+    return path
+
+
+def test_the_embedded_example_trains_tests_and_predicts(shapes, tool, tmp_path):
+    config = written(
+        tmp_path, 'dino_convnext-atto_shapes', shapes, 'train_cfg = dict(max_epochs=1)'
+    )
+    result = tool('train', config, '--work-dir', tmp_path / 'run')
+    assert result.code == 0, result.err
+    assert 'UserWarning' not in result.out + result.err
+    checkpoint = tmp_path / 'run' / 'epoch_1.pth'
+    words = ('--work-dir', tmp_path / 'test', '--out', tmp_path / 'out')
+    result = tool('test', config, checkpoint, *words)
+    assert result.code == 0, result.err
+    found = tmp_path / 'out' / 'detections.bbox.json'
+    assert len(json.loads(found.read_text())) == 3 * 20
+    metrics = read_metrics(tmp_path / 'test')['bbox']
+    truth = shapes / 'annotations' / 'instances_validation.json'
+    by_hand = coco_by_hand(truth, found, 'bbox')
+    assert {name: metrics[name] for name in by_hand} == by_hand
+    picture = next((shapes / 'images' / 'validation').iterdir())
+    result = tool(
+        'predict', config, checkpoint, picture, '--score', '0', '--out', tmp_path / 'predicted'
+    )
+    assert result.code == 0, result.err
+    predicted = json.loads((tmp_path / 'predicted' / 'predictions.json').read_text())['annotations']
+    assert len(predicted) == 20
+    assert 'segmentation' not in predicted[0]
+
+
+def parameters(path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def test_detrexs_recipe_resumes_exactly(shapes, tool, tmp_path):
+    """It counts iterations, over endless batches of images of like shape."""
+    recipe = 'dino-4scale_convnext-tiny_in22k-in1k-384_12e_coco'
+    config = written(tmp_path, recipe, shapes, OF_A_ROW)
+    whole = tool('train', config, '--work-dir', tmp_path / 'whole')
+    assert whole.code == 0, whole.err
+    options = ('--cfg-options', 'train_cfg.max_iters=2')
+    assert tool('train', config, '--work-dir', tmp_path / 'parts', *options).code == 0
+    result = tool('train', config, '--work-dir', tmp_path / 'parts', '--resume')
+    assert result.code == 0, result.err
+    expected, found = (parameters(tmp_path / name / 'iter_4.pth') for name in ('whole', 'parts'))
+    assert set(expected) == set(found)
+    assert not [name for name in expected if not torch.equal(expected[name], found[name])]
+    begun = parameters(tmp_path / 'whole' / 'iter_2.pth')
+    assert [name for name in expected if not torch.equal(expected[name], begun[name])]
