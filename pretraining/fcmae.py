@@ -6,7 +6,7 @@ decoder gets its features, and a learned token where cells are hidden, and predi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -130,6 +130,11 @@ class FCMAE(BaseModel):
         super().init_weights()
         if self.encoder.init_cfg:
             load_start(self, self.encoder.init_cfg)
+
+    def blocks(self) -> Iterable[nn.Module]:
+        """The blocks of encoder and decoder, for sharding."""
+        for stage in (*self.encoder.stages, self.decoder):
+            yield from stage.children()
 
     def translate(self, state: Mapping[str, Tensor]) -> Translation:
         """The tensors of a checkpoint under the names of this model, the decoder's included."""

@@ -73,12 +73,12 @@ class ShardingOptions:
 def shard(model: nn.Module, options: ShardingOptions | None = None) -> None:
     """Shard the parameters of ``model`` over all processes; its weights become the first process's.
 
-    The units are the blocks of ``model.backbone``, where it has a method ``blocks()``
+    The units are what a method ``blocks()`` of the model returns, or of ``model.backbone``
     (:meth:`backbones.base.Backbone.blocks`), and all the rest of the model as one more unit. The
     parameters of a unit are whole only while the unit runs.
 
     Args:
-        model: A detector or a segmenter, on the device that it is trained on.
+        model: What is trained, on the device that it is trained on.
         options: None: the default of each.
 
     Raises:
@@ -95,7 +95,7 @@ def shard(model: nn.Module, options: ShardingOptions | None = None) -> None:
         dist.broadcast(tensor.detach(), 0)
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
-    for block in backbone_blocks(model):
+    for block in blocks_of(model):
         if any(True for _ in block.parameters()):
             fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
@@ -107,7 +107,7 @@ def _policy(model: nn.Module, options: ShardingOptions) -> MixedPrecisionPolicy:
     if dtype is None:
         return MixedPrecisionPolicy()
     name = f'sharded.param_dtype={options.param_dtype!r}'
-    blocks = backbone_blocks(model)
+    blocks = blocks_of(model)
     if not blocks:
         raise ConfigError(
             f'{name} needs a backbone with a method blocks(); {type(model).__name__} has none.'
@@ -143,11 +143,14 @@ def _units(model: nn.Module) -> Iterator[FSDPModule]:
     return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
-def backbone_blocks(model: nn.Module) -> Iterable[nn.Module]:
-    """What ``model.backbone.blocks()`` returns; nothing where a class has no such method."""
-    blocks = getattr(getattr(model, 'backbone', None), 'blocks', None)
-    # A user's class may have an attribute of this name, e.g. an nn.ModuleList, which is callable too.
-    return tuple(blocks()) if inspect.ismethod(blocks) else ()
+def blocks_of(model: nn.Module) -> Iterable[nn.Module]:
+    """What ``blocks()`` of a model or of its backbone returns; nothing where neither has it."""
+    for owner in (model, getattr(model, 'backbone', None)):
+        blocks = getattr(owner, 'blocks', None)
+        # A user's class may have an attribute of this name, e.g. an nn.ModuleList, which is callable too.
+        if inspect.ismethod(blocks):
+            return tuple(blocks())
+    return ()
 
 
 def is_sharded(model: nn.Module) -> bool:
