@@ -43,6 +43,8 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor, visible: VisibleCells) -> Tensor:
         """A stack of features ``(N, width, K s, s)`` of images ``(N, C, H, W)``, at stride 32."""
+        cell = images.shape[-1] // visible.width
+        visible.prepare((cell, *(cell // stride for stride in STRIDES)))
         x = visible.gather(images)
         for downsample, stage in zip(self.downsample_layers, self.stages):
             x = stage(downsample(x), visible)
@@ -183,9 +185,9 @@ class FCMAE(BaseModel):
             ``(N, M s s, 32 x 32 x C)`` with ``s = cell / 32``: patches in the order of the stack of
             hidden cells, pixels in the order of rows, columns, channels.
         """
+        hidden = visible.hidden  # counted before the encoder, so that it is compiled as a whole
         features = visible.scatter(self.proj(self.encoder(images, visible)))
         side = features.shape[-1] // visible.width
-        hidden = visible.hidden
         # Only where cells are hidden: what is added there is added to 0.
         tokens = self.mask_token.to(features.dtype).expand(-1, -1, side, side)
         stack = tokens.repeat(visible.count, 1, hidden.per_image, 1)

@@ -9,6 +9,7 @@ convolution needs to know where the cells are: its neighbours are the visible on
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 
 import torch
@@ -125,6 +126,15 @@ class VisibleCells:
     def convolve(self, convolution: nn.Module, x: Tensor) -> Tensor:
         """``convolution``, which keeps the size of a map, of a stack: hidden neighbours are 0."""
         return self.gather(convolution(self.scatter(x)))
+
+    def prepare(self, sides: Iterable[int]) -> None:
+        """Compute the indices of cells of these sides now.
+
+        Whatever is computed in a block is a side effect that torch.compile cannot trace where the block
+        is recomputed.
+        """
+        for side in sides:
+            self._rows_of(side)
 
     def _rows_of(self, side: int) -> Tensor:
         """Where the rows of the stack are in the map, both counted in rows of one cell."""
