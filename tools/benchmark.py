@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How fast models are: python tools/benchmark.py CONFIG [CHECKPOINT ...] [--against CONFIG2 ...]."""
+"""How fast models are: python tools/benchmark.py CONFIG [CHECKPOINT | EXPORTED ...] [--against ...]."""
 
 import argparse
 
@@ -15,14 +15,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         'files',
         nargs='*',
-        metavar='CHECKPOINT',
-        help='trained models of the config, each timed; none: the config with random weights',
+        metavar='CHECKPOINT|EXPORTED',
+        help='trained models of the config and files of tools/export.py, each timed; none: the config '
+        'with random weights',
     )
     parser.add_argument(
         '--against',
         nargs='+',
         default=[],
-        metavar='CONFIG|CHECKPOINT',
+        metavar='CONFIG|CHECKPOINT|EXPORTED',
         help='what to compare with; speeds are relative to the first',
     )
     parser.add_argument(

@@ -18,8 +18,9 @@ from downstream.running.config import RunOptions
 from downstream.running.tested import environment
 
 from .memory import peak_of_step
+from .names import Named, config_of, named
 from .pictures import Pictures, make_pictures, papers_size, size_of_test
-from .subjects import PyTorchSubject, Subject, config_of, named
+from .subjects import Subject, exported_subject, pytorch_subject
 from .timing import Spread, Timings, interleave
 
 # Height and width of what a model runs on before its memory is measured.
@@ -33,13 +34,13 @@ class BenchmarkOptions:
 
     Attributes:
         model: The config.
-        files: Checkpoints of it; none: the config with random weights.
-        against: Checkpoints of it, or other configs: what ``files`` are compared with.
+        files: Checkpoints of it and exported files; none: the config with random weights.
+        against: Likewise, or other configs: what ``files`` are compared with.
         size: Height and width of the pictures; None: those of the test of the config.
         batch: Pictures at once.
         device: ``'cpu'``, ``'cuda'``, ``'cuda:1'``; None: a GPU if there is one.
-        amp: Mixed precision, None, ``'auto'``, ``'fp16'`` or ``'bf16'``.
-        threads: Of a CPU; None: as PyTorch chooses.
+        amp: Mixed precision of models in PyTorch, None, ``'auto'``, ``'fp16'`` or ``'bf16'``.
+        threads: Of a CPU, in every runtime; None: as PyTorch chooses.
         rounds: How often each model is timed.
         warm_up: Rounds before, not timed.
         images: Files, folders or patterns of pictures; none: noise.
@@ -80,7 +81,7 @@ class Measured:
     name: str
     runtime: str
     precision: str
-    parameters: int
+    parameters: int | None
     gmacs: float | None
     weight_bytes: int
     step_bytes: int | None
@@ -118,6 +119,8 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     device = usable_device(options.device)
     dtype = half_dtype(options.amp, device)
     own, others = named(options.model, options.files, options.against)
+    if options.amp and all(one.is_exported for one in [*own, *others]):
+        raise ConfigError('--amp: the precision of exported files is their own; leave it out.')
     configs = {one.name: config_of(one) for one in [*own, *others]}
     cfg = configs[own[0].name]
     size = options.size or (papers_size(cfg) if options.as_papers else size_of_test(cfg))
@@ -128,7 +131,7 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
         objects: dict[str, list] = {}
         memory: dict[str, int | None] = {}
         for one in [*own, *others]:
-            subject = PyTorchSubject(one, configs[one.name], size, device, dtype)
+            subject = _subject(one, configs[one.name], size, device, dtype)
             with _explained(subject.name, size, options.batch):
                 memory[subject.name] = _memory_of(subject, pictures, device)
             objects[subject.name] = []
@@ -143,6 +146,14 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     if any(one.file is None for one in [*own, *others]):
         facts['weights'] = _RANDOM
     return Benchmark(tuple(rows), reference, facts)
+
+
+def _subject(
+    one: Named, cfg: Config, size: tuple[int, int], device: torch.device, dtype: torch.dtype | None
+) -> Subject:
+    if one.is_exported:
+        return exported_subject(one, cfg, size, device)
+    return pytorch_subject(one, cfg, size, device, dtype)
 
 
 def _check(options: BenchmarkOptions) -> None:

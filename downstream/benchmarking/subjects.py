@@ -1,106 +1,64 @@
-"""What is timed: a model of a config, and what is known of it before it runs."""
+"""What is timed: a model of a config or an exported file, and what is known of it before it runs."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
-from torch import nn
 
 from backbones.errors import ConfigError
+from downstream.exporting.files import file_bytes
+from downstream.exporting.standalone import ExportedModel
+from downstream.running.checkpoint.locate import local_checkpoint
 from downstream.running.checkpoint.read import matching_tensors, read
-from downstream.running.config import RunOptions, TestOptions, read_config, testing_config
 from downstream.running.gpu_memory import PREDICTING, explain_full_gpu
 from downstream.zoo.complexity import build_on_meta, gmacs, parameters
 
-_CHECKPOINTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
-_REMOTE = ('http://', 'https://', 'hf:')
+from .names import Named
+
+_RUNTIMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pt2': 'torch.export'}
 
 
 @dataclass(frozen=True)
-class Named:
-    """A model as the command line names it.
+class Subject:
+    """A model that is timed from the pixels in memory to its predictions.
+
+    That is what ``tools/test.py`` does between loading a picture and its metrics: normalisation, padding,
+    network, non-maximum suppression, masks at the size of the picture.
 
     Attributes:
-        name: In tables; no two have the same one.
-        options: Its config.
-        file: A checkpoint of the config; None: random weights.
-    """
-
-    name: str
-    options: RunOptions
-    file: str | None = None
-
-
-def named(
-    options: RunOptions, files: Sequence[str], against: Sequence[str]
-) -> tuple[list[Named], list[Named]]:
-    """The models of a command line, and those that they are compared with.
-
-    Args:
-        options: The config.
-        files: Checkpoints of it; none: the config with random weights.
-        against: Checkpoints of it, or other configs.
-
-    Raises:
-        ConfigError: A word of ``files`` is a config, or a model is named twice.
-    """
-    wrong = next((word for word in files if _is_config(word)), None)
-    if wrong is not None:
-        raise ConfigError(f'{wrong} is a second config: give it as --against {wrong}.')
-    stem = _stem(options.config) + (f' {options.backbone}' if options.backbone else '')
-    own = [Named(word, options, word) for word in files] or [Named(stem, options)]
-    others = [
-        Named(_stem(word), RunOptions(word)) if _is_config(word) else Named(word, options, word)
-        for word in against
-    ]
-    names = [one.name for one in [*own, *others]]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f'{twice} is named twice; name each model once.')
-    return own, others
-
-
-def _is_config(word: str) -> bool:
-    if word.startswith(_REMOTE) or Path(word).suffix in _CHECKPOINTS:
-        return False
-    return Path(word).suffix == '.py' or not Path(word).is_file() or '::' in word
-
-
-def _stem(config: str) -> str:
-    return Path(config.rpartition('::')[2]).name.removesuffix('.py')
-
-
-class Subject(ABC):
-    """A model that can be run.
-
-    Attributes:
-        name: Of :class:`Named`.
+        name: Of :class:`.names.Named`.
         runtime: What runs it.
         precision: Of its weights and sums, in words.
-        parameters: Of the whole model.
+        parameters: Of the whole model; None of a file that does not say.
         gmacs: Billions of multiply-adds of one picture; None where they cannot be counted.
         weight_bytes: What parameters and buffers take, or the file.
+        model: Takes what a pipeline packs, by ``test_step``.
+        scope: ``'mmdet'`` or ``'mmseg'``.
+        device: Where it runs.
+        dtype: Of mixed precision; None: as the model is.
     """
 
     name: str
     runtime: str
     precision: str
-    parameters: int
+    parameters: int | None
     gmacs: float | None
     weight_bytes: int
+    model: BaseModel
+    scope: str
+    device: torch.device
+    dtype: torch.dtype | None = None
 
-    @abstractmethod
     def run(self, pictures: Sequence[np.ndarray]) -> int | None:
         """Predict on a batch, and wait for the result.
 
@@ -110,6 +68,18 @@ class Subject(ABC):
         Returns:
             The number of objects; None of a segmenter.
         """
+        data = {
+            'inputs': [torch.from_numpy(one).permute(2, 0, 1).contiguous() for one in pictures],
+            'data_samples': [_sample(self.scope, one.shape[:2]) for one in pictures],
+        }
+        precision = torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
+        scope = DefaultScope.overwrite_default_scope(self.scope)
+        with scope, torch.no_grad(), precision, explain_full_gpu(PREDICTING):
+            results = self.model.test_step(data)
+            wait_for(self.device)
+        if self.scope == 'mmseg':
+            return None
+        return sum(len(result.pred_instances) for result in results)
 
     def prepare(self, pictures: Sequence[np.ndarray]) -> None:
         """Run on small pictures, such that libraries set up what they make once in a process."""
@@ -118,15 +88,18 @@ class Subject(ABC):
             self.run(pictures)
 
 
-class PyTorchSubject(Subject):
-    """A model of a config in PyTorch, from the pixels in memory to its predictions.
-
-    That is what ``tools/test.py`` does between loading a picture and its metrics: normalisation, padding,
-    network, non-maximum suppression, masks at the size of the picture.
+def pytorch_subject(
+    named: Named,
+    cfg: Config,
+    size: tuple[int, int],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Subject:
+    """A model of a config in PyTorch.
 
     Args:
         named: The model.
-        cfg: Its config, of :func:`config_of`.
+        cfg: Its config, of :func:`.names.config_of`.
         size: Height and width of the pictures, for multiply-adds.
         device: Where it runs.
         dtype: Of mixed precision; None: float32.
@@ -134,41 +107,67 @@ class PyTorchSubject(Subject):
     Raises:
         UserError: The config or the checkpoint cannot be used.
     """
+    count, macs = counts(cfg, size, named.name)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = _built(cfg, named).to(device).eval()
+    tensors = [*model.parameters(), *model.buffers()]
+    return Subject(
+        name=named.name,
+        runtime='PyTorch',
+        precision='fp32' if dtype is None else f'{str(dtype).rpartition(".")[2]} (mixed)',
+        parameters=count,
+        gmacs=macs,
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        model=model,
+        scope=cfg.default_scope,
+        device=device,
+        dtype=dtype,
+    )
 
-    runtime = 'PyTorch'
 
-    def __init__(
-        self,
-        named: Named,
-        cfg: Config,
-        size: tuple[int, int],
-        device: torch.device,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.name, self._device, self._dtype = named.name, device, dtype
-        self.precision = 'fp32' if dtype is None else f'{str(dtype).rpartition(".")[2]} (mixed)'
-        self._scope = cfg.default_scope
-        self.parameters, self.gmacs = counts(cfg, size, named.name)
-        with DefaultScope.overwrite_default_scope(self._scope):
-            model = _built(cfg, named)
-        self._model: Any = model.to(device).eval()  # mmengine's BaseModel, whose test_step runs
-        tensors = [*self._model.parameters(), *self._model.buffers()]
-        self.weight_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def exported_subject(
+    named: Named, cfg: Config, size: tuple[int, int], device: torch.device
+) -> Subject:
+    """An exported file, on as many threads as PyTorch has now.
 
-    def run(self, pictures: Sequence[np.ndarray]) -> int | None:
-        """See :meth:`Subject.run`."""
-        data = {
-            'inputs': [torch.from_numpy(one).permute(2, 0, 1).contiguous() for one in pictures],
-            'data_samples': [_sample(self._scope, one.shape[:2]) for one in pictures],
-        }
-        precision = torch.autocast(self._device.type, self._dtype) if self._dtype else nullcontext()
-        scope = DefaultScope.overwrite_default_scope(self._scope)
-        with scope, torch.no_grad(), precision, explain_full_gpu(PREDICTING):
-            results = self._model.test_step(data)
-            wait_for(self._device)
-        if self._scope == 'mmseg':
-            return None
-        return sum(len(result.pred_instances) for result in results)
+    Args:
+        named: The model; it has a file.
+        cfg: The config that the file is given with, of :func:`.names.config_of`.
+        size: As of :func:`pytorch_subject`.
+        device: Likewise.
+
+    Raises:
+        UserError: The file cannot be used, is of the other task, or does not run on ``device``.
+    """
+    # It imports mmdet and mmseg whole.
+    from downstream.exporting.models import use_exported
+
+    path = local_checkpoint(str(named.file))
+    count, macs = counts(cfg, size, named.name)
+    cfg = deepcopy(cfg)
+    use_exported(cfg, str(path), device='cpu' if device.type == 'cpu' else None)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
+    opened: ExportedModel = model.file.model
+    runtime = _RUNTIMES[path.suffix]
+    if opened.device != device.type:
+        raise ConfigError(
+            f'{named.name}: {runtime} runs it on {opened.device} here, not on {device.type}; give '
+            f'--device {opened.device}.'
+        )
+    stated = opened.facts.get('parameters')
+    return Subject(
+        name=named.name,
+        runtime=runtime,
+        precision=opened.facts['precision'],
+        parameters=stated,
+        # Of a file that is another model than the config's they are unknown.
+        gmacs=macs if stated == count else None,
+        weight_bytes=file_bytes(path),
+        model=model,
+        scope=cfg.default_scope,
+        device=device,
+    )
 
 
 def wait_for(device: torch.device) -> None:
@@ -177,36 +176,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
         torch.mps.synchronize()
-
-
-def config_of(named: Named) -> Config:
-    """The complete config of a model.
-
-    Without a checkpoint a detector returns as many objects as it may: random weights would find none, and
-    what comes after the network would go untimed.
-
-    Raises:
-        UserError: The config or the checkpoint cannot be used.
-    """
-    options = named.options
-    if named.file is not None:
-        shared = {key: getattr(options, key) for key in vars(RunOptions(''))}
-        return testing_config(TestOptions(**shared, checkpoint=named.file))
-    cfg = read_config(options)
-    cfg.model.backbone.init_cfg = None
-    _accept_all(cfg.model.get('test_cfg'))
-    return cfg
-
-
-def _accept_all(rules: object) -> None:
-    if isinstance(rules, (list, tuple)):
-        for one in rules:
-            _accept_all(one)
-    elif isinstance(rules, Mapping):
-        if 'score_thr' in rules:
-            rules['score_thr'] = 0.0  # type: ignore[index]
-        for one in rules.values():
-            _accept_all(one)
 
 
 def counts(cfg: Config, size: tuple[int, int], name: str) -> tuple[int, float | None]:
@@ -221,7 +190,7 @@ def counts(cfg: Config, size: tuple[int, int], name: str) -> tuple[int, float | 
         return parameters(model), None
 
 
-def _built(cfg: Config, named: Named) -> nn.Module:
+def _built(cfg: Config, named: Named) -> BaseModel:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     if named.file is not None:

@@ -60,7 +60,7 @@ def _columns(found: Benchmark) -> dict[str, list[str]]:
     columns = {
         'model': [row.name for row in rows],
         'runtime': [f'{row.runtime} {row.precision}' for row in rows],
-        'params (M)': [f'{row.parameters / 1e6:.1f}' for row in rows],
+        'params (M)': [_number(row.parameters, 1, 1e-6) for row in rows],
         'GMACs': [_number(row.gmacs, 1) for row in rows],
         'images/s': [_images(row) for row in rows],
         'latency ms': [_spread(row.latency, 1000) for row in rows],

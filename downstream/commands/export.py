@@ -16,7 +16,7 @@ from downstream.data.pipelines import innermost
 from downstream.exporting import write
 from downstream.exporting.detection import PictureDetector
 from downstream.exporting.facts import facts_of
-from downstream.exporting.files import SUFFIXES, is_exported
+from downstream.exporting.files import SUFFIXES, file_bytes, is_exported
 from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
 from downstream.predicting.classes import classes_of_model
@@ -92,7 +92,7 @@ def export(options: TestOptions, how: ExportOptions) -> Path:
         example = shape.example(4 * stride, 3 * stride)
         difference = write.write(program, graph, facts, format_name, out, example)
     print(
-        f'{out}: {_megabytes(out):.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
+        f'{out}: {file_bytes(out) / 1e6:.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
         f'{", ".join(graph.outputs)}; differs from PyTorch by {difference:.1e} of the largest value.\n'
         f'Licence of the weights: {licence}.'
     )
@@ -169,12 +169,6 @@ def _palette(cfg: Config) -> list | None:
         known = getattr(registry.get(dataset['type']), 'METAINFO', {})
     palette = (dataset.get('metainfo') or {}).get('palette') or known.get('palette')
     return [list(map(int, color)) for color in palette] if palette else None
-
-
-def _megabytes(out: Path) -> float:
-    weights = out.with_suffix('.bin')
-    extra = weights.stat().st_size if out.suffix == '.xml' else 0
-    return (out.stat().st_size + extra) / 1e6
 
 
 def _sizes(shape: write.Shape) -> str:

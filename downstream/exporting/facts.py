@@ -38,6 +38,7 @@ def facts_of(
         'format': FORMAT,
         'suite': f'convnext-dense {_own_version()}',
         **stated,
+        'parameters': sum(parameter.numel() for parameter in model.parameters()),
         'input': {
             'layout': 'NHWC',
             'order': 'BGR' if shape.dtype == 'uint8' else 'bands',

@@ -23,8 +23,17 @@ _INSTALL = "pip install -e '.[export]'"
 
 
 def is_exported(location: str | Path) -> bool:
-    """Whether a checkpoint is an exported file, by its name."""
-    return Path(str(location)).suffix in SUFFIXES
+    """Whether a checkpoint is an exported file, by its name: a path, a URL or ``hf:``."""
+    name = str(location)
+    if name.startswith('hf:'):
+        name = '/'.join(name.partition('@')[0].split('/')[2:])
+    return Path(name).suffix in SUFFIXES
+
+
+def file_bytes(path: Path) -> int:
+    """What an exported file takes, with the weights that OpenVINO has beside it."""
+    beside = [path.with_suffix('.bin')] if path.suffix == '.xml' else []
+    return sum(one.stat().st_size for one in (path, *beside))
 
 
 def require_package(name: str, purpose: str) -> None:
@@ -35,12 +44,15 @@ def require_package(name: str, purpose: str) -> None:
         raise ConfigError(f'{purpose} needs {name}, which is not installed: {_INSTALL}.') from error
 
 
-def open_exported(path: str | Path, threads: int | None = None) -> ExportedModel:
+def open_exported(
+    path: str | Path, threads: int | None = None, device: str | None = None
+) -> ExportedModel:
     """A file of tools/export.py, ready to run.
 
     Args:
         path: ``.onnx``, ``.xml`` or ``.pt2``.
-        threads: Of the CPU; None: as many as PyTorch uses.
+        threads: Of the CPU; None: as many as PyTorch uses. A ``.pt2`` takes PyTorch's.
+        device: ``'cpu'``, or None: a GPU where the runtime can use one.
 
     Raises:
         WeightsError: It cannot be read, or is no file of tools/export.py.
@@ -54,8 +66,9 @@ def open_exported(path: str | Path, threads: int | None = None) -> ExportedModel
         require_package(package, str(path))
     try:
         if suffix == '.pt2':
-            return TorchFile(path)
-        return ExportedModel(path, threads or torch.get_num_threads())
+            return TorchFile(path, device)
+        providers = ['CPUExecutionProvider'] if device == 'cpu' else None
+        return ExportedModel(path, threads or torch.get_num_threads(), providers)
     except ValueError as error:
         raise WeightsError(str(error)) from error
 
@@ -65,12 +78,13 @@ class TorchFile(ExportedModel):
 
     Args:
         path: The file.
+        device: ``'cpu'`` or ``'cuda'``; None: a GPU if there is one.
 
     Raises:
         ValueError: It is none of this suite, or holds pickles or compiled code.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
         self.path = Path(path)
         self.facts = facts_of_texts(_checked_facts(self.path), str(path))
         try:
@@ -80,16 +94,13 @@ class TorchFile(ExportedModel):
                 program = torch.export.load(self.path)
         except Exception as error:  # whatever a damaged archive makes PyTorch raise
             raise ValueError(f'{path} cannot be read: {first_line(error)}') from error
-        module = program.module()
-        if torch.cuda.is_available():
-            module = module.cuda()
-        self._module = module
+        self.device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+        self._module = program.module().to(self.device)
         self._outputs = list(self.facts['outputs'])
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         check_images(images, self.facts)
-        device = 'cuda' if torch.cuda.is_available() else 'cpu'
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
         with torch.no_grad():
             results = self._module(batch)
         results = results if isinstance(results, (tuple, list)) else (results,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,14 +19,22 @@ from backbones.errors import ConfigError, DataError
 from downstream.data.files import shortened
 
 from .files import open_exported
-from .standalone import check_images, pasted
+from .standalone import ExportedModel, check_images, pasted
+
+# The file that use_exported has opened for the model that is built next: opening compiles the network.
+_OPENED: dict[tuple[str, int], ExportedModel] = {}
+
+
+def _version_of(path: str) -> tuple[str, int]:
+    """A file by its name and the time of its last change."""
+    return path, Path(path).stat().st_mtime_ns if Path(path).exists() else 0
 
 
 class _File:
     """An exported file and how it takes the pictures of a pipeline."""
 
     def __init__(self, path: str) -> None:
-        self.model = open_exported(path)
+        self.model = _OPENED.pop(_version_of(path), None) or open_exported(path)
         self.facts = self.model.facts
 
     def run(self, images: Tensor) -> dict[str, Tensor]:
@@ -135,21 +144,23 @@ class ExportedDetector(BaseDetector):
         raise ConfigError('an exported file has no outputs before its decoding.')
 
 
-def use_exported(cfg: Config, path: str) -> dict:
+def use_exported(
+    cfg: Config, path: str, threads: int | None = None, device: str | None = None
+) -> None:
     """Let a file take the place of the model in a config to test with.
 
     Args:
         cfg: A complete config; changed in place.
         path: The file.
-
-    Returns:
-        The facts of the file.
+        threads: As of :func:`.files.open_exported`.
+        device: Likewise.
 
     Raises:
         ConfigError: It is of the other task, or reads other images than the config.
         WeightsError: It cannot be read.
     """
-    facts = open_exported(path).facts
+    opened = open_exported(path, threads, device)
+    facts = opened.facts
     tasks = {'mmdet': 'detection', 'mmseg': 'segmentation'}
     if facts['task'] != tasks[cfg.default_scope]:
         raise ConfigError(
@@ -160,7 +171,8 @@ def use_exported(cfg: Config, path: str) -> dict:
         cfg.model = ConfigDict(type='ExportedDetector', file=str(path))
     else:
         cfg.model = ConfigDict(type='ExportedSegmenter', file=str(path), test_cfg=test_cfg)
-    return facts
+    _OPENED.clear()
+    _OPENED[_version_of(str(path))] = opened
 
 
 def require_classes(facts: Mapping, names: Sequence[str], path: str) -> None:

@@ -38,6 +38,7 @@ class ExportedModel:
     Attributes:
         facts: What the file says of itself: ``task``, ``classes``, ``palette``, ``input``, ``resize``,
             ``inference``, ``precision``, ``licence`` and others; docs/export.md lists them.
+        device: Where it runs, ``'cpu'`` or ``'cuda'``.
 
     Raises:
         ValueError: It is no such file.
@@ -57,7 +58,7 @@ class ExportedModel:
         opened = (
             _open_onnx(path, threads, providers) if suffix == '.onnx' else _open_xml(path, threads)
         )
-        self._run, self._outputs, texts = opened
+        self._run, self._outputs, texts, self.device = opened
         self.facts = facts_of_texts(texts, str(path))
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -146,7 +147,8 @@ def _open_onnx(path: str | Path, threads: int | None, providers: Sequence[str] |
     def run(images: np.ndarray) -> list[np.ndarray]:
         return session.run(names, {source.name: images})
 
-    return run, names, session.get_modelmeta().custom_metadata_map
+    device = 'cuda' if 'CUDAExecutionProvider' in session.get_providers() else 'cpu'
+    return run, names, session.get_modelmeta().custom_metadata_map, device
 
 
 def _open_xml(path: str | Path, threads: int | None) -> tuple:
@@ -173,7 +175,7 @@ def _open_xml(path: str | Path, threads: int | None) -> tuple:
         results = compiled(images)
         return [np.array(results[place]) for place in range(len(names))]
 
-    return run, names, texts
+    return run, names, texts, 'cpu'
 
 
 def _first_line(error: Exception) -> str:

@@ -32,6 +32,7 @@ from . import overrides, settings
 from .batch import keep_batch, recipe_batch
 from .batch_probe import largest_batch
 from .channels import chosen_bands, set_tested_statistics, use_bands
+from .checkpoint.locate import local_checkpoint
 from .checkpoint.read import read
 from .log_to import add_loggers, drop_loggers
 from .optimizer_kernels import fuse_on_cuda_alone
@@ -437,7 +438,7 @@ def use_exported(cfg: Config, path: str) -> None:
     # It imports mmdet and mmseg whole.
     from downstream.exporting import models
 
-    models.use_exported(cfg, path)
+    models.use_exported(cfg, str(local_checkpoint(path)))
 
 
 def _evaluator(cfg: Config) -> ConfigDict:

@@ -27,6 +27,8 @@ _PACKAGES = (
     'mmcv',
     'mmdet',
     'mmsegmentation',
+    'onnxruntime',
+    'openvino',
     'hotcoco',
     'pycocotools',
     'numpy',

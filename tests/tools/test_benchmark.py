@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, DefaultScope
 
-from downstream.benchmarking.subjects import PyTorchSubject
+from downstream.benchmarking.subjects import Subject
 from downstream.running.config import RunOptions, read_config
 from downstream.zoo.complexity import gmacs
 from tests.conftest import write_tiny_config
@@ -67,7 +67,7 @@ def test_the_protocol_of_the_papers(tool, segmenter, tmp_path, monkeypatch):
     def run(self, pictures):
         seen.append([one.shape for one in pictures])
 
-    monkeypatch.setattr(PyTorchSubject, 'run', run)
+    monkeypatch.setattr(Subject, 'run', run)
     words = ('--fps-as-papers', '--rounds', '3', '--warm-up', '1', '--device', 'cpu')
     result = tool('benchmark', segmenter[0], *words, '--out', tmp_path / 'out')
     assert result.code == 0, result.err
@@ -102,7 +102,7 @@ def test_a_model_that_fails_is_one_line(tool, segmenter, tmp_path, monkeypatch):
     def run(self, pictures):
         raise RuntimeError('kernel too large\nmore')
 
-    monkeypatch.setattr(PyTorchSubject, 'run', run)
+    monkeypatch.setattr(Subject, 'run', run)
     result = tool('benchmark', segmenter[0], '--out', tmp_path / 'out', *SMALL)
     assert result.code == 2
     message = 'segmentation fails on 1 x 96 x 64 pixels: RuntimeError: kernel too large'

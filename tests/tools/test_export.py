@@ -2,19 +2,25 @@
 
 import json
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from mmengine.registry import MODELS
 
 pytest.importorskip('onnxscript')
-pytest.importorskip('onnxruntime')
+onnxruntime = pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
+from backbones.errors import WeightsError
 from downstream.exporting.files import open_exported
 from downstream.exporting.standalone import ExportedModel
 from downstream.predicting import Predictor
+from downstream.running.config import TestOptions, testing_config
 from tests.conftest import read_metrics
 from tests.downstream.exporting.models import CLASSES, segmenter, write_config
 
@@ -28,7 +34,6 @@ def trained(shapes, tmp_path_factory):
 def exported(trained, tmp_path_factory):
     """The file of a segmenter, by the command."""
     from downstream.commands.export import ExportOptions, export
-    from downstream.running.config import TestOptions
 
     config, checkpoint = trained
     out = tmp_path_factory.mktemp('exported') / 'model.onnx'
@@ -82,6 +87,34 @@ def test_predictions_of_a_file_are_those_of_its_model(trained, exported, shapes)
     assert (alone['classes'] == model.labels).mean() > 0.999
 
 
+def test_a_file_is_opened_once(tool, trained, exported, shapes, tmp_path, monkeypatch):
+    opened = []
+    session = onnxruntime.InferenceSession
+
+    def open_session(path, *args, **kwargs):
+        opened.append(path)
+        return session(path, *args, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', open_session)
+    figures(tool, tmp_path / 'test', trained[0], exported, '--tta')
+    assert opened == [str(exported)]
+    Predictor(trained[0], exported, device='cpu')
+    Predictor(trained[0], exported, device='cpu')  # another model is another session
+    assert len(opened) == 3
+
+
+def test_a_file_that_was_written_anew_is_opened_anew(trained, exported, tmp_path):
+    options = TestOptions(str(trained[0]), checkpoint=str(tmp_path / 'model.onnx'))
+    shutil.copy(exported, options.checkpoint)
+    cfg = testing_config(options)
+    Path(options.checkpoint).write_bytes(b'damaged')
+    with (
+        pytest.raises(WeightsError, match='cannot be read'),
+        MODELS.switch_scope_and_registry('mmseg') as registry,
+    ):
+        registry.build(cfg.model)
+
+
 def test_what_a_file_says_of_itself(exported, trained):
     facts = open_exported(exported).facts
     assert facts['task'] == 'segmentation'
@@ -94,6 +127,10 @@ def test_what_a_file_says_of_itself(exported, trained):
     assert facts['precision'] == 'fp32'
     assert facts['shift'] == 1
     assert facts['stride'] == 32
+    weights = torch.load(trained[1])['state_dict']
+    running = ('running_mean', 'running_var', 'num_batches_tracked')
+    learnt = (value for key, value in weights.items() if not key.endswith(running))
+    assert facts['parameters'] == sum(value.numel() for value in learnt)
     assert 'random weights' in facts['licence']
     assert re.fullmatch(r'convnext-dense \d+\.\d+\.\d+', facts['suite'])
     json.dumps(facts)

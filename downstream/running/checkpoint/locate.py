@@ -13,6 +13,11 @@ _BESIDE = {'.xml': '.bin'}
 _REMOTE = ('http://', 'https://', 'hf:')
 
 
+def is_remote(location: str) -> bool:
+    """Whether a trained model is elsewhere: a URL, or ``hf:``."""
+    return location.startswith(_REMOTE)
+
+
 def local_checkpoint(location: str | Path) -> Path:
     """The file of a trained model, downloaded if it is not there.
 
@@ -27,7 +32,7 @@ def local_checkpoint(location: str | Path) -> Path:
         WeightsError: There is no such file, or it cannot be downloaded.
     """
     location = str(location)
-    if not location.startswith(_REMOTE):
+    if not is_remote(location):
         if not Path(location).is_file():
             raise WeightsError(f'checkpoint {location} does not exist.')
         return Path(location)

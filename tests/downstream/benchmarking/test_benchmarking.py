@@ -6,9 +6,9 @@ import pytest
 
 from backbones.errors import ConfigError, DataError
 from downstream.benchmarking.memory import peak_of_step, reports_peaks
+from downstream.benchmarking.names import config_of, named
 from downstream.benchmarking.pictures import make_pictures, papers_size, size_of_test
 from downstream.benchmarking.run import Benchmark, _measured
-from downstream.benchmarking.subjects import config_of, named
 from downstream.benchmarking.table import markdown
 from downstream.benchmarking.timing import Timings
 from downstream.running.config import RunOptions, read_config
