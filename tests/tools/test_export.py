@@ -13,8 +13,10 @@ import torch
 from mmengine.registry import MODELS
 
 pytest.importorskip('onnxscript')
-onnxruntime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
+
+import onnxruntime
 
 from backbones.errors import WeightsError
 from downstream.exporting.files import open_exported
