@@ -50,11 +50,14 @@ class _File:
         except ValueError as error:
             raise DataError(f'{self.model.path}: {error}') from error
         return {
-            name: torch.from_numpy(np.concatenate([outputs[name] for outputs in found])).to(
-                images.device
-            )
+            name: torch.from_numpy(_joined([outputs[name] for outputs in found])).to(images.device)
             for name in found[0]
         }
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    """Arrays one after another; one alone, which for a segmenter is large, is not copied."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 @MODELS.register_module()

@@ -132,6 +132,8 @@ def _open_onnx(path: str | Path, threads: int | None, providers: Sequence[str] |
     options.log_severity_level = 3
     if threads:
         options.intra_op_num_threads = threads
+    # Between two pictures the cores are for what else the program computes.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
     if providers is None:
         usable = onnxruntime.get_available_providers()
         providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in usable]
@@ -173,7 +175,7 @@ def _open_xml(path: str | Path, threads: int | None) -> tuple:
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         results = compiled(images)
-        return [np.array(results[place]) for place in range(len(names))]
+        return [results[place] for place in range(len(names))]  # copies of its own memory
 
     return run, names, texts, 'cpu'
 

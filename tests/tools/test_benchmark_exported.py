@@ -16,6 +16,7 @@ import openvino
 
 from backbones.weights.download import FOLDER
 from downstream.commands.export import ExportOptions, export
+from downstream.exporting.files import open_exported
 from downstream.running.config import RunOptions, TestOptions, read_config
 from downstream.zoo.complexity import build_on_meta, gmacs
 from tests.conftest import write_tiny_config
@@ -76,6 +77,17 @@ def test_files_of_every_format_beside_their_checkpoint(tool, trained, files, tmp
     assert found['facts']['weights'] == 'trained'
     assert found['facts']['versions']['onnxruntime'] == onnxruntime.__version__
     assert 'ONNX Runtime fp32' in shown
+
+
+@pytest.mark.parametrize('suffix', ['.onnx', '.xml', '.pt2'])
+def test_outputs_stay_as_they_are_when_another_picture_is_run(files, suffix):
+    model = open_exported(files[suffix])
+    black, white = (np.full((1, 64, 96, 3), value, np.uint8) for value in (0, 255))
+    first = model.run(black)['logits']
+    before = first.copy()
+    second = model.run(white)['logits']
+    assert np.array_equal(first, before)
+    assert not np.array_equal(first, second)
 
 
 def test_threads_are_those_of_every_runtime(tool, trained, files, tmp_path, monkeypatch):
