@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', metavar='DIR', help='where benchmark.json and benchmark.md go')
     add_amp(parser)
     add_model(parser)
-    return parser.parse_args()
+    return parser.parse_intermixed_args()  # files may follow options
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ class Subject:
         name: Of :class:`.names.Named`.
         runtime: What runs it.
         precision: Of its weights and sums, in words.
-        parameters: Of the whole model; None of a file that does not say.
+        parameters: Of the whole model, of a file those in it; None of a file that does not say.
         gmacs: Billions of multiply-adds of one picture; None where they cannot be counted.
         weight_bytes: What parameters and buffers take, or the file.
         model: Takes what a pipeline packs, by ``test_step``.
@@ -143,7 +143,7 @@ def exported_subject(
     from downstream.exporting.models import use_exported
 
     path = local_checkpoint(str(named.file))
-    count, macs = counts(cfg, size, named.name)
+    count, macs = counts(cfg, size, named.name, testing=True)
     cfg = deepcopy(cfg)
     use_exported(cfg, str(path), device='cpu' if device.type == 'cpu' else None)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -178,9 +178,20 @@ def wait_for(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def counts(cfg: Config, size: tuple[int, int], name: str) -> tuple[int, float | None]:
-    """Parameters, and billions of multiply-adds of a picture of ``size``; None if not to be counted."""
+def counts(
+    cfg: Config, size: tuple[int, int], name: str, testing: bool = False
+) -> tuple[int, float | None]:
+    """Parameters, and billions of multiply-adds of a picture of ``size``; None if not to be counted.
+
+    Args:
+        cfg: Of the model.
+        size: Height and width.
+        name: Of the model, for messages.
+        testing: Without the auxiliary head, which training alone uses.
+    """
     model = build_on_meta(cfg)
+    if testing:
+        model.auxiliary_head = None
     divisor = cfg.model.data_preprocessor.get('pad_size_divisor') or 1
     padded = [-(-side // divisor) * divisor for side in size]
     try:
