@@ -190,15 +190,17 @@ def counts(
         testing: Without the auxiliary head, which training alone uses.
     """
     model = build_on_meta(cfg)
-    if testing:
-        model.auxiliary_head = None
+    count = parameters(model)
+    auxiliary = getattr(model, 'auxiliary_head', None)
+    if testing and auxiliary is not None:
+        count -= parameters(auxiliary)
     divisor = cfg.model.data_preprocessor.get('pad_size_divisor') or 1
     padded = [-(-side // divisor) * divisor for side in size]
     try:
-        return parameters(model), gmacs(model, padded)
+        return count, gmacs(model, padded)
     except Exception as error:  # a head that the counter does not know, or an operator without meta
         print_log(f'{name}: multiply-adds cannot be counted ({type(error).__name__}).', 'current')
-        return parameters(model), None
+        return count, None
 
 
 def _built(cfg: Config, named: Named) -> BaseModel:
