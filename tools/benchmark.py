@@ -50,6 +50,11 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="the papers' protocol: single pictures of 1280 x 800, all of them by all seconds",
     )
+    parser.add_argument(
+        '--cpu-time',
+        action='store_true',
+        help='seconds that this process computes, in all threads, beside others that need the machine',
+    )
     parser.add_argument('--out', metavar='DIR', help='where benchmark.json and benchmark.md go')
     add_amp(parser)
     add_model(parser)
@@ -77,6 +82,7 @@ def main() -> None:
             args.warm_up,
             tuple(args.images),
             args.fps_as_papers,
+            args.cpu_time,
         )
         run_benchmark(options, args.out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class BenchmarkOptions:
         warm_up: Rounds before, not timed.
         images: Files, folders or patterns of pictures; none: noise.
         as_papers: Time as the papers do: single pictures of the size with which they count operations.
+        cpu_time: Time what this process computes, in all its threads, instead of what passes.
     """
 
     model: RunOptions
@@ -59,6 +61,7 @@ class BenchmarkOptions:
     warm_up: int = 5
     images: tuple[str, ...] = ()
     as_papers: bool = False
+    cpu_time: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,10 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
     _check(options)
     device = usable_device(options.device)
     dtype = half_dtype(options.amp, device)
+    if options.cpu_time and device.type != 'cpu':
+        raise ConfigError(
+            f'--cpu-time: {device} computes elsewhere; leave it out, or give --device cpu.'
+        )
     own, others = named(options.model, options.files, options.against)
     if options.amp and all(one.is_exported for one in [*own, *others]):
         raise ConfigError('--amp: the precision of exported files is their own; leave it out.')
@@ -137,7 +144,8 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
             objects[subject.name] = []
             cases.append(subject)
         steps = {subject.name: _step(subject, pictures, objects[subject.name]) for subject in cases}
-        timings = interleave(steps, options.rounds, options.warm_up, 'rounds')
+        clock = time.process_time if options.cpu_time else time.perf_counter
+        timings = interleave(steps, options.rounds, options.warm_up, 'rounds', clock)
     reference = (others or own)[0].name if len(cases) > 1 else None
     rows = [
         _measured(subject, timings, reference, memory, objects, options.batch) for subject in cases
@@ -248,7 +256,8 @@ def _facts(
     threads = options.threads or torch.get_num_threads()
     return {
         'pictures': f'{options.batch} at a time, {width} x {height} pixels, {pictures.what}',
-        'timed': 'from pixels in memory to predictions: normalisation, network, post-processing',
+        'timed': f'{"CPU time of all threads, " if options.cpu_time else ""}from pixels in memory to '
+        'predictions: normalisation, network, post-processing',
         'weights': 'trained',
         'rounds': f'{options.rounds} after {options.warm_up} of warm-up, models in turn',
         'device': name if device.type != 'cpu' else f'{name}, threads: {threads}',

@@ -1,6 +1,7 @@
 """tools/benchmark.py as a user runs it."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def test_the_protocol_of_the_papers(tool, segmenter, tmp_path, monkeypatch):
     (row,) = json.loads((tmp_path / 'out' / 'benchmark.json').read_text())['rows']
     assert row['fps'] == pytest.approx(3 / sum(row['seconds']))
     assert "FPS, papers'" in result.out
+
+
+def test_cpu_time_is_what_is_computed(tool, segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(Subject, 'run', lambda self, pictures: time.sleep(0.2))
+    for words, least, most in ((('--cpu-time',), 0, 0.1), ((), 0.2, 60)):
+        result = tool('benchmark', segmenter[0], *words, '--out', tmp_path / 'out', *SMALL)
+        assert result.code == 0, result.err
+        (row,) = json.loads((tmp_path / 'out' / 'benchmark.json').read_text())['rows']
+        assert least <= row['latency']['median'] < most
+        assert ('CPU time' in result.out) == bool(words)
 
 
 @pytest.mark.parametrize(
