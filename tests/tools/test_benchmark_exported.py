@@ -17,7 +17,7 @@ import openvino
 from backbones.weights.download import FOLDER
 from downstream.commands.export import ExportOptions, export
 from downstream.exporting.files import open_exported
-from downstream.running.config import RunOptions, TestOptions, read_config
+from downstream.running.config import RunOptions, read_config
 from downstream.zoo.complexity import build_on_meta, gmacs
 from tests.conftest import write_tiny_config
 from tests.downstream.exporting.detectors import build
@@ -25,6 +25,14 @@ from tests.downstream.exporting.models import segmenter, write_config
 from tests.hub import served, use_as_hub
 
 SMALL = ('--size', '64', '96', '--rounds', '2', '--warm-up', '0', '--device', 'cpu')
+
+
+def exported(config, checkpoint, out):
+    """A file for pictures of one size, which is written in a third of the time of one for any."""
+    from downstream.running.config import TestOptions  # pytest would collect it
+
+    options = TestOptions(str(config), checkpoint=str(checkpoint))
+    return export(options, ExportOptions(out=str(out), size=(64, 96), batch=1))
 
 
 @pytest.fixture(scope='module')
@@ -36,14 +44,9 @@ def trained(shapes, tmp_path_factory):
 @pytest.fixture(scope='module')
 def files(trained, tmp_path_factory):
     """The checkpoint in every format, by suffix."""
-    config, checkpoint = trained
     folder = tmp_path_factory.mktemp('exported')
-    options = TestOptions(str(config), checkpoint=str(checkpoint))
-    fixed = {'size': (64, 96), 'batch': 1}  # exported in a third of the time
-    return {
-        suffix: export(options, ExportOptions(out=str(folder / f'model{suffix}'), **fixed))
-        for suffix in ('.onnx', '.xml', '.pt2')
-    }
+    suffixes = ('.onnx', '.xml', '.pt2')
+    return {suffix: exported(*trained, folder / f'model{suffix}') for suffix in suffixes}
 
 
 def rows_of(tool, out, *words):
@@ -162,9 +165,7 @@ def test_a_file_of_a_detector_finds_as_many_objects_as_its_model(tool, shapes, t
     model = build(read_config(RunOptions(str(config))).model)
     checkpoint = tmp_path / 'trained.pth'
     torch.save({'state_dict': model.state_dict(), 'meta': {}}, checkpoint)
-    out = tmp_path / 'model.onnx'
-    how = ExportOptions(out=str(out), size=(64, 96))
-    export(TestOptions(str(config), checkpoint=str(checkpoint)), how)
+    out = exported(config, checkpoint, tmp_path / 'model.onnx')
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     cv2.imwrite(str(tmp_path / 'a.png'), pixels)
     words = (config, checkpoint, out, '--images', tmp_path / 'a.png')

@@ -4,13 +4,12 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 
 pytest.importorskip('onnxscript')
 pytest.importorskip('onnxruntime')
@@ -20,9 +19,10 @@ import onnxruntime
 
 from backbones.errors import WeightsError
 from downstream.exporting.files import open_exported
+from downstream.exporting.models import use_exported
 from downstream.exporting.standalone import ExportedModel
 from downstream.predicting import Predictor
-from downstream.running.config import TestOptions, testing_config
+from downstream.running.config import RunOptions, read_config
 from tests.conftest import read_metrics
 from tests.downstream.exporting.models import CLASSES, segmenter, write_config
 
@@ -36,6 +36,7 @@ def trained(shapes, tmp_path_factory):
 def exported(trained, tmp_path_factory):
     """The file of a segmenter, by the command."""
     from downstream.commands.export import ExportOptions, export
+    from downstream.running.config import TestOptions
 
     config, checkpoint = trained
     out = tmp_path_factory.mktemp('exported') / 'model.onnx'
@@ -106,15 +107,14 @@ def test_a_file_is_opened_once(tool, trained, exported, shapes, tmp_path, monkey
 
 
 def test_a_file_that_was_written_anew_is_opened_anew(trained, exported, tmp_path):
-    options = TestOptions(str(trained[0]), checkpoint=str(tmp_path / 'model.onnx'))
-    shutil.copy(exported, options.checkpoint)
-    cfg = testing_config(options)
-    Path(options.checkpoint).write_bytes(b'damaged')
-    with (
-        pytest.raises(WeightsError, match='cannot be read'),
-        MODELS.switch_scope_and_registry('mmseg') as registry,
-    ):
-        registry.build(cfg.model)
+    path = tmp_path / 'model.onnx'
+    shutil.copy(exported, path)
+    cfg = read_config(RunOptions(str(trained[0])))
+    use_exported(cfg, str(path))
+    path.write_bytes(b'damaged')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        with pytest.raises(WeightsError, match='cannot be read'):
+            MODELS.build(cfg.model)
 
 
 def test_what_a_file_says_of_itself(exported, trained):
