@@ -112,9 +112,9 @@ def test_a_file_that_was_written_anew_is_opened_anew(trained, exported, tmp_path
     cfg = read_config(RunOptions(str(trained[0])))
     use_exported(cfg, str(path))
     path.write_bytes(b'damaged')
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        with pytest.raises(WeightsError, match='cannot be read'):
-            MODELS.build(cfg.model)
+    scope = DefaultScope.overwrite_default_scope('mmseg')
+    with scope, pytest.raises(WeightsError, match='cannot be read'):
+        MODELS.build(cfg.model)
 
 
 def test_what_a_file_says_of_itself(exported, trained):
