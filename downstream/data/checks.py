@@ -103,6 +103,8 @@ def _check_heads(model: ConfigDict, where: str, count: int) -> None:
     roi_head = model.get('roi_head', {})
     heads = {'decode_head': model.get('decode_head'), 'auxiliary_head': model.get('auxiliary_head')}
     heads |= {f'roi_head.{key}': roi_head.get(key) for key in ('bbox_head', 'mask_head')}
+    if 'language_model' not in model:  # classes that are words have any number of them
+        heads['bbox_head'] = model.get('bbox_head')
     for name, head in heads.items():
         for part in head if isinstance(head, (list, tuple)) else [head]:
             if part and part.get('num_classes', count) != count:

@@ -206,7 +206,7 @@ def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
     """
     model = dict(model or {})
     if 'roi_head' not in base:
-        for head in ('decode_head', 'auxiliary_head'):
+        for head in ('decode_head', 'auxiliary_head', 'bbox_head'):
             if base.get(head):
                 model[head] = {**model.get(head, {}), 'num_classes': count}
         return model
@@ -228,6 +228,8 @@ def without_masks(base: dict, model: dict | None = None) -> dict:
         model: What :func:`detector` or :func:`num_classes` returned.
     """
     model = dict(model or {})
+    if not (base.get('roi_head') or {}).get('mask_head'):
+        return model
     if base.get('type') == 'MaskRCNN':
         model['type'] = 'FasterRCNN'
     heads = {**model.get('roi_head', {}), 'mask_roi_extractor': None, 'mask_head': None}

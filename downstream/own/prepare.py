@@ -108,9 +108,10 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
             True,
             found.with_notes('the recipe has no mask head: boxes alone are trained'),
         )
-    if not cfg.model.get('roi_head') and not cfg.model.get('decode_head'):
+    if not any(cfg.model.get(head) for head in ('roi_head', 'bbox_head', 'decode_head')):
         raise ConfigError(
-            f'--data: {recipe.name} is neither a two-stage detector nor a segmenter with a decode head.'
+            f'--data: the model of {recipe.name} has no roi_head, bbox_head or decode_head, whose '
+            'classes could be set; take another recipe.'
         )
     processes = process_count(options.launcher)
     chosen, fitted = _schedule(options, cfg, found, processes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,7 +17,7 @@ from .leaf import Name, assignment, path_of_base
 from .recipe import workers
 from .schedule import Schedule
 
-# Detections of an image that recipes keep and that COCO counts.
+# Detections of an image that most recipes keep and that COCO counts.
 _DETECTIONS = 100
 
 
@@ -100,7 +100,7 @@ def _bands(plan: Plan) -> str:
 
 def _drops_masks(plan: Plan) -> bool:
     """Whether the recipe has masks that this run has not."""
-    return plan.boxes and bool(plan.base.model.roi_head.get('mask_head'))
+    return plan.boxes and bool((plan.base.model.get('roi_head') or {}).get('mask_head'))
 
 
 def _factor(plan: Plan) -> str:
@@ -122,14 +122,23 @@ def _model(plan: Plan) -> str:
             'Classes of the same name keep what this model learned of them (--from).',
         )
         text += "model['backbone'] = dict(init_cfg=None)  # its weights are in load_from\n"
-    most = _most_objects(plan)
-    if most > _DETECTIONS:
+    most, kept = _most_objects(plan), _recipes_detections(plan)
+    # A DETR has no more detections than queries.
+    wanted = min(_kept_detections(most), plan.base.model.get('num_queries', inf))
+    if most > kept < wanted:
+        testing = dict(max_per_img=wanted)
         text += assignment(
             "model['test_cfg']",
-            dict(rcnn=dict(max_per_img=_kept_detections(most))),
-            f'An image has up to {most} objects; the recipe keeps {_DETECTIONS} detections.',
+            dict(rcnn=testing) if plan.base.model.get('roi_head') else testing,
+            f'An image has up to {most} objects; the recipe keeps {kept} detections.',
         )
     return text
+
+
+def _recipes_detections(plan: Plan) -> int:
+    """How many detections of an image the recipe keeps."""
+    testing = plan.base.model.get('test_cfg') or {}
+    return (testing.get('rcnn') or testing).get('max_per_img', _DETECTIONS)
 
 
 def _most_objects(plan: Plan) -> int:

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from PIL import Image
 
 from backbones import ConfigError, DataError
@@ -80,6 +80,15 @@ def test_a_subset_of_the_categories_may_be_learnt(shapes, tmp_path):
         check_datasets(cfg, ('train', 'val'))
     for head in (*cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
         head.num_classes = 2
+    check_datasets(cfg, ('train', 'val'))
+
+
+def test_the_classes_of_a_one_stage_head_are_checked(shapes, tmp_path):
+    cfg = config('detection', shapes, tmp_path)
+    cfg.model = ConfigDict(type='DINODetector', bbox_head=dict(num_classes=80))
+    with pytest.raises(ConfigError, match=r'model\.bbox_head has num_classes=80'):
+        check_datasets(cfg, ('train', 'val'))
+    cfg.model.language_model = dict(type='BertModel')  # its classes are words
     check_datasets(cfg, ('train', 'val'))
 
 

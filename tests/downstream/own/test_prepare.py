@@ -17,6 +17,7 @@ from downstream.data.checks import check_datasets
 from downstream.data.doctor.parts import parts_of_config
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below
+from downstream.own import text as config_texts
 from downstream.own.leaf import code, is_as_written
 from downstream.own.objects import choose_objects
 from downstream.own.prepare import DataOptions, prepare
@@ -172,6 +173,35 @@ def test_boxes_without_masks_make_a_detector_of_boxes(instances, tmp_path, capsy
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     assert 'masks' not in dataset[0]['data_samples'].gt_instances
     assert "'with_mask': True" not in cfg.pretty_text
+
+
+def test_dino_is_trained_on_ones_own_data(instances, tmp_path):
+    """A DETR: one head, no masks, another limit of detections; here by iterations."""
+    recipe = str(ROOT / 'configs/det/dino-4scale_convnext-tiny_in22k-in1k-384_12e_coco.py')
+    options = prepared(tmp_path, recipe, instances, backbone='convnext-atto', image_size=160)
+    written = Path(options.config).read_text()
+    assert 'without_masks' not in written
+    assert 'boxes_only' not in written
+    cfg = training_config(options)
+    assert (cfg.model.bbox_head.num_classes, cfg.model.test_cfg.max_per_img) == (3, 300)
+    assert build(cfg).bbox_head.cls_branches[0].out_features == 3
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end
+    assert cfg.train_pipeline[3].transforms[0][0].backend == 'pillow'
+    check_datasets(cfg, ('train', 'val'), full=True)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert 'masks' not in dataset[0]['data_samples'].gt_instances
+
+
+@pytest.mark.parametrize(('objects', 'kept'), [(300, None), (301, 400), (1200, 900)])
+def test_dino_keeps_as_many_detections_as_an_image_has_objects(
+    objects, kept, instances, tmp_path, monkeypatch
+):
+    recipe = str(ROOT / 'configs/det/dino-4scale_convnext-tiny_in22k-in1k-384_12e_coco.py')
+    monkeypatch.setattr(config_texts, '_most_objects', lambda plan: objects)
+    options = prepared(tmp_path, recipe, instances)
+    lines = Path(options.config).read_text()
+    found = re.search(r"model\['test_cfg'\] = dict\(max_per_img=(\d+)\)", lines)
+    assert (found and int(found[1])) == kept
 
 
 def partly_masked() -> Found:
