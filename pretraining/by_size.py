@@ -95,7 +95,8 @@ def batch_for(images: int, processes: int, per_process: int, given: int | None =
     if wanted <= part:
         return Choice(wanted, f'{per_process} in each process, as the recipe')
     batch = max(1, part // processes) * processes
-    return Choice(batch, f'for {images // batch} steps an epoch')
+    steps = images // batch
+    return Choice(batch, f'for {steps} step{"" if steps == 1 else "s"} an epoch')
 
 
 def rate_for(

@@ -14,6 +14,7 @@ from pretraining import FCMAE
 from pretraining.by_size import batch_for, epochs_for, rate_for, size_for
 from pretraining.own import prepare
 from pretraining.train import PretrainOptions, pretraining_config
+from tests import processes
 
 ARCH = dict(depths=(1, 1, 1, 1), dims=(4, 6, 8, 10))
 
@@ -184,3 +185,17 @@ def test_from_folder_to_encoder(tool, shapes, tmp_path, released):
     refused = tool('pretrain', *words, *more)
     assert refused.code == 2
     assert 'was edited since it was written' in refused.err
+
+
+@pytest.mark.slow
+def test_processes_agree_on_one_config(shapes, tmp_path, released):
+    words = ('own', '--data', shapes / 'images', '--work-dir', tmp_path / 'run', '--epochs', 2)
+    more = ('--weights', released, '--image-size', 64)
+    code, shown = processes.run_tool('pretrain', *words, *more, folder=tmp_path / 'out', count=2)
+    assert code == 0, shown
+    assert 'batch  6: for 1 step an epoch' in shown
+    checkpoint = torch.load(tmp_path / 'run' / 'epoch_2.pth', weights_only=False)
+    assert checkpoint['meta']['processes'] == 2
+    cfg = Config.fromfile(tmp_path / 'run' / 'run.py')
+    assert cfg.train_dataloader.batch_size == 3
+    assert cfg.auto_scale_lr.base_batch_size == 6
