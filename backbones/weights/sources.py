@@ -19,7 +19,10 @@ _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 # Publishers whose repositories have the licence that their names tell.
 _PUBLISHERS = ('timm/', 'facebook/')
 _TABLE = Path(__file__).with_name('weights.json')
-_UNKNOWN_LICENCE = 'not known here; see where the weights come from'
+#: Of weights of which nothing says their licence.
+UNKNOWN_LICENCE = 'not known here; see where the weights come from'
+#: How the licence ends that only a file's name suggests: anyone can give a file any name.
+SUPPOSED = '(as the official files of that name)'
 
 
 @cache
@@ -47,7 +50,7 @@ class Source:
     """
 
     name: str
-    licence: str = _UNKNOWN_LICENCE
+    licence: str = UNKNOWN_LICENCE
     path: Path | None = None
     urls: tuple[str, ...] = ()
     repo: str | None = None
@@ -118,7 +121,7 @@ def _of_timm(name: str, model_and_tag: str) -> Source:
 
     cfg = pretrained_cfg(model_and_tag)
     licence = _licence_of(f'timm/{model_and_tag}')
-    if licence == _UNKNOWN_LICENCE and cfg.license:
+    if licence == UNKNOWN_LICENCE and cfg.license:
         licence = f'{cfg.license} (according to timm)'
     if cfg.hf_hub_id:
         return _of_hub(name, licence, cfg.hf_hub_id)
@@ -152,10 +155,10 @@ def _stated_licence(path: Path) -> str | None:
 
 
 def _supposed(licence: str) -> str:
-    """A licence that only a file's name suggests: anyone can give a file any name."""
-    if licence == _UNKNOWN_LICENCE:
+    """A licence that only a file's name suggests."""
+    if licence == UNKNOWN_LICENCE:
         return licence
-    return f'{licence} (as the official files of that name)'
+    return f'{licence} {SUPPOSED}'
 
 
 def _licence_of(text: str) -> str:
@@ -170,4 +173,4 @@ def _licence_of(text: str) -> str:
         return 'CC-BY-NC-4.0'
     if re.search(r'(^|/)convnext[-_](tiny|small|base|large|xlarge)[-._](fb_|224|384|1k|22k)', text):
         return 'MIT'
-    return _UNKNOWN_LICENCE
+    return UNKNOWN_LICENCE

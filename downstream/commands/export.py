@@ -21,11 +21,11 @@ from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
 from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model
+from downstream.publishing.licence import inherited_licence
 from downstream.running.channels import chosen_bands
 from downstream.running.checkpoint.read import read
 from downstream.running.config import TestOptions, read_config, use_checkpoint
 
-from .publish import inherited_licence
 
 # Where the backbone does not say it.
 _USUAL_STRIDE = 32
@@ -52,8 +52,13 @@ class ExportOptions:
     out: str | None = None
 
 
-def export(options: TestOptions, how: ExportOptions) -> Path:
+def export(options: TestOptions, how: ExportOptions, licence: str | None = None) -> Path:
     """Write the model of a checkpoint as a file, compare it with the model, and say what came of it.
+
+    Args:
+        options: The model; its words about tests are not used.
+        how: The file.
+        licence: Of the weights; None: the one that the config's own weights pass on.
 
     Raises:
         UserError: Something of the command cannot be; nothing was written.
@@ -68,7 +73,7 @@ def export(options: TestOptions, how: ExportOptions) -> Path:
     cfg = read_config(options)
     if cfg.default_scope == 'mmdet':
         _require_for_detector(format_name, how)
-    licence = inherited_licence(cfg)
+    licence = licence or inherited_licence(cfg).text
     use_checkpoint(cfg, checkpoint)
     content = read(checkpoint, mmap=True)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):

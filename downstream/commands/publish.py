@@ -1,65 +1,230 @@
-"""Publish a trained model: its weights without the state of the training, and a model card."""
+"""Publish a trained model: its weights without the state of the training, exported files, a model card."""
 
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from backbones.errors import WeightsError
+from backbones.errors import ConfigError, WeightsError
 from backbones.weights.download import sha256
-from backbones.weights.sources import find
-from downstream.atomic import atomic_path
+from downstream.analysis.kept import TestRun
+from downstream.exporting.write import FORMATS, require_packages
+from downstream.publishing import hub
+from downstream.publishing.card import Published, model_card
+from downstream.publishing.figures import test_of
+from downstream.publishing.licence import Licence, inherited_licence, published_licence
+from downstream.running.checkpoint.files import raise_on_full_disk
 from downstream.running.checkpoint.read import read
+from downstream.running.config import TestOptions
 
+from .export import ExportOptions, export
 from .weights import save
 
+# Of the machine that trained, not of the model.
+_LOCAL = ('work_dir', 'load_from', 'resume', 'launcher')
 
-def publish(work_dir: Path, out: Path, checkpoint: Path | None = None) -> list[Path]:
-    """Write the trained model of ``work_dir`` into the folder ``out``.
 
-    Args:
-        work_dir: The work dir of tools/train.py, with a checkpoint and the config.
-        out: The folder for ``<config>-<digest>.safetensors``, ``.pth`` and ``.md``, where ``digest`` is
-            the first eight digits of the SHA-256 of the ``.safetensors`` file.
-        checkpoint: The checkpoint to publish. None: the newest one.
+@dataclass(frozen=True)
+class PublishOptions:
+    """What the command line of publishing says.
+
+    Attributes:
+        work_dir: That of tools/train.py, with a checkpoint and the config.
+        out: The folder for the files.
+        checkpoint: The checkpoint to publish; None: the newest one.
+        formats: Formats of tools/export.py to write as well.
+        licence: Of the weights; None: the inherited one.
+        to: ``hf:USER/REPO``; None: the folder alone.
+        dry_run: Write what would be pushed, and push nothing.
+        private: Make a new repository private.
+    """
+
+    work_dir: Path
+    out: Path
+    checkpoint: Path | None = None
+    formats: tuple[str, ...] = ()
+    licence: str | None = None
+    to: str | None = None
+    dry_run: bool = False
+    private: bool = False
+
+
+def publish(options: PublishOptions) -> list[Path]:
+    """Write the trained model of a work dir into a folder; push it where that is asked for.
+
+    For the Hub the files have its names (:data:`downstream.publishing.hub.NAMES`), else
+    ``<config>-<digest>``, where ``digest`` is the first eight digits of the SHA-256 of the
+    ``.safetensors`` file.
 
     Returns:
-        The paths of the three files.
+        The paths of the files, which appear when all of them have been written.
 
     Raises:
-        WeightsError: The checkpoint or the config is missing or cannot be read.
+        UserError: Something of the command, the work dir or the machine cannot be.
     """
-    work_dir, out = Path(work_dir), Path(out)
-    if not work_dir.is_dir():
-        raise WeightsError(f'{work_dir} is not a folder.')
-    checkpoint = checkpoint or _newest(work_dir)
-    config_path = _config_of(work_dir)
+    repo = _repo(options)
+    for name in options.formats:
+        require_packages(name)
+    if not options.work_dir.is_dir():
+        raise WeightsError(f'{options.work_dir} is not a folder.')
+    if repo:
+        _require_own_folder(options.out)
+    checkpoint = options.checkpoint or _newest(options.work_dir)
+    config = _config_of(options.work_dir)
+    cfg = Config.fromfile(config)
+    licence = published_licence(
+        inherited_licence(cfg, _earlier_configs(options.work_dir)), options.licence
+    )
     content = read(checkpoint)
-    tensors = {key: value.contiguous() for key, value in content['state_dict'].items()}
-    meta = content.get('meta', {})
-    cfg = Config.fromfile(config_path)
-    facts = {
-        'name': config_path.stem,
-        'classes': list(meta.get('dataset_meta', {}).get('classes', ())),
-        'epoch': meta.get('epoch'),
-        'iterations': meta.get('iter'),
-        'licence': inherited_licence(cfg),
-        'metrics': _metrics(work_dir),
-        'config': cfg.pretty_text,
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    unnamed = out / f'.{config_path.stem}.safetensors'  # its name needs its digest
-    save(tensors, unnamed, metadata={key: json.dumps(value) for key, value in facts.items()})
-    name = f'{config_path.stem}-{sha256(unnamed)[:8]}'
-    files = [out / f'{name}{suffix}' for suffix in ('.safetensors', '.pth', '.md')]
-    unnamed.replace(files[0])
-    _save_pickle(tensors, facts, files[1])
-    files[2].write_text(model_card(facts, tensors, cfg))
-    return files
+    if repo and not options.dry_run:
+        hub.require_access(repo)
+    test = test_of(options.work_dir, config, checkpoint)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (
+        raise_on_full_disk(options.out, 'make room and publish again.'),
+        tempfile.TemporaryDirectory(prefix='.publish-', dir=options.out) as inside,
+    ):
+        folder = Path(inside)
+        files = Files(config.stem.removesuffix('.complete'), cfg, content, licence, test, repo)
+        files.write_weights(folder)
+        for name in options.formats:
+            how = ExportOptions(name, out=str(folder / files.named(FORMATS[name][0])))
+            export(TestOptions(str(config), checkpoint=str(checkpoint)), how, licence.text)
+        files.write_card(folder)
+        written = _moved(folder, options.out, replace=bool(repo))
+    if repo:
+        _pushed(written, repo, options)
+    return written
+
+
+def _repo(options: PublishOptions) -> str | None:
+    if options.to is not None:
+        return hub.repo_of(options.to)
+    for name, given in (('--dry-run', options.dry_run), ('--private', options.private)):
+        if given:
+            raise ConfigError(f'{name} is for pushing: give --to hf:USER/REPO as well.')
+    return None
+
+
+def _require_own_folder(out: Path) -> None:
+    """ConfigError if ``out`` has files that publishing would overwrite and did not write."""
+    if out.is_dir() and any(out.iterdir()) and not (out / 'model.safetensors').is_file():
+        raise ConfigError(f'{out} has other files in it; give a new folder, or that of an earlier --to.')
+
+
+def _moved(folder: Path, out: Path, replace: bool) -> list[Path]:
+    """The files of ``folder``, moved into ``out``; what an earlier publication left is removed."""
+    names = sorted(path.name for path in folder.iterdir())
+    if replace:
+        for name in hub.NAMES:
+            if name not in names:
+                (out / name).unlink(missing_ok=True)
+    return [(folder / name).replace(out / name) for name in names]
+
+
+def _pushed(written: Sequence[Path], repo: str, options: PublishOptions) -> None:
+    sizes = ', '.join(f'{path.name} {path.stat().st_size / 1e6:.1f} MB' for path in written)
+    if options.dry_run:
+        print(f'Dry run: nothing was pushed to hf:{repo}. It would be {sizes}.')
+        return
+    url = hub.push(options.out, repo, options.private)
+    print(f'Pushed {sizes}: {url}\nAnyone can take it as CHECKPOINT: hf:{repo}.')
+
+
+@dataclass
+class Files:
+    """The files of a publication.
+
+    Attributes:
+        model: Name of the model.
+        cfg: Config of its training; made free of what is its machine's.
+        content: Of the checkpoint.
+        licence: Of the weights.
+        test: Of the checkpoint.
+        repo: On the Hub; None: files are named after the model.
+        stem: Of all files, when the weights are written.
+        digest: SHA-256 of the weights then.
+    """
+
+    model: str
+    cfg: Config
+    content: dict
+    licence: Licence
+    test: TestRun | None
+    repo: str | None
+    stem: str = 'model'
+    digest: str = ''
+
+    def __post_init__(self) -> None:
+        for key in _LOCAL:
+            self.cfg.pop(key, None)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        return {key: value.contiguous() for key, value in self.content['state_dict'].items()}
+
+    @property
+    def classes(self) -> list[str]:
+        meta = self.content.get('meta', {})
+        return list(meta.get('dataset_meta', {}).get('classes', ()))
+
+    def named(self, suffix: str) -> str:
+        """The name of a file, by its suffix."""
+        if self.repo:
+            return {'.md': 'README.md', '.py': 'config.py'}.get(suffix, f'model{suffix}')
+        return f'{self.stem}{suffix}'
+
+    def write_weights(self, folder: Path) -> None:
+        """Write the weights and the config."""
+        meta = self.content.get('meta', {})
+        facts = {
+            'name': self.model,
+            'classes': self.classes,
+            'epoch': meta.get('epoch'),
+            'iterations': meta.get('iter'),
+            'licence': self.licence.text,
+            'metrics': self.test.report['metrics'] if self.test else None,
+            'config': self.cfg.pretty_text,
+        }
+        unnamed = folder / 'weights.safetensors'  # its name needs its digest
+        save(self.tensors, unnamed, {key: json.dumps(value) for key, value in facts.items()})
+        self.digest = sha256(unnamed)
+        self.stem = f'{self.model}-{self.digest[:8]}'
+        unnamed.replace(folder / self.named('.safetensors'))
+        (folder / self.named('.py')).write_text(self.cfg.pretty_text, encoding='utf-8')
+        if not self.repo:
+            stated = {'dataset_meta': {'classes': self.classes}, 'cfg': self.cfg.pretty_text}
+            content = {'state_dict': self.tensors, 'meta': stated}
+            torch.save(content, folder / self.named('.pth'))
+
+    def write_card(self, folder: Path) -> None:
+        """Write the card, when all other files are there."""
+        suffixes = [suffix for suffix, _ in FORMATS.values()]
+        exported = sorted(path.name for path in folder.iterdir() if path.suffix in suffixes)
+        card = model_card(
+            Published(
+                name=self.model,
+                cfg=self.cfg,
+                classes=self.classes,
+                parameters=sum(value.numel() for value in self.tensors.values()),
+                iterations=self.content.get('meta', {}).get('iter'),
+                licence=self.licence,
+                test=self.test,
+                digest=self.digest,
+                weights=f'hf:{self.repo}' if self.repo else self.named('.safetensors'),
+                config=self.named('.py'),
+                exported=exported,
+                repo=self.repo,
+            )
+        )
+        (folder / self.named('.md')).write_text(card, encoding='utf-8')
 
 
 def _newest(work_dir: Path) -> Path:
@@ -81,54 +246,7 @@ def _config_of(work_dir: Path) -> Path:
     return configs[-1]
 
 
-def _metrics(work_dir: Path) -> dict | None:
-    files = sorted(work_dir.glob('*/metrics.json'), key=lambda path: path.stat().st_mtime)
-    return json.loads(files[-1].read_text())['metrics'] if files else None
-
-
-def inherited_licence(cfg: Config) -> str:
-    """The licence that the trained weights inherit from the pretrained ones, for the model card."""
-    init = cfg.model.backbone.get('init_cfg') or {}
-    if cfg.get('load_from'):
-        return f'that of {cfg.load_from}, from which training started'
-    if not init.get('checkpoint'):
-        return 'none inherited: trained from random weights'
-    try:
-        source = find(init['checkpoint'])
-    except WeightsError:
-        return f'that of {init["checkpoint"]}, from which training started'
-    return f'{source.licence} (inherited from {source.name})'
-
-
-def _save_pickle(tensors: dict[str, Tensor], facts: dict, path: Path) -> None:
-    meta = {'dataset_meta': {'classes': facts['classes']}, 'cfg': facts['config']}
-    with atomic_path(path) as aside:
-        torch.save({'state_dict': tensors, 'meta': meta}, aside)
-
-
-def model_card(facts: dict, tensors: dict[str, Tensor], cfg: Config) -> str:
-    """The model card in Markdown."""
-    data = cfg.train_dataloader.dataset
-    lines = [
-        f'# {facts["name"]}',
-        '',
-        f'- licence of the weights: {facts["licence"]}',
-        f'- parameters: {sum(value.numel() for value in tensors.values()):,}',
-        f'- trained on: {data.get("type")} in `{data.get("data_root", "")}`, '
-        f'{facts["iterations"]} iterations',
-        f'- classes ({len(facts["classes"])}): {", ".join(map(str, facts["classes"][:20]))}'
-        + (', ...' if len(facts['classes']) > 20 else ''),
-        '',
-        '## Metrics',
-        '',
-    ]
-    metrics = facts['metrics']
-    if metrics is None:
-        lines.append('Not tested: tools/test.py writes metrics.json into the work dir.')
-    elif 'mIoU' in metrics:
-        lines += [f'- {name}: {metrics[name]:.2f}' for name in ('mIoU', 'aAcc', 'mAcc')]
-    else:
-        for kind, row in metrics.items():
-            figures = (f'{k} {v:.4f}' for k, v in row.items() if isinstance(v, float))
-            lines.append(f'- {kind}: {", ".join(figures)}')
-    return '\n'.join([*lines, '', '## Config', '', '```python', facts['config'].strip(), '```', ''])
+def _earlier_configs(work_dir: Path) -> list[Config]:
+    """The configs of the trainings that were logged in a work dir, the first one first."""
+    logged = (Config.fromfile(path) for path in sorted(work_dir.glob('*/vis_data/config.py')))
+    return [cfg for cfg in logged if cfg.get('train_cfg')]

@@ -13,6 +13,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import get_world_size
 from mmengine.runner import Runner
 
+from backbones.weights.download import sha256
+from downstream.exporting.files import is_exported
+
+from .checkpoint.locate import local_checkpoint
 from .config import TestOptions
 
 _PACKAGES = (
@@ -56,29 +60,44 @@ def tested(cfg: Config, options: TestOptions, runner: Runner, seconds: float) ->
         seconds: What the test took.
 
     Returns:
-        ``classes``; ``folder`` of the images, None where the data set has no single one; ``protocol``
-        (``tta``, ``tile``, ``overlap``, ``pipeline``, ``model``, its rules for predictions, and
-        ``metric``, each as in the config without places of files); ``time`` of the end in UTC;
-        ``seconds``; ``environment``.
+        ``weights``, the SHA-256 of the checkpoint, None for an exported file; ``classes``; ``folder`` of
+        the images, None where the data set has no single one; :func:`protocol`; ``time`` of the end in
+        UTC; ``seconds``; ``environment``.
     """
     loop = runner.test_loop
     dataset = loop.dataloader.dataset
+    exported = is_exported(options.checkpoint)
     return {
+        'weights': None if exported else sha256(local_checkpoint(options.checkpoint)),
         'classes': [
             str(name).strip() for name in (loop.evaluator.dataset_meta or {}).get('classes', ())
         ],
         'folder': _image_folder(dataset),
-        'protocol': {
-            'tta': options.tta,
-            'tile': options.tile,
-            'overlap': options.overlap,
-            'pipeline': _plain(cfg.test_dataloader.dataset.get('pipeline')),
-            'model': _plain(_rules_of(cfg.model)),
-            'metric': _plain(cfg.test_evaluator),
-        },
+        'protocol': protocol(cfg, options),
         'time': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'seconds': round(seconds, 3),
         'environment': environment(),
+    }
+
+
+def protocol(cfg: Config, options: TestOptions) -> dict:
+    """What decides the figures of a test beside weights and data.
+
+    Args:
+        cfg: The complete config of the test.
+        options: Its command line.
+
+    Returns:
+        ``tta``, ``tile``, ``overlap``, ``pipeline``, ``model``, its rules for predictions, and
+        ``metric``, each as in the config without places of files.
+    """
+    return {
+        'tta': options.tta,
+        'tile': options.tile,
+        'overlap': options.overlap,
+        'pipeline': _plain(cfg.test_dataloader.dataset.get('pipeline')),
+        'model': _plain(_rules_of(cfg.model)),
+        'metric': _plain(cfg.test_evaluator),
     }
 
 
