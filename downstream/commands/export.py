@@ -26,7 +26,6 @@ from downstream.running.channels import chosen_bands
 from downstream.running.checkpoint.read import read
 from downstream.running.config import TestOptions, read_config, use_checkpoint
 
-
 # Where the backbone does not say it.
 _USUAL_STRIDE = 32
 

@@ -1,4 +1,4 @@
-"""Publish a trained model: its weights without the state of the training, exported files, a model card."""
+"""Publish a trained model: weights without the state of the training, exported files, a card."""
 
 from __future__ import annotations
 
@@ -116,7 +116,9 @@ def _repo(options: PublishOptions) -> str | None:
 def _require_own_folder(out: Path) -> None:
     """ConfigError if ``out`` has files that publishing would overwrite and did not write."""
     if out.is_dir() and any(out.iterdir()) and not (out / 'model.safetensors').is_file():
-        raise ConfigError(f'{out} has other files in it; give a new folder, or that of an earlier --to.')
+        raise ConfigError(
+            f'{out} has other files in it; give a new folder, or that of an earlier --to.'
+        )
 
 
 def _moved(folder: Path, out: Path, replace: bool) -> list[Path]:

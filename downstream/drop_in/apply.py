@@ -314,4 +314,6 @@ def _configure_segmentor(
             f'backbone {facts.name!r} needs sides that are multiples of {facts.divisor}; the crops '
             f'of this config are {tuple(crop)}.'
         )
+    if crop:
+        maps.require_room(facts, crop)
     return facts

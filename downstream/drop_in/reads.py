@@ -16,6 +16,10 @@ from backbones.uninitialised import on_meta
 from .facts import BackboneFacts
 from .stock import StockMaps
 
+# Necks whose forward pass counts the maps of the backbone from its first one, read or not.
+_BY_POSITION = ('NASFCOS_FPN',)
+# Heads with a pooling of fixed size: the least sides of the last map that they read.
+_LEAST_SIDES = {'LRASPPHead': 49}
 _SIDE = 512  # of the image whose maps a neck gets when it is run on the meta device
 
 
@@ -54,6 +58,8 @@ class DetectorMaps:
         It computes the same, and its parameters keep their names.
         """
         neck = self.readers[0]
+        if neck.get('type') in _BY_POSITION:
+            return
         start = neck.get('start_level', 0)
         if start > 0 and neck.get('end_level', -1) == -1 and self.count > start:
             neck['in_channels'] = neck['in_channels'][start:]
@@ -169,6 +175,18 @@ class SegmenterMaps:
                     f'reads maps {indices}.'
                 )
             self._tell(head, indices, channels)
+
+    def require_room(self, facts: BackboneFacts, crop: Sequence[int]) -> None:
+        """ConfigError if a head pools more of the last map than crops of this size have of it."""
+        stride = int(facts.strides[-1])
+        for key, head in self.heads:
+            least = _LEAST_SIDES.get(str(head.get('type')), 0)
+            if min(crop) // stride < least:
+                raise ConfigError(
+                    f'backbone {facts.name!r} gives its last map at stride {stride}: {key}, '
+                    f'{head["type"]}, pools {least} x {least} positions of it, and so needs crops of '
+                    f'{least * stride} pixels; those of this config are {tuple(crop)}.'
+                )
 
     def _indices_in(
         self,

@@ -21,6 +21,7 @@ from mmengine.structures import InstanceData, PixelData
 from backbones.errors import UserError
 from backbones.weights.timm_catalog import first_line
 from downstream.drop_in import drop_in
+from downstream.operators.sync_bn import use_torch_sync_bn
 from downstream.running.initialise import initialise
 
 from .recipes import NOT_TRIED, Method, read
@@ -86,6 +87,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
     try:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             drop_in(cfg, backbone)
+            use_torch_sync_bn(cfg.model)
             _make_small(cfg.model, side)
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
             initialise(model)
@@ -136,7 +138,8 @@ def _is_pretrained(init_cfg: object) -> bool:
 def _train(model: Any, cfg: Config, side: int) -> str:
     """A step; every gradient of the backbone must be finite. Returns what is worth knowing."""
     model.train()
-    MessageHub.get_current_instance().update_info('iter', 0)  # a runner's, which BoxInst reads
+    for name in ('iter', 'epoch'):  # a runner's, which BoxInst and TOOD read
+        MessageHub.get_current_instance().update_info(name, 0)
     data = model.data_preprocessor(_batch(cfg, side, 2), training=True)
     losses = model(**data, mode='loss')
     loss, _ = model.parse_losses(losses)

@@ -200,13 +200,16 @@ def modulated_deform_conv_forward(
         bias: ``(O,)``; read if ``with_bias``.
         ones, columns: Not read.
         offset: y, x of each pixel of the kernel, ``(N, 2 * K, *size)`` with
-            ``K = deformable_group * kernel_h * kernel_w``.
-        mask: Factor of each pixel of the kernel, ``(N, K, *size)``.
+            ``K = deformable_group * kernel_h * kernel_w``. Of a larger map mmcv reads the first numbers of
+            each image in memory as if they were those of a map of this size, and so do trained DyHeads.
+        mask: Factor of each pixel of the kernel, ``(N, K, *size)``; of a larger map as ``offset``.
         output: ``(N, O, *size)``.
     """
     convolution = _Convolution(
         (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )
+    size = output.shape[2:]
+    offset, mask = _first_of(offset, size), _first_of(mask, size)
     output.copy_(convolution(input, weight, offset, mask, bias if with_bias else None))
 
 
@@ -240,9 +243,30 @@ def modulated_deform_conv_backward(
     convolution = _Convolution(
         (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group
     )
-    tensors = (input, weight, offset, mask, bias if with_bias else None)
+    size = grad_output.shape[2:]
+    read = (_first_of(offset, size), _first_of(mask, size))
+    tensors = (input, weight, *read, bias if with_bias else None)
     grads = convolution.gradients(grad_output, *tensors)
-    for into, grad in zip((grad_input, grad_weight, grad_offset, grad_mask), grads):
-        into.copy_(grad)
+    grad_input.copy_(grads[0])
+    grad_weight.copy_(grads[1])
+    for into, grad in ((grad_offset, grads[2]), (grad_mask, grads[3])):
+        if into.shape == grad.shape:
+            into.copy_(grad)
+        else:
+            numbers = grad.flatten(1)
+            rest = numbers.new_zeros(len(numbers), into[0].numel() - numbers.shape[1])
+            into.copy_(torch.cat([numbers, rest], 1).view(into.shape))
     if with_bias:
         grad_bias.copy_(grads[4])
+
+
+def _first_of(tensor: Tensor, size: torch.Size) -> Tensor:
+    """``(N, C, *size)``, the first numbers of each image of ``(N, C, H, W)``; itself if that is its size.
+
+    A map that is smaller is for the operator to refuse.
+    """
+    images, channels = tensor.shape[:2]
+    numbers = channels * size.numel()
+    if tensor.shape[2:] == size or tensor[0].numel() < numbers:
+        return tensor
+    return tensor.flatten(1)[:, :numbers].view(images, channels, *size)

@@ -83,7 +83,9 @@ def _header(model: Published, figures: Sequence[Figures]) -> str:
 def _task(cfg: Config) -> str:
     """The task as the Hub names it; its image segmentation includes that of objects."""
     detects = cfg.default_scope == 'mmdet'
-    has_masks = bool((cfg.model.get('roi_head') or {}).get('mask_head') or cfg.model.get('mask_head'))
+    has_masks = bool(
+        (cfg.model.get('roi_head') or {}).get('mask_head') or cfg.model.get('mask_head')
+    )
     return 'object-detection' if detects and not has_masks else 'image-segmentation'
 
 

@@ -1,4 +1,4 @@
-"""The figures of a published checkpoint: those of a kept test of exactly this file, which can be repeated."""
+"""The figures of a published checkpoint: those of a kept test of exactly this file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def test_of(work_dir: Path, config: Path, checkpoint: Path) -> TestRun | None:
     test = next((test for test in tests if test.data.get('weights') == digest), None)
     command = f'python tools/test.py {config} {checkpoint} --work-dir {work_dir}'
     if test is None:
-        others = ' (those in it are of other checkpoints, or of an earlier version)' if tests else ''
+        others = (
+            ' (those in it are of other checkpoints, or of an earlier version)' if tests else ''
+        )
         print_log(
             f'{work_dir} has no test of {checkpoint.name}{others}: the card will have no figures. '
             f'They come from: {command}',

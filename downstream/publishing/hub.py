@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +39,9 @@ def repo_of(target: str) -> str:
     except HFValidationError as error:
         raise ConfigError(f'--to {target}: {error}') from error
     if kind != 'hf' or repo.count('/') != 1:
-        raise ConfigError(f'--to {target}: give hf:USER/REPO, a repository of the Hugging Face Hub.')
+        raise ConfigError(
+            f'--to {target}: give hf:USER/REPO, a repository of the Hugging Face Hub.'
+        )
     return repo
 
 
@@ -48,8 +49,6 @@ def require_access(repo: str) -> None:
     """PushError unless there is a token that the Hub accepts; called before the work is done."""
     from huggingface_hub import HfApi, get_token
 
-    if os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE'):
-        raise PushError('HF_HUB_OFFLINE is set: nothing can be pushed; --dry-run writes the files.')
     if get_token() is None:
         raise PushError(
             f'there is no token for hf:{repo}: log in with `hf auth login` or set HF_TOKEN; --dry-run '
@@ -62,8 +61,8 @@ def require_access(repo: str) -> None:
 def push(folder: Path, repo: str, private: bool = False) -> str:
     """Commit the files of ``folder`` to ``repo``, which is made if it is not there.
 
-    Files of an earlier publication that this one does not have are deleted in the same commit. A commit of
-    somebody else in between is not overwritten.
+    Files of an earlier publication that this one does not have are deleted in the same commit. It fails
+    if somebody else has committed since.
 
     Args:
         folder: With some of :data:`NAMES`.
@@ -110,9 +109,14 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the client and what it is made of raise whatever they meet
-        causes = [error]
-        while causes[-1].__cause__ is not None:
-            causes.append(causes[-1].__cause__)
-        lines = [line for line in str(causes[-1]).splitlines() if line.strip()]
-        reason = ' '.join(lines[:3]) or type(causes[-1]).__name__
-        raise PushError(f'{what} ({reason}).') from error
+        raise PushError(f'{what} ({_reason(error)}).') from error
+
+
+def _reason(error: BaseException) -> str:
+    """What the Hub answered, or else the innermost cause, in one line."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while not isinstance(error, HfHubHTTPError) and error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return ' '.join(lines[:3]).rstrip('.') or type(error).__name__

@@ -11,16 +11,26 @@ from backbones.weights.sources import SUPPOSED, UNKNOWN_LICENCE, Source, find
 
 # How files say that they inherit nothing: those of this package, and encoders of tools/pretrain.py.
 _OWN = ('none inherited', 'your own')
-# Licence -> its identifier on the Hugging Face Hub; others are `other`, with a name.
-_HUB_NAMES = {
-    name: name
-    for name in (
-        'afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigscience-openrail-m bsd bsd-2-clause bsd-3-clause '
-        'cc cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-4.0 '
-        'cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 creativeml-openrail-m epl-2.0 '
-        'eupl-1.1 gpl gpl-2.0 gpl-3.0 isc lgpl lgpl-3.0 mit mpl-2.0 ms-pl openrail openrail++ osl-3.0 '
-        'unlicense wtfpl zlib'
-    ).split()
+# Identifiers of licences on the Hugging Face Hub; others are `other` there, with a name.
+_OF_HUB = {
+    'agpl-3.0',
+    'apache-2.0',
+    'bsd-2-clause',
+    'bsd-3-clause',
+    'cc-by-4.0',
+    'cc-by-nc-4.0',
+    'cc-by-nc-nd-4.0',
+    'cc-by-nc-sa-4.0',
+    'cc-by-nd-4.0',
+    'cc-by-sa-4.0',
+    'cc0-1.0',
+    'gpl-2.0',
+    'gpl-3.0',
+    'lgpl-3.0',
+    'mit',
+    'mpl-2.0',
+    'openrail',
+    'unlicense',
 }
 _LINKS = {
     'dinov3-license': 'https://ai.meta.com/resources/models-and-libraries/dinov3-license',
@@ -49,7 +59,7 @@ class Licence:
         if self.name is None:
             return {}
         slug = re.sub(r'[^a-z0-9.+]+', '-', self.name.lower()).strip('-')
-        if slug in _HUB_NAMES:
+        if slug in _OF_HUB:
             return {'license': slug}
         link = {'license_link': _LINKS[slug]} if slug in _LINKS else {}
         return {'license': 'other', 'license_name': slug, **link}
@@ -131,4 +141,6 @@ def published_licence(inherited: Licence, given: str | None) -> Licence:
                 'change; leave --licence out.'
             )
         return inherited
-    return Licence(given, f'{given} (given by the publisher; {inherited.text})', base=inherited.base)
+    return Licence(
+        given, f'{given} (given by the publisher; {inherited.text})', base=inherited.base
+    )

@@ -24,6 +24,7 @@ from backbones.weights.sources import weights_table
 from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
 from downstream.exporting.files import is_exported
+from downstream.operators.sync_bn import use_torch_sync_bn
 from downstream.paths import CONFIGS, configs_of, find_config
 from downstream.tiles.config import use_tiles
 from downstream.tiles.windows import Tiling
@@ -156,6 +157,7 @@ def read_config(options: RunOptions) -> Config:
     if not isinstance(options, TrainOptions):
         drop_loggers(cfg)
     overrides.check_values(cfg)
+    use_torch_sync_bn(cfg.get('model'))
     _check_scope(cfg, path, options.scopes)
     use_bands(cfg, keep_statistics='model.data_preprocessor.mean' in options.cfg_options)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

@@ -1,4 +1,4 @@
-"""tools/weights.py and tools/publish.py as a user runs them."""
+"""tools/weights.py as a user runs it."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,6 @@ from backbones import Roadmap
 from backbones.convnext.classifier import classifier_of
 from backbones.convnext.weight_names import translate
 from backbones.roadmap.classifier import RoadmapClassifier
-from tests.conftest import ROOT, read_metrics, write_tiny_config
 
 
 def test_list_and_show(tool):
@@ -178,56 +177,3 @@ def test_a_checkpoint_that_runs_code_needs_trust(tool, tmp_path):
         ran.unlink()
     written = load_file(tmp_path / 'a.safetensors')
     assert torch.equal(written['stages.0.0.gamma'], state['stages.0.blocks.0.gamma'])
-
-
-def test_publish(tool, shapes, tmp_path):
-    config = write_tiny_config('segmentation', shapes, tmp_path)
-    work_dir = tmp_path / 'run'
-    assert tool('train', config, '--work-dir', work_dir).code == 0
-    checkpoint = work_dir / 'iter_2.pth'
-    assert tool('test', config, checkpoint, '--work-dir', work_dir).code == 0
-    figures = read_metrics(work_dir)
-
-    result = tool('publish', work_dir, tmp_path / 'out')
-    assert result.code == 0, result.err
-    safe, pickled, card = sorted(
-        (tmp_path / 'out').iterdir(), key=lambda p: ['.safetensors', '.pth', '.md'].index(p.suffix)
-    )
-    original = torch.load(checkpoint, weights_only=False)
-    assert 'optimizer' in original
-    published = torch.load(pickled, weights_only=True)
-    assert set(published) == {'state_dict', 'meta'}
-    assert published['meta']['dataset_meta']['classes'][3] == 'triangle'
-    for key, value in load_file(safe).items():
-        assert torch.equal(value, original['state_dict'][key])
-        assert torch.equal(value, published['state_dict'][key])
-    from backbones.weights.download import sha256
-
-    assert safe.stem.endswith(f'-{sha256(safe)[:8]}')
-    text = card.read_text()
-    assert f'mIoU: {figures["mIoU"]:.2f}' in text
-    assert 'none inherited: trained from random weights' in text
-    assert "type='UPerHead'" in text
-
-    # what was published gives the same figures
-    for path in (safe, pickled):
-        assert tool('test', config, path, '--work-dir', tmp_path / path.suffix).code == 0
-        assert read_metrics(tmp_path / path.suffix) == figures
-
-
-def test_publishing_names_the_inherited_licence():
-    from mmengine.config import Config
-
-    from downstream.commands.publish import inherited_licence
-
-    cfg = Config.fromfile(ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py')
-    assert inherited_licence(cfg) == 'MIT (inherited from convnext-tiny_in1k)'
-    cfg.model.backbone.init_cfg.checkpoint = 'convnextv2-tiny_fcmae'
-    assert inherited_licence(cfg).startswith('CC-BY-NC-4.0')
-
-
-def test_publishing_an_empty_folder_is_an_error(tool, tmp_path):
-    result = tool('publish', tmp_path, tmp_path / 'out')
-    assert result.code == 2
-    assert 'no run has saved a checkpoint there' in result.err
-    assert not (tmp_path / 'out').exists()

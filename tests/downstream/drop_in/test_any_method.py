@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 from backbones import ConfigError
 from downstream.drop_in import drop_in
 from downstream.paths import find_config
+from downstream.running.config import RunOptions, read_config
 
 # Channels of convnext-atto at strides 4, 8, 16 and 32, from its paper.
 ATTO = [40, 80, 160, 320]
@@ -33,6 +34,11 @@ CASES = {
         'data_preprocessor.pad_size_divisor': 32,
     },
     'mmdet::dyhead/atss_r50_fpn_dyhead_1x_coco.py': {'neck.0.in_channels': ATTO[1:]},
+    # Its neck counts maps from the first one, which it does not read.
+    'mmdet::nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco.py': {
+        'neck.in_channels': ATTO,
+        'neck.start_level': 1,
+    },
     'mmdet::libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco.py': {'neck.0.in_channels': ATTO},
     'mmdet::detr/detr_r50_8xb2-150e_coco.py': {
         'backbone.out_indices': (3,),
@@ -141,6 +147,19 @@ def test_the_report_says_how_the_backbone_learns():
 def test_what_takes_no_other_backbone_is_one_clear_error(name, message):
     with pytest.raises(ConfigError, match=message):
         dropped(f'mmdet::{name}')
+
+
+def test_a_pooling_that_is_larger_than_the_map_is_one_clear_error():
+    message = r'LRASPPHead, pools 49 x 49 .* needs crops of 1568 pixels; .* are \(512, 1024\)'
+    with pytest.raises(ConfigError, match=message):
+        dropped('mmseg::mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024.py')
+
+
+def test_norms_of_mmcv_need_no_compiled_operators(tmp_path):
+    recipe = 'mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-50e_coco.py'
+    cfg = read_config(RunOptions(f'mmdet::strong_baselines/{recipe}', str(tmp_path)))
+    assert cfg.model.roi_head.bbox_head.norm_cfg.type == 'SyncBN'  # not MMSyncBN
+    assert cfg.model.neck.norm_cfg.type == 'SyncBN'
 
 
 @pytest.mark.parametrize('backbone', ['convnext-atto', 'timm:swin_tiny_patch4_window7_224'])

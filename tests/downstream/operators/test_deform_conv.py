@@ -87,6 +87,36 @@ def test_gradients_are_the_derivatives():
     )
 
 
+@pytest.mark.parametrize('stride', [1, 2])
+def test_offsets_of_a_larger_map_are_read_as_mmcv_reads_memory(stride):
+    """DyHead convolves a coarser map with the offsets of a finer one."""
+    x, weight = normal(2, 3, 5, 6), normal(4, 3, 3, 3, seed=1)
+    offset, mask = normal(2, 18, 9, 12, seed=2), normal(2, 9, 9, 12, seed=3)
+    size = (5, 6) if stride == 1 else (3, 3)
+    geometry = ((stride, stride), (1, 1), (1, 1), 1, 1)
+    read = []
+    for source, channels in ((offset, 18), (mask, 9)):
+        fitting = torch.empty(2, channels, *size, dtype=source.dtype)
+        for image in range(2):
+            memory = source[image].detach().reshape(-1).tolist()
+            for channel in range(channels):
+                for row in range(size[0]):
+                    for column in range(size[1]):
+                        place = (channel * size[0] + row) * size[1] + column
+                        fitting[image, channel, row, column] = memory[place]
+        read.append(fitting)
+    expected = by_hand(x, read[0], weight, read[1], *geometry)
+    out = modulated(x, offset, mask, weight, None, *geometry)
+    torch.testing.assert_close(out, expected)
+
+    sources = (x[:1].detach().requires_grad_(), offset[:1].detach().requires_grad_())
+    sources += (mask[:1].detach().requires_grad_(),)
+    check = partial(torch.autograd.gradcheck, fast_mode=True)
+    assert check(lambda *parts: modulated(*parts, weight, None, *geometry), sources)
+    with pytest.raises(RuntimeError, match='offset'):
+        modulated(x, offset[..., :2, :2], mask, weight, None, *geometry)
+
+
 def counting():
     return mock.patch.object(module, '_backward', mock.Mock(wraps=module._backward))
 
