@@ -200,8 +200,8 @@ def modulated_deform_conv_forward(
         bias: ``(O,)``; read if ``with_bias``.
         ones, columns: Not read.
         offset: y, x of each pixel of the kernel, ``(N, 2 * K, *size)`` with
-            ``K = deformable_group * kernel_h * kernel_w``. Of a larger map mmcv reads the first numbers of
-            each image in memory as if they were those of a map of this size, and so do trained DyHeads.
+            ``K = deformable_group * kernel_h * kernel_w``. Of a larger map mmcv reads the first numbers
+            of each image in memory as those of a map of this size, and trained DyHeads expect that.
         mask: Factor of each pixel of the kernel, ``(N, K, *size)``; of a larger map as ``offset``.
         output: ``(N, O, *size)``.
     """
