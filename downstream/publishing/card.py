@@ -68,6 +68,7 @@ def model_card(model: Published) -> str:
 
 
 def _header(model: Published, figures: Sequence[Figures]) -> str:
+    licence = model.licence.of_hub
     data = ModelCardData(
         library_name=LIBRARY,
         pipeline_tag=_task(model.cfg),
@@ -75,7 +76,9 @@ def _header(model: Published, figures: Sequence[Figures]) -> str:
         base_model=model.licence.base,
         model_name=model.name,
         eval_results=_results(model, figures) or None,
-        **model.licence.of_hub,
+        license=licence.get('license'),
+        license_name=licence.get('license_name'),
+        license_link=licence.get('license_link'),
     )
     return data.to_yaml()
 
