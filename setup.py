@@ -22,6 +22,8 @@ LOGGERS = {
 }
 # tools/export.py, and what runs its files.
 EXPORT = ['onnx>=1.19', 'onnxscript>=0.7.2', 'onnxruntime>=1.22', 'openvino>=2025.4']
+# What PAA and LAD of mmdet import in their losses; docs/methods.md.
+METHODS = ['scikit-learn>=1.4']
 LINT = ['mypy>=2', 'ruff>=0.12']
 # Maintained forks of OpenMMLab's packages. They install the same import packages (mmengine, mmcv,
 # mmdet, mmseg) as the originals and would overwrite them, so they are no dependency: docs/install.md.
@@ -78,6 +80,7 @@ setup(
         'bench': ['transformers', 'tqdm'],
         'tiff': TIFF,
         'export': EXPORT,
+        'methods': METHODS,
         **LOGGERS,
         'loggers': [package for packages in LOGGERS.values() for package in packages],
         'dev': [
@@ -87,6 +90,7 @@ setup(
             *LINT,
             *TIFF,
             *EXPORT,
+            *METHODS,
             *LOGGERS['tensorboard'],
             *LOGGERS['mlflow'],
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -200,7 +201,10 @@ class Files:
         self.digest = sha256(unnamed)
         self.stem = f'{self.model}-{self.digest[:8]}'
         unnamed.replace(folder / self.named('.safetensors'))
-        (folder / self.named('.py')).write_text(self.cfg.pretty_text, encoding='utf-8')
+        config = folder / self.named('.py')
+        config.write_text(self.cfg.pretty_text, encoding='utf-8')
+        # What safetensors writes is for its user alone.
+        shutil.copymode(config, folder / self.named('.safetensors'))
         if not self.repo:
             stated = {'dataset_meta': {'classes': self.classes}, 'cfg': self.cfg.pretty_text}
             content = {'state_dict': self.tensors, 'meta': stated}
