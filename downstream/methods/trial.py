@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,15 @@ WORKS, NEEDS_MMCV, CANNOT, FAILS, NOT_ONE = 'works', 'needs mmcv', 'cannot', 'fa
 _SIDES = {'ssd': 320, 'nas_fpn': 128, 'fpg': 128}
 _SIDE, _SIDE_OF_DETRS = 64, 128
 _QUERIES = 100
+# What errors of the libraries mean, by a part of their text.
+_MEANINGS = {
+    "'SSDHead' object has no attribute 'loss_cls'": 'it trains; its prediction fails with any backbone: '
+    'mmdet 3.3 and later reads SSDHead.loss_cls, which that class does not set',
+    'upper bound and lower bound inconsistent': 'it trains; on a CPU mmdet cannot paste the mask of a box '
+    'outside of the image, and this head does not clip those of untrained weights',
+    'Please run "pip install sklearn"': "its loss needs scikit-learn: pip install -e '.[methods]'",
+}
+_NEEDS = dict.fromkeys(('paa', 'lad'), "with scikit-learn: pip install -e '.[methods]'")
 # How many recipes of a folder are tried until one takes another backbone.
 _RECIPES = 3
 
@@ -66,7 +75,8 @@ def try_method(method: Method, backbone: str) -> Outcome:
         with _in_folder(path.parents[2]):
             outcome = _try_recipe(cfg, name, backbone, _SIDES.get(method.name, usual))
         if outcome.status not in (CANNOT, FAILS):
-            return outcome
+            notes = (outcome.note, _NEEDS.get(method.name))
+            return replace(outcome, note='; '.join(filter(None, notes)))
         refused = refused or outcome
     return refused or Outcome(CANNOT, '', 'no recipe of this folder can be read')
 
@@ -99,7 +109,9 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
         words = first_line(error).partition(', which is not installed')[0]
         return Outcome(NEEDS_MMCV if 'mmcv' in words else FAILS, name, words)
     except Exception as error:  # a method may fail in any way
-        return Outcome(FAILS, name, f'{type(error).__name__}: {first_line(error)}')
+        text = f'{type(error).__name__}: {first_line(error)}'
+        meant = next((meaning for part, meaning in _MEANINGS.items() if part in text), text)
+        return Outcome(FAILS, name, meant)
     return Outcome(WORKS, name, note)
 
 
