@@ -35,8 +35,8 @@ _QUERIES = 100
 _MEANINGS = {
     "'SSDHead' object has no attribute 'loss_cls'": 'it trains; its prediction fails with any backbone: '
     'mmdet 3.3 and later reads SSDHead.loss_cls, which that class does not set',
-    'upper bound and lower bound inconsistent': 'it trains; on a CPU mmdet cannot paste the mask of a box '
-    'outside of the image, and this head does not clip those of untrained weights',
+    'upper bound and lower bound inconsistent': 'it trains; on a CPU mmdet cannot paste the mask of a '
+    'box outside of the image, and this head does not clip those of untrained weights',
     'Please run "pip install sklearn"': "its loss needs scikit-learn: pip install -e '.[methods]'",
 }
 _NEEDS = dict.fromkeys(('paa', 'lad'), "with scikit-learn: pip install -e '.[methods]'")
