@@ -131,11 +131,14 @@ def test_a_model_on_the_hub_is_one_like_any_other(tool, tested, hub, shapes, tmp
     result = tool('predict', *words)
     assert result.code == 0, result.err
     assert list((tmp_path / 'predicted').rglob('*.png'))
-    monkeypatch.chdir(tmp_path)
-    result = tool('export', config, checkpoint)
-    assert result.code == 0, result.err
-    assert 'Licence of the weights: Apache-2.0 (given by the publisher' in result.out
-    assert (tmp_path / 'shapes.onnx').is_file()
+
+
+def test_an_export_of_a_remote_model_goes_into_the_current_folder():
+    from downstream.commands.export import ExportOptions, _target
+
+    for name in ('hf:lab/shapes', 'hf:lab/shapes@v1', 'https://host/a/shapes.pth'):
+        assert _target(name, ExportOptions()) == ('onnx', Path('shapes.onnx'))
+    assert _target('a/shapes.pth', ExportOptions())[1] == Path('a/shapes.onnx')
 
 
 def test_what_a_file_in_the_repository_states(tool, run, hub, tmp_path):
