@@ -158,6 +158,8 @@ class PushHandler(Handler, BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header('Content-Type', 'application/json')
         self.send_header('Content-Length', str(len(body)))
+        if 'error' in content:
+            self.send_header('X-Error-Message', content['error'])
         if code:
             self.send_header('X-Error-Code', code)
         self.end_headers()
