@@ -23,7 +23,7 @@ from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model
 from downstream.publishing.licence import inherited_licence
 from downstream.running.channels import chosen_bands
-from downstream.running.checkpoint.locate import REMOTE
+from downstream.running.checkpoint.locate import is_remote
 from downstream.running.checkpoint.read import read
 from downstream.running.config import TestOptions, read_config, use_checkpoint
 
@@ -112,7 +112,7 @@ def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
     if how.out is None:
         half = '-fp16' if how.precision == 'fp16' else ''
         source = Path(checkpoint)
-        if checkpoint.startswith(REMOTE):  # into the current folder
+        if is_remote(checkpoint):  # into the current folder
             source = Path(checkpoint.rpartition('/')[2].partition('@')[0])
         return format_name, source.with_name(f'{source.stem}{half}{suffix}')
     if Path(how.out).suffix != suffix:

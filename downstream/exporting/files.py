@@ -30,6 +30,12 @@ def is_exported(location: str | Path) -> bool:
     return Path(name).suffix in SUFFIXES
 
 
+def file_bytes(path: Path) -> int:
+    """What an exported file takes, with the weights that OpenVINO has beside it."""
+    beside = [path.with_suffix('.bin')] if path.suffix == '.xml' else []
+    return sum(one.stat().st_size for one in (path, *beside))
+
+
 def require_package(name: str, purpose: str) -> None:
     """ConfigError unless a package of the extra ``export`` can be imported."""
     try:

@@ -10,8 +10,7 @@ from backbones.weights.sources import find
 
 # OpenVINO writes a model into two files and reads the second one from beside the first.
 _BESIDE = {'.xml': '.bin'}
-#: How the name of a model that is not on this machine begins.
-REMOTE = ('http://', 'https://', 'hf:')
+_REMOTE = ('http://', 'https://', 'hf:')
 
 
 def is_remote(location: str) -> bool:
@@ -33,7 +32,7 @@ def local_checkpoint(location: str | Path) -> Path:
         WeightsError: There is no such file, or it cannot be downloaded.
     """
     location = str(location)
-    if not location.startswith(REMOTE):
+    if not is_remote(location):
         if not Path(location).is_file():
             raise WeightsError(f'checkpoint {location} does not exist.')
         return Path(location)
