@@ -213,8 +213,20 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     name = re.sub(r'[^\w.-]+', '-', options.backbone)
     stem = stem.replace(former, name) if former and former in stem else f'{stem}_{name}'
     if is_first_process():
-        print(f'{report}\n{"work dir":>12}  {options.work_dir or f"work_dirs/{stem}"}')
+        lines = [report, *_start_in_words(options)]
+        print(*lines, f'{"work dir":>12}  {options.work_dir or f"work_dirs/{stem}"}', sep='\n')
     return stem
+
+
+def _start_in_words(options: RunOptions) -> list[str]:
+    """What takes the place of the weights that a backbone's name stands for."""
+    given = {'weights': '--weights', 'start_from': '--from', 'checkpoint': 'the checkpoint'}
+    sources = [(getattr(options, name, None), word) for name, word in given.items()]
+    return [
+        f'{"start":>12}  {source} ({word}), in the place of these weights'
+        for source, word in sources
+        if source
+    ]
 
 
 def _import_without_the_old_backbone(cfg: Config) -> None:

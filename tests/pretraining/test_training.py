@@ -139,13 +139,14 @@ def load_state(path: str) -> dict:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def test_weights_of_the_command_line_go_to_the_backbone(trained):
+def test_weights_of_the_command_line_go_to_the_backbone(trained, capsys):
     _, work_dir = trained
     path = str(work_dir / 'encoder.safetensors')
     row = 'upernet_convnext-atto_shapes'
     cfg = training_config(TrainOptions(row, backbone='convnextv2-atto', weights=path))
     assert cfg.model.backbone.type == 'ConvNeXtV2'
     assert cfg.model.backbone.init_cfg.to_dict() == {'type': 'Pretrained', 'checkpoint': path}
+    assert f'start  {path} (--weights), in the place of these weights' in capsys.readouterr().out
     with pytest.raises(ConfigError, match='--weights is for the backbone alone, --from'):
         training_config(TrainOptions(row, weights=path, start_from=path))
 
