@@ -64,6 +64,23 @@ def test_a_config_builds_twice():
     assert config.to_dict() == before
 
 
+def test_a_batch_without_objects_gives_every_parameter_a_gradient():
+    """A crop may leave none; distributed training stops at parameters without a gradient."""
+    config = model_config(layers=1)
+    config.num_queries = 30
+    torch.manual_seed(0)
+    model = MODELS.build(config)
+    model.init_weights()
+    empty = samples()
+    for sample in empty:
+        sample.gt_instances = sample.gt_instances[:0]
+    loss = sum(model.train().loss(torch.randn(2, 3, 64, 96), empty).values())
+    assert loss.isfinite()
+    loss.backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_it_trains_and_predicts():
     config = model_config(layers=2)
     config.num_queries = 30
