@@ -316,7 +316,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 def test_table_rows_are_complete():
     table = weights_table()
-    assert len(table) == 80
+    assert len(table) == 85
     families = {
         'convnext': ConvNeXt.archs,
         'convnext-iso': ISOTROPIC_ARCHS,
