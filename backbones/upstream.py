@@ -36,6 +36,7 @@ PRIVATE_NAMES: dict[str, str] = {
     'torch.autograd.forward_ad._current_level': _FUSED,
     'torch.distributed.Reducer.prepare_for_backward': 'exact resume on several processes',
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',
+    'torch.fx.experimental._config.patch': 'exported files for pictures of every size',
     'torch.nn.Module._backward_hooks': _FUSED,
     'torch.nn.Module._backward_pre_hooks': _FUSED,
     'torch.nn.Module._compiled_call_impl': _FUSED,

@@ -26,7 +26,11 @@ class _PadBeforeShift:
 
     def _attn(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
-        down, right = -height % self.window_size[0], -width % self.window_size[1]
+        # In whole windows, not as a remainder: a tracer of any size knows that these have no remainder.
+        down, right = (
+            -(-size // window) * window - size
+            for size, window in zip((height, width), self.window_size)
+        )
         padded = F.pad(x, (0, 0, 0, right, 0, down))
         return super()._attn(padded)[:, :height, :width]  # type: ignore[misc]  # the block's
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
@@ -72,7 +74,7 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
     write.require_packages(format_name)
     cfg = read_config(options)
     if cfg.default_scope == 'mmdet':
-        _require_for_detector(format_name, how)
+        _require_for_detector(how)
     licence = licence or inherited_licence(cfg).text
     use_checkpoint(cfg, checkpoint)
     content = read(checkpoint, mmap=True)
@@ -82,7 +84,11 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
         stride = max(getattr(model.backbone, 'out_strides', None) or (_USUAL_STRIDE,))
         rules = PictureRules.of(cfg.model.data_preprocessor, stride)
         shape = _shape(cfg, how)
-        graph = _graph(cfg, model, rules, how)
+        graph = _graph(cfg, model, rules, how, half=False)
+        example = shape.example(4 * stride, 3 * stride)
+        expected = write.outputs_of(graph, example)
+        if how.precision == 'fp16':
+            graph = _graph(cfg, model, rules, how, half=True)
         stated = {
             'classes': list(classes.names),
             'palette': _palette(cfg),
@@ -94,11 +100,10 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
         }
         facts = facts_of(cfg, model, rules, shape, graph.outputs, stated)
         program = write.trace(graph, shape, stride)
-        example = shape.example(4 * stride, 3 * stride)
-        difference = write.write(program, graph, facts, format_name, out, example)
+        differs = write.write(program, graph, facts, format_name, out, example, expected)
     print(
         f'{out}: {file_bytes(out) / 1e6:.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
-        f'{", ".join(graph.outputs)}; differs from PyTorch by {difference:.1e} of the largest value.\n'
+        f'{", ".join(graph.outputs)}; {_compared(expected, differs)}.\n'
         f'Licence of the weights: {licence}.'
     )
     return out
@@ -122,17 +127,8 @@ def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
     return format_name, Path(how.out)
 
 
-def _require_for_detector(format_name: str, how: ExportOptions) -> None:
+def _require_for_detector(how: ExportOptions) -> None:
     """ConfigError if an option is for segmenters alone."""
-    if format_name == 'torch':
-        raise ConfigError(
-            '--format torch is for segmenters; export a detector as onnx or openvino.'
-        )
-    if how.precision == 'fp16':
-        raise ConfigError(
-            '--precision fp16 is for segmenters: in float16 the order of boxes changes. Export a '
-            'detector with --precision fp32.'
-        )
     if how.output != 'logits':
         raise ConfigError(f'--output {how.output} is for segmenters; leave it out.')
     if how.batch not in (None, 1):
@@ -155,10 +151,10 @@ def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
 
 
 def _graph(
-    cfg: Config, model: nn.Module, rules: PictureRules, how: ExportOptions
+    cfg: Config, model: nn.Module, rules: PictureRules, how: ExportOptions, half: bool
 ) -> SegmenterGraph | PictureDetector:
     if cfg.default_scope == 'mmdet':
-        return PictureDetector(model, rules)
+        return PictureDetector(model, rules, half)
     slides = (cfg.model.get('test_cfg') or {}).get('mode') == 'slide'
     if slides and how.output == 'classes':
         print_log(
@@ -167,7 +163,7 @@ def _graph(
             'current',
             logging.WARNING,
         )
-    return SegmenterGraph(model, rules, how.output, how.precision == 'fp16')
+    return SegmenterGraph(model, rules, how.output, half)
 
 
 def _palette(cfg: Config) -> list | None:
@@ -176,6 +172,16 @@ def _palette(cfg: Config) -> list | None:
         known = getattr(registry.get(dataset['type']), 'METAINFO', {})
     palette = (dataset.get('metainfo') or {}).get('palette') or known.get('palette')
     return [list(map(int, color)) for color in palette] if palette else None
+
+
+def _compared(expected: Mapping[str, np.ndarray], differs: float) -> str:
+    """What the comparison of a file with its model says."""
+    if 'boxes' not in expected:
+        return f'differs from PyTorch by {differs:.1e} of the largest value'
+    count = len(expected['boxes'])
+    if not count:
+        return 'neither it nor PyTorch finds an object in a random picture'
+    return f'of {count} objects that PyTorch finds in a random picture {differs:.1%} differ'
 
 
 def _sizes(shape: write.Shape) -> str:

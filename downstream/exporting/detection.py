@@ -14,17 +14,18 @@ class PictureDetector(nn.Module):
     Input ``(1, H, W, C)`` of uint8 or float32; outputs as those of the graph, boxes in its pixels.
 
     Args:
-        model: The detector.
+        model: The detector; with ``half`` it is changed.
         rules: What is done to a picture.
+        half: As of :class:`.DetectorGraph`.
 
     Raises:
         ConfigError: A part of the detector cannot be exported.
     """
 
-    def __init__(self, model: nn.Module, rules: PictureRules) -> None:
+    def __init__(self, model: nn.Module, rules: PictureRules, half: bool = False) -> None:
         super().__init__()
         self.picture = PictureInput(rules)
-        self.detector = DetectorGraph(model)
+        self.detector = DetectorGraph(model, half)
         self.has_masks = model.roi_head.with_mask
         self.eval()
 

@@ -14,7 +14,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from .any_size import AnySize, contiguous
 from .boxes import Decoder, grid_anchors, suppression
+from .half import use_half
 from .roi_features import PyramidAlign
 from .supported import check_detector, stages
 
@@ -38,13 +40,15 @@ class Detections(NamedTuple):
 class DetectorGraph(nn.Module):
     """Faster, Mask, Cascade or Cascade Mask R-CNN, exportable by ``torch.onnx.export(dynamo=True)``.
 
-    Height and width of the image may be dynamic. The parameters are those of ``model``, which is not
-    changed. Score threshold, suppression and limits come from its ``test_cfg``. Soft-NMS becomes NMS with
-    the same threshold, and a warning says so. Boxes, scores and RoIAlign are float32, whatever the dtype
-    of the network.
+    Height and width of the image may be dynamic. The parameters are those of ``model``. Score threshold,
+    suppression and limits come from its ``test_cfg``. Soft-NMS becomes NMS with the same threshold, and a
+    warning says so. Boxes, scores and RoIAlign are float32, whatever the dtype of the network.
 
     Args:
-        model: A detector of mmdet in evaluation mode.
+        model: A detector of mmdet in evaluation mode; with ``half`` it is changed.
+        half: Whether its networks compute in float16. Sums do not, nor do the last layers of the heads:
+            scores that float16 rounds to the same number are in no order, and the boxes that are kept
+            change.
 
     Raises:
         ConfigError: A part of the detector that cannot be exported.
@@ -54,9 +58,11 @@ class DetectorGraph(nn.Module):
         replaces_soft_nms: Whether NMS stands in for soft-NMS.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, half: bool = False) -> None:
         super().__init__()
         check_detector(model)
+        if half:
+            use_half(_networks(model), _last_layers(model))
         self.model = model
         rpn, rcnn = model.rpn_head.test_cfg, model.roi_head.test_cfg
         generator = model.rpn_head.prior_generator
@@ -97,15 +103,16 @@ class DetectorGraph(nn.Module):
         Returns:
             The fields of :class:`Detections`; without a mask head the first three.
         """
-        feats = self.model.extract_feat(image)
-        exact = [feat.float() for feat in feats]
-        height, width = _scalar(height, exact[0]), _scalar(width, exact[0])
-        proposals = self._proposals(feats, height, width)
-        boxes, scores, labels = self._detect(exact, feats[0].dtype, proposals, height, width)
-        found = Detections(boxes, scores, labels, None)
-        if not self._mask_align:
-            return tuple(found[:3])
-        return tuple(found._replace(masks=self._masks(exact, feats[0].dtype, boxes, labels)))
+        with AnySize():
+            feats = self.model.extract_feat(image)
+            exact = [feat.float() for feat in feats]
+            height, width = _scalar(height, exact[0]), _scalar(width, exact[0])
+            proposals = self._proposals(feats, height, width)
+            boxes, scores, labels = self._detect(exact, feats[0].dtype, proposals, height, width)
+            found = Detections(boxes, scores, labels, None)
+            if self._mask_align:
+                found = found._replace(masks=self._masks(exact, feats[0].dtype, boxes, labels))
+        return tuple(found if self._mask_align else found[:3])
 
     def _proposals(self, feats: tuple[Tensor, ...], height: Tensor, width: Tensor) -> Tensor:
         """Boxes of the region proposal network, best first, ``(n, 4)``."""
@@ -114,8 +121,8 @@ class DetectorGraph(nn.Module):
         for level, (logits, deltas) in enumerate(zip(*head(feats), strict=True)):
             base = self._base_anchors[level].to(logits.device)
             anchors = grid_anchors(base, self._strides[level], *logits.shape[2:])
-            deltas = deltas[0].permute(1, 2, 0).reshape(-1, 4).float()
-            logits = logits[0].permute(1, 2, 0).reshape(-1, head.cls_out_channels).float()
+            deltas = _by_cell(deltas, 4)
+            logits = _by_cell(logits, head.cls_out_channels)
             score = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(1)[:, :-1]
             score = score.flatten()
             if self._nms_pre > 0:
@@ -168,11 +175,36 @@ class DetectorGraph(nn.Module):
         return sum(masks) / len(masks)
 
 
+def _networks(model: nn.Module) -> list[nn.Module]:
+    """The parts of a detector that compute on maps or on features of boxes."""
+    roi_head = model.roi_head
+    parts = [model.backbone, *([model.neck] if model.with_neck else []), model.rpn_head]
+    parts += stages(roi_head.bbox_head)
+    return [*parts, *(stages(roi_head.mask_head) if roi_head.with_mask else ())]
+
+
+def _last_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of the heads that scores, boxes and masks come out of."""
+    roi_head = model.roi_head
+    layers = [model.rpn_head.rpn_cls, model.rpn_head.rpn_reg]
+    for head in stages(roi_head.bbox_head):
+        layers += [head.fc_cls, head.fc_reg]
+    return [
+        *layers,
+        *(head.conv_logits for head in stages(roi_head.mask_head) if roi_head.with_mask),
+    ]
+
+
 def _scalar(value: Tensor | int | torch.SymInt, like: Tensor) -> Tensor:
     """A number as a tensor without dimensions, of ``like``'s dtype and device."""
     if isinstance(value, Tensor):
         return value.to(like).reshape(())
     return torch.scalar_tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _by_cell(x: Tensor, columns: int) -> Tensor:
+    """``(1, A * columns, H, W)`` -> ``(H * W * A, columns)``, float32."""
+    return contiguous(x[0].permute(1, 2, 0)).reshape(-1, columns).float()
 
 
 def _of_class(deltas: Tensor, classes: int, label: Tensor, row: Tensor | None = None) -> Tensor:

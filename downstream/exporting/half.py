@@ -74,19 +74,23 @@ class Float32Sums(TorchFunctionMode):
         return result if kwargs.get('dtype') else cast(result, torch.float16)
 
 
-def use_half(parts: Iterable[nn.Module]) -> None:
+def use_half(parts: Iterable[nn.Module], exact: Iterable[nn.Module] = ()) -> None:
     """Let modules compute in float16, sums and norms in float32; in place.
 
     What surrounds them notices nothing: they take and return float32.
 
     Args:
         parts: Modules that do not contain each other.
+        exact: Layers of the parts that compute in float32, and return it.
     """
+    exact = list(exact)
     for part in parts:
         for module in part.modules():
-            if not isinstance(module, _NORMS):
+            if not isinstance(module, _NORMS) and not any(module is layer for layer in exact):
                 _halve(module)
         part.forward = _between_casts(part.forward)  # type: ignore[method-assign]
+    for layer in exact:
+        layer.forward = _from_float32(layer.forward)  # type: ignore[method-assign]
 
 
 def _halve(module: nn.Module) -> None:
@@ -106,6 +110,10 @@ def _between_casts(forward: Callable) -> Callable:
         return cast(result, torch.float32)
 
     return in_half
+
+
+def _from_float32(forward: Callable) -> Callable:
+    return lambda x: forward(x.float())
 
 
 def cast(value: object, dtype: torch.dtype) -> object:

@@ -82,5 +82,6 @@ class PictureInput(nn.Module):
 
 def _padding(size: int, least: int, divisor: int) -> int:
     """How much is missing of a length, which may be symbolic."""
-    wanted = torch.sym_max(size, least)
+    # A multiple is no less than the divisor; the tracer compares sizes faster without a maximum in them.
+    wanted = size if least <= divisor else torch.sym_max(size, least)
     return (wanted + divisor - 1) // divisor * divisor - size

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from backbones.errors import ConfigError
 
-from .adaptive import MatrixPooling
+from .any_size import AnySize
 from .half import use_half
 from .picture import PictureInput, PictureRules
 
@@ -59,7 +59,7 @@ class SegmenterGraph(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[1:3]
-        with MatrixPooling():
+        with AnySize():
             x = self.picture(image)
             shape = x.shape[2:]
             metas = [dict(img_shape=shape, pad_shape=shape, ori_shape=shape)]

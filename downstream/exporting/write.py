@@ -16,9 +16,11 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from backbones.errors import ConfigError
+from backbones.upstream import required
 from backbones.weights.timm_catalog import first_line
 from downstream.atomic import atomic_path
 
+from .agreement import difference
 from .detection import PictureDetector
 from .files import TORCH_FACTS, open_exported, require_package
 from .segmenter import SegmenterGraph
@@ -33,6 +35,11 @@ FORMATS = {
 OPSET = 20
 # What one file of protobuf, and so of ONNX, can hold.
 _ONNX_BYTES = 2**31 - 2**24
+# Pixels along a side: a detector finds something in a picture of squares, and nothing in noise.
+_SQUARE = 24
+# What a file may differ by from its model, which computes in float32.
+_LARGEST_DIFFERENCE = {'fp32': 0.05, 'fp16': 0.3}
+_patch_config = required('torch.fx.experimental._config.patch')
 
 
 @dataclass(frozen=True)
@@ -54,10 +61,12 @@ class Shape:
     dtype: str = 'uint8'
 
     def example(self, height: int, width: int) -> torch.Tensor:
-        """Random pictures, of this size where any is taken."""
-        shape = (self.batch or 2, self.height or height, self.width or width, self.channels)
-        pixels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
-        return pixels.to(getattr(torch, self.dtype))
+        """Random pictures of coloured squares, of this size where any is taken."""
+        height, width = self.height or height, self.width or width
+        shape = (self.batch or 2, -(-height // _SQUARE), -(-width // _SQUARE), self.channels)
+        colors = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
+        pixels = colors.repeat_interleave(_SQUARE, 1).repeat_interleave(_SQUARE, 2)
+        return pixels[:, :height, :width].to(getattr(torch, self.dtype)).contiguous()
 
 
 def require_packages(format_name: str) -> None:
@@ -81,7 +90,8 @@ def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
     sizes = (shape.batch, shape.height, shape.width)
     dynamic = {place: Dim.DYNAMIC for place, size in enumerate(sizes) if size is None}
     try:
-        with torch.no_grad(), _quietly():
+        # Otherwise a trace asks of every size whether it is 1, and holds for that answer alone.
+        with torch.no_grad(), _quietly(), _patch_config(backed_size_oblivious=True):
             return torch.export.export(
                 graph, (example,), dynamic_shapes=(dynamic,) if dynamic else None, strict=False
             )
@@ -99,6 +109,7 @@ def write(
     format_name: str,
     out: Path,
     example: torch.Tensor,
+    expected: Mapping[str, np.ndarray] | None = None,
 ) -> float:
     """Write a program, run the file, and compare it with what was traced.
 
@@ -109,41 +120,40 @@ def write(
         format_name: One of :data:`FORMATS`.
         out: The file; it appears when it has been compared.
         example: A picture to compare on, of another size than the traced one where any is taken.
+        expected: What the file should return for it; None: what ``graph`` does.
 
     Returns:
-        The largest difference of the first output, as a part of its largest value.
+        :func:`.agreement.difference` of the file.
 
     Raises:
         ConfigError: The format cannot hold the network, or the file does not compute what it should.
     """
     texts = {key: json.dumps(value) for key, value in facts.items()}
-    with torch.no_grad():
-        expected = graph(example)
-    first = expected[0] if isinstance(expected, (tuple, list)) else expected
+    expected = expected or outputs_of(graph, example)
     writers = {'onnx': _write_onnx, 'openvino': _write_openvino, 'torch': _write_torch}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.export-', dir=out.parent) as folder:
         inside = Path(folder, out.name)
         writers[format_name](program, graph.outputs, texts, inside)
-        found = open_exported(inside).run(example.numpy())[graph.outputs[0]]
-        difference = _difference(found, first.numpy())
-        if not difference < 0.05:
+        found = open_exported(inside).run(example.numpy())
+        differs = difference(found, expected, facts.get('score_threshold') or 0)
+        if not differs < _LARGEST_DIFFERENCE[facts.get('precision', 'fp32')]:
             raise ConfigError(
-                f'the {format_name} file differs from the model by {difference:.1%} of its largest '
-                'value; it was not kept.'
+                f'the {format_name} file differs from the model by {differs:.1%} on a random picture; it '
+                'was not kept.'
             )
         _publish(inside, out)
-    return difference
+    return differs
 
 
-def _difference(found: np.ndarray, expected: np.ndarray) -> float:
-    if found.shape != expected.shape:
-        return float('nan')
-    if not expected.size:
-        return 0.0
-    if expected.dtype.kind != 'f':
-        return float((found != expected).mean())
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6))
+def outputs_of(
+    graph: SegmenterGraph | PictureDetector, example: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """What ``graph`` returns for pictures, by name."""
+    with torch.no_grad():
+        outputs = graph(example)
+    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    return {name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)}
 
 
 def _publish(inside: Path, out: Path) -> None:

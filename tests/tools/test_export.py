@@ -188,8 +188,6 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (('--precision', 'fp16'), '--precision fp16 is for segmenters'),
-        (('--format', 'torch'), '--format torch is for segmenters'),
         (('--output', 'classes'), '--output classes is for segmenters'),
         (('--batch', '2'), 'takes one picture at a time'),
     ],

@@ -17,7 +17,18 @@ WIDTH = 16
 BACKBONES = {
     'v1': dict(type='ConvNeXt', arch=dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))),
     'v2': dict(type='ConvNeXtV2', arch=dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))),
+    'resnet': dict(
+        type='TimmBackbone',
+        model='resnet18',
+        model_args=dict(layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), stem_width=8),
+    ),
+    'swin': dict(
+        type='TimmBackbone',
+        model='swin_tiny_patch4_window7_224',
+        model_args=dict(depths=(2, 1, 1, 1), embed_dim=8, num_heads=(1, 2, 2, 2), window_size=4),
+    ),
 }
+CHANNELS = {'swin': [8, 16, 32, 64]}
 # Larger ones saturate the scores, and saturated scores tie.
 SPREAD = {'rpn_cls': 0.1, 'fc_cls': 0.2, 'conv_logits': 0.3}
 # Portrait, landscape, none a multiple of the stride; a single pixel.
@@ -42,7 +53,7 @@ def model_config(
     """
     config = Config.fromfile(ROOT / f'configs/_base_/methods/{method}.py').model
     config.backbone = ConfigDict(BACKBONES[backbone])
-    config.neck.update(in_channels=[8, 8, 16, 16], out_channels=WIDTH)
+    config.neck.update(in_channels=CHANNELS.get(backbone, [8, 8, 16, 16]), out_channels=WIDTH)
     config.rpn_head.update(in_channels=WIDTH, feat_channels=WIDTH)
     roi_head = config.roi_head
     heads = roi_head.bbox_head if isinstance(roi_head.bbox_head, list) else [roi_head.bbox_head]

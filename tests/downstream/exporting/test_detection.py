@@ -18,8 +18,8 @@ from downstream.exporting.picture import PictureRules
 from downstream.exporting.standalone import pasted, placed_objects
 
 from .detectors import assert_equal, build, by_mmdet, model_config
+from .pictures import STRIDE, picture
 
-STRIDE = 32
 FACTS = {
     'format': 1,
     'task': 'detection',
@@ -30,14 +30,6 @@ FACTS = {
 }
 
 
-def picture(height, width, seed=0):
-    """Noisy patches, uint8."""
-    generator = np.random.default_rng(seed)
-    patches = generator.integers(0, 200, (-(-height // 16), -(-width // 16), 3))
-    whole = patches.repeat(16, 0).repeat(16, 1)[:height, :width]
-    return (whole + generator.integers(0, 56, whole.shape)).astype(np.uint8)
-
-
 def normalised(image, rules):
     """As mmdet's preprocessor: RGB, normalised, padded to the stride."""
     x = torch.from_numpy(image).permute(2, 0, 1).flip(0)[None].float()
@@ -46,34 +38,60 @@ def normalised(image, rules):
     return F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
 
 
-def exported(config, path):
-    """The model, its rules and its file."""
+def exported(config, path, formats):
+    """The model, its rules and its files, from one trace."""
     model = build(config)
     rules = PictureRules.of(config.data_preprocessor, STRIDE)
-    shape = write.Shape()
     graph = PictureDetector(copy.deepcopy(model), rules)
-    program = write.trace(graph, shape, STRIDE)
+    program = write.trace(graph, write.Shape(), STRIDE)
     facts = {**FACTS, 'outputs': list(graph.outputs)}
     example = torch.from_numpy(picture(128, 96))[None]
-    write.write(program, graph, facts, 'onnx', path, example)
-    return model, rules, open_exported(path)
+    files = []
+    for name in formats:
+        out = path.with_suffix(write.FORMATS[name][0])
+        write.write(copy.copy(program), graph, facts, name, out, example)
+        files.append(open_exported(out))
+    return model, rules, files
 
 
-def test_a_file_finds_what_the_model_finds(tmp_path):
-    model, rules, file = exported(model_config('cascade-mask-rcnn', 'v2'), tmp_path / 'a.onnx')
-    counts = []
-    for seed, (height, width) in enumerate([(128, 96), (97, 171), (1, 1), (200, 130)]):
-        image = picture(height, width, seed)
-        found = file.run(image[None])
-        expected = by_mmdet(model, normalised(image, rules), height, width)
-        assert_equal([found[name] for name in ('boxes', 'scores', 'labels')], expected)
-        placed = placed_objects(found, image.shape[:2], image.shape[:2], FACTS)
-        assert placed['masks'].shape == (len(expected), height, width)
-        assert (placed['masks'] != expected.masks.numpy()).mean() < 1e-3 if len(expected) else True
-        counts.append(len(expected))
-    assert max(counts) > 3
-    blank = file.run(np.full((1, 64, 64, 3), 114, np.uint8))
-    assert len(blank['boxes']) == len(blank['masks'])
+def compare(file, model, rules, height, width, seed):
+    """Compare a file with mmdet on one picture; returns how many objects there are."""
+    image = picture(height, width, seed)
+    found = file.run(image[None])
+    expected = by_mmdet(model, normalised(image, rules), height, width)
+    assert_equal([found[name] for name in ('boxes', 'scores', 'labels')], expected)
+    placed = placed_objects(found, image.shape[:2], image.shape[:2], FACTS)
+    assert placed['masks'].shape == (len(expected), height, width)
+    assert (placed['masks'] != expected.masks.numpy()).mean() < 1e-3 if len(expected) else True
+    return len(expected)
+
+
+def test_files_find_what_the_model_finds(tmp_path):
+    config = model_config('cascade-mask-rcnn', 'v2')
+    model, rules, files = exported(config, tmp_path / 'a.onnx', ['onnx', 'torch'])
+    for file in files:
+        counts = [
+            compare(file, model, rules, height, width, seed)
+            for seed, (height, width) in enumerate([(128, 96), (97, 171), (1, 1), (200, 130)])
+        ]
+        assert max(counts) > 3
+        blank = file.run(np.full((1, 64, 64, 3), 114, np.uint8))
+        assert len(blank['boxes']) == len(blank['masks'])
+
+
+@pytest.mark.parametrize('backbone', ['v1', 'resnet', 'swin'])
+@pytest.mark.slow
+def test_a_program_of_torch_takes_every_size(tmp_path, backbone):
+    """Even and odd numbers of cells, a single one, lengths just below and above a multiple of the stride."""
+    config = model_config('mask-rcnn', backbone)
+    model, rules, (file,) = exported(config, tmp_path / 'a.pt2', ['torch'])
+    lengths = (1, 32, 33, 64, 65, 97, 160)
+    counts = [
+        compare(file, model, rules, height, width, height + width)
+        for height in lengths
+        for width in lengths[::2]
+    ]
+    assert sum(count > 0 for count in counts) > 10
 
 
 def test_masks_are_pasted_as_mmdet_pastes_them():

@@ -15,7 +15,6 @@ import onnx
 
 from backbones.convnext.block import GRN
 from downstream.exporting import write
-from downstream.exporting.adaptive import MatrixPooling
 from downstream.exporting.files import open_exported
 from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
@@ -107,16 +106,6 @@ def test_one_file_of_a_recent_opset_with_facts(files):
     assert loaded.opset_import[0].version >= 20
     for path in files.values():
         assert open_exported(path).facts == FACTS
-
-
-def test_pooling_by_matrices_is_adaptive_pooling():
-    for size in ((7, 5), (1, 1), (16, 3), (13, 40)):
-        x = torch.randn(2, 3, *size, dtype=torch.float64)
-        for bins in (1, 2, 3, 6, (2, None), (3, 1)):
-            expected = F.adaptive_avg_pool2d(x, bins)
-            with MatrixPooling():
-                found = F.adaptive_avg_pool2d(x, bins)
-            torch.testing.assert_close(found, expected)
 
 
 def with_large_maps(model):

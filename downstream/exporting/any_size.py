@@ -1,0 +1,93 @@
+"""Operators that exporters write for the size that they happen to see, in forms for every size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class AnySize(TorchFunctionMode):
+    """Within it, operators compute the same in a form that a trace holds for pictures of every size.
+
+    - :func:`torch.nn.functional.adaptive_avg_pool2d` is two matrix products. ONNX has no such operator,
+      and an exporter unrolls it for one size.
+    - Pooling that only skips cells, as an FPN makes its coarsest level, is a selection of rows and
+      columns. ``torch.export`` otherwise asks whether their number is even.
+    - Maps of convolutions are contiguous. ``torch.export`` otherwise asks for the memory format of a map,
+      which depends on whether it has more than one cell.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable,
+        types: Sequence[type],
+        args: Sequence = (),
+        kwargs: Mapping | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        if func is F.adaptive_avg_pool2d:
+            return _pooled(*args, **kwargs)
+        if func is F.max_pool2d and _skips_cells(*args[1:], **kwargs):
+            return _every_nth(args[0], kwargs['stride'])
+        if func is torch.conv2d:
+            return func(contiguous(args[0]), *args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+
+def contiguous(x: Tensor) -> Tensor:
+    """A copy in memory as its shape says, made without a question about the sizes of ``x``."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _skips_cells(
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    return_indices: bool,
+    **_: object,
+) -> bool:
+    """Whether a pooling has windows of one cell, and so takes some cells and leaves the others.
+
+    PyTorch gives a function mode all arguments but the first two by name.
+    """
+    one = kernel_size in (1, (1, 1), [1, 1]) and padding in (0, (0, 0), [0, 0])
+    return one and bool(stride) and not return_indices
+
+
+def _every_nth(x: Tensor, stride: int | Sequence[int]) -> Tensor:
+    """``x[:, :, ::s, ::t]`` in memory of its own: strides of a slice raise questions about sizes."""
+    for dim, step in zip((-2, -1), (stride, stride) if isinstance(stride, int) else stride):
+        x = x.index_select(dim, torch.arange(0, x.shape[dim], step, device=x.device))
+    return x
+
+
+def _pooled(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
+    """``(..., H, W)`` averaged to ``(..., *output_size)``, as PyTorch divides a length into bins."""
+    sizes = (output_size,) * 2 if isinstance(output_size, int) else tuple(output_size)
+    x = input
+    if sizes[0] is not None:
+        x = averaging_matrix(x.shape[-2], sizes[0], x) @ x
+    if sizes[1] is not None:
+        x = x @ averaging_matrix(x.shape[-1], sizes[1], x).T
+    return x
+
+
+def averaging_matrix(length: int, bins: int, like: Tensor) -> Tensor:
+    """``(bins, length)``: row i averages positions from ``floor(i L / s)`` to ``ceil((i + 1) L / s)``.
+
+    Args:
+        length: L, which may be symbolic.
+        bins: s.
+        like: Its dtype and device are those of the result.
+    """
+    row = torch.arange(bins, device=like.device)[:, None]
+    position = torch.arange(length, device=like.device)[None]
+    begin = (row * length) // bins
+    end = ((row + 1) * length + bins - 1) // bins
+    inside = (position >= begin) & (position < end)
+    return inside.to(like.dtype) / (end - begin).to(like.dtype)
