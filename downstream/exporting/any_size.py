@@ -35,6 +35,8 @@ class AnySize(TorchFunctionMode):
             return _every_nth(args[0], kwargs['stride'])
         if func is torch.conv2d:
             return func(contiguous(args[0]), *args[1:], **kwargs)
+        if func is Tensor.contiguous and len(args) == 1 and not kwargs:
+            return contiguous(args[0])
         return func(*args, **kwargs)
 
 

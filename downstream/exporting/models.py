@@ -143,6 +143,9 @@ class ExportedDetector(BaseDetector):
     def loss(self, *args: object, **kwargs: object) -> dict:
         raise ConfigError('an exported file cannot be trained.')
 
+    def extract_feat(self, batch_inputs: Tensor) -> tuple:
+        raise ConfigError('an exported file has no feature maps to return.')
+
     def _forward(self, *args: object, **kwargs: object) -> tuple:
         raise ConfigError('an exported file has no outputs before its decoding.')
 
