@@ -67,7 +67,7 @@ def compare(file, model, rules, height, width, seed):
 
 
 def test_files_find_what_the_model_finds(tmp_path):
-    config = model_config('cascade-mask-rcnn', 'v2')
+    config = model_config('mask-rcnn', 'v2')
     model, rules, files = exported(config, tmp_path / 'a.onnx', ['onnx', 'torch'])
     for file in files:
         counts = [
