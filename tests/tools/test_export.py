@@ -17,6 +17,7 @@ pytest.importorskip('openvino')
 
 import onnxruntime
 
+from backbones.convnext.model import ConvNeXtV2
 from backbones.errors import WeightsError
 from downstream.exporting.files import open_exported
 from downstream.exporting.models import use_exported
@@ -179,6 +180,16 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
     other.mkdir()
     wrong = write_config(shapes, other, (96, 80), 'ConvNeXt')
     assert 'does not fit the model' in refused(tool, 'export', wrong, checkpoint)
+    with monkeypatch.context() as patch:
+        # A branch on values, which no graph holds.
+        forward = ConvNeXtV2.forward
+        patch.setattr(
+            ConvNeXtV2, 'forward', lambda self, x: forward(self, x if x.sum() > 0 else x + 1)
+        )
+        out = tmp_path / 'branch.onnx'
+        message = refused(tool, 'export', config, checkpoint, '--out', out)
+        assert 'the network cannot be exported: ' in message
+        assert '--size HEIGHT WIDTH' in message
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     message = refused(tool, 'export', config, checkpoint, '--out', tmp_path / 'a.onnx')
     assert "onnxscript, which is not installed: pip install -e '.[export]'" in message

@@ -101,6 +101,10 @@ def test_a_file_has_the_figures_of_its_model(tool, detector, figures, tmp_path):
     assert 'outputs boxes, scores, labels, masks; of ' in message
     assert 'in a random picture 0.0% differ' in message
     compare(figures, configs, checkpoint, out, 1e-3)
+    classes = "test_dataloader.dataset.metainfo.classes=('a','b','c')"
+    refused = tool('test', configs[0], out, '--work-dir', tmp_path, '--cfg-options', classes)
+    assert refused.code == 2
+    assert 'is of the classes circle, square, triangle, the data of the config' in refused.err
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_files_find_what_the_model_finds(tmp_path):
 @pytest.mark.parametrize('backbone', ['v1', 'resnet', 'swin'])
 @pytest.mark.slow
 def test_a_program_of_torch_takes_every_size(tmp_path, backbone):
-    """Even and odd numbers of cells, a single one, lengths just below and above a multiple of the stride."""
+    """Even and odd numbers of cells, a single one, lengths around multiples of the stride."""
     config = model_config('mask-rcnn', backbone)
     model, rules, (file,) = exported(config, tmp_path / 'a.pt2', ['torch'])
     lengths = (1, 32, 33, 64, 65, 97, 160)

@@ -70,7 +70,9 @@ def test_masks_paste_to_mmdets(kind):
         rescale=True,
         activate_map=True,
     )
-    assert torch.equal(pasted, expected.masks)
+    # Convolutions round otherwise on maps in another memory format.
+    assert (pasted != expected.masks).float().mean() < 1e-4
+    assert expected.masks.any()
 
 
 def test_nothing_found():
