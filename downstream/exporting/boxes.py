@@ -18,6 +18,9 @@ from backbones.errors import ConfigError
 
 # Deltas of width and height stay within a factor of 1000 / 16, as in mmdet's coder.
 _MAX_LOG_SCALE = abs(math.log(16 / 1000))
+# Two boxes that no other box overlaps, and a score that a runtime does not take for none.
+_FAR_BOXES = [[-2e5, -2e5, -1e5, -1e5], [-4e5, -4e5, -3e5, -3e5]]
+_LEAST_SCORE = 1e-30
 
 
 def grid_anchors(
@@ -95,7 +98,13 @@ class Suppression:
             # round the shifted boxes differently.
             largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
             boxes = boxes + (groups.to(boxes.dtype) * (largest + 1))[:, None]
+        # torchvision tells the tracer that two boxes are kept at least, and a program of torch.export
+        # stops where they are not.
+        count = boxes.shape[0]
+        boxes = torch.cat([boxes, boxes.new_tensor(_FAR_BOXES)])
+        scores = torch.cat([scores, torch.full_like(boxes[:2, 0], _LEAST_SCORE)])
         kept = torchvision.ops.nms(boxes, scores, self.iou_threshold)
+        kept = kept[(kept < count).nonzero().squeeze(1)]
         return kept if self.limit is None else kept[: self.limit]
 
 
