@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -94,13 +95,18 @@ def compare(figures, configs, checkpoint, out, tolerance):
         assert 0.1 < min(expected) < max(expected) < 0.95
 
 
-def test_a_file_has_the_figures_of_its_model(tool, detector, figures, tmp_path):
+def test_a_file_has_the_figures_of_its_model(tool, detector, figures, shapes, tmp_path):
     configs, checkpoint = detector
     out = tmp_path / 'det.onnx'
     message = export(tool, configs[0], checkpoint, out)
     assert 'outputs boxes, scores, labels, masks; of ' in message
     assert 'in a random picture 0.0% differ' in message
     compare(figures, configs, checkpoint, out, 1e-3)
+    picture = next((shapes / 'images' / 'validation').iterdir())
+    model, file = (Predictor(configs[0], path, device='cpu')(picture) for path in (checkpoint, out))
+    np.testing.assert_allclose(file.boxes, model.boxes, atol=1e-2)
+    np.testing.assert_allclose(file.scores, model.scores, atol=1e-4)
+    assert (file.mask_arrays() == model.mask_arrays()).mean() > 0.999
     classes = "test_dataloader.dataset.metainfo.classes=('a','b','c')"
     refused = tool('test', configs[0], out, '--work-dir', tmp_path, '--cfg-options', classes)
     assert refused.code == 2
