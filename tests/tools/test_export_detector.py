@@ -107,10 +107,10 @@ def test_a_file_has_the_figures_of_its_model(tool, detector, figures, shapes, tm
     np.testing.assert_allclose(file.boxes, model.boxes, atol=1e-2)
     np.testing.assert_allclose(file.scores, model.scores, atol=1e-4)
     assert (file.mask_arrays() == model.mask_arrays()).mean() > 0.999
-    classes = "test_dataloader.dataset.metainfo.classes=('a','b','c')"
+    classes = "test_dataloader.dataset.metainfo.classes=('square','circle','triangle')"
     refused = tool('test', configs[0], out, '--work-dir', tmp_path, '--cfg-options', classes)
     assert refused.code == 2
-    assert 'is of the classes circle, square, triangle, the data of the config' in refused.err
+    assert 'of the classes circle, square, triangle, the data of the config are of square' in refused.err
 
 
 @pytest.mark.slow
