@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 
 
@@ -19,6 +20,8 @@ class AnySize(TorchFunctionMode):
       columns. ``torch.export`` otherwise asks whether their number is even.
     - Maps of convolutions are contiguous. ``torch.export`` otherwise asks for the memory format of a map,
       which depends on whether it has more than one cell.
+    - BatchNorm of as many boxes as there happen to be is a product and a sum. ``torch.export`` otherwise
+      asks whether there are any.
     """
 
     def __torch_function__(
@@ -35,6 +38,8 @@ class AnySize(TorchFunctionMode):
             return _every_nth(args[0], kwargs['stride'])
         if func is torch.conv2d:
             return func(contiguous(args[0]), *args[1:], **kwargs)
+        if func is F.batch_norm and free_unbacked_symbols(args[0]):
+            return _batch_norm(*args, **kwargs)
         if func is Tensor.contiguous and len(args) == 1 and not kwargs:
             return contiguous(args[0])
         return func(*args, **kwargs)
@@ -43,6 +48,27 @@ class AnySize(TorchFunctionMode):
 def contiguous(x: Tensor) -> Tensor:
     """A copy in memory as its shape says, made without a question about the sizes of ``x``."""
     return x.clone(memory_format=torch.contiguous_format)
+
+
+def _batch_norm(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """:func:`torch.nn.functional.batch_norm` by running statistics."""
+    scale = (variance + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias
+    shape = (-1, *(1,) * (x.ndim - 2))
+    return x * scale.view(shape) + shift.view(shape)
 
 
 def _skips_cells(

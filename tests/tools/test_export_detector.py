@@ -110,7 +110,10 @@ def test_a_file_has_the_figures_of_its_model(tool, detector, figures, shapes, tm
     classes = "test_dataloader.dataset.metainfo.classes=('square','circle','triangle')"
     refused = tool('test', configs[0], out, '--work-dir', tmp_path, '--cfg-options', classes)
     assert refused.code == 2
-    assert 'of the classes circle, square, triangle, the data of the config are of square' in refused.err
+    assert (
+        'of the classes circle, square, triangle, the data of the config are of square'
+        in refused.err
+    )
 
 
 @pytest.mark.slow

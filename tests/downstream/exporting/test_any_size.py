@@ -67,3 +67,34 @@ def test_a_trace_takes_maps_of_every_size():
             image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
             with torch.no_grad():
                 torch.testing.assert_close(program(image), net(image))
+
+
+class _Rows(nn.Module):
+    """A head with BatchNorm on as many things as there are in an image."""
+
+    outputs = ('features',)
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        for tensor in (*self.norm.parameters(), self.norm.running_mean, self.norm.running_var):
+            nn.init.uniform_(tensor, 0.5, 2)
+
+    def forward(self, image):
+        with AnySize():
+            chosen = (image[0, :, 0, 0] > 100).nonzero().squeeze(1)
+            things = image[0][chosen].permute(0, 2, 1)[..., None].float()
+            return self.norm(self.conv(things))
+
+
+def test_a_trace_takes_any_number_of_things():
+    net = _Rows().eval()
+    program = write.trace(net, write.Shape(), 32).module()
+    for count in (0, 1, 7):
+        image = torch.zeros(1, 9, 16, 3, dtype=torch.uint8)
+        image[:, :count] = torch.randint(101, 256, (1, count, 16, 3))
+        with torch.no_grad():
+            found, expected = program(image), net(image)
+        assert len(found) == count
+        torch.testing.assert_close(found, expected)
