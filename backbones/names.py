@@ -31,7 +31,10 @@ from .errors import ConfigError, WeightsError
 _SWIN = 'swin_{}_patch4_window7_224'
 # Built-in names of timm models: family -> size -> timm's name.
 TIMM_FAMILIES = {
-    'swin': {size: _SWIN.format(size) for size in ('tiny', 'small', 'base', 'large')},
+    'swin': {
+        **{size: _SWIN.format(size) for size in ('tiny', 'small', 'base', 'large')},
+        **{f'{size}-384': f'swin_{size}_patch4_window12_384' for size in ('base', 'large')},
+    },
     'resnet': {depth: f'resnet{depth}' for depth in ('18', '34', '50', '101', '152')},
     'resnext101': {groups: f'resnext101_{groups}' for groups in ('32x4d', '64x4d')},
 }

@@ -60,16 +60,16 @@ def check_class_weights(model: Mapping, where: str, classes: int) -> None:
     Args:
         model: Config of a detector or segmenter.
         where: The data set's key in the config.
-        classes: How many it has; a box head's classification also weighs the background.
+        classes: How many it has; what classifies boxes or queries also weighs the background.
     """
-    heads = ('bbox_head', 'decode_head', 'auxiliary_head')
+    heads = ('bbox_head', 'decode_head', 'auxiliary_head', 'panoptic_head')
     for key, loss in _losses(model, 'model'):
         if not any(head in key for head in heads):
             continue
         weights = loss.get('class_weight')
         if not isinstance(weights, Sequence) or isinstance(weights, str):
             continue
-        wanted = classes + 1 if key.endswith('loss_cls') and 'bbox_head' in key else classes
+        wanted = classes + 1 if key.endswith('loss_cls') else classes
         if len(weights) != wanted:
             background = ' and the background' if wanted > classes else ''
             raise ConfigError(

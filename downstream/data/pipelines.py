@@ -64,6 +64,28 @@ def segmentation_tta_pipeline_of_ratios(ratios: Sequence[float]) -> list[dict]:
     )
 
 
+def short_side_crops(side: int) -> list[dict]:
+    """The training pipeline of Mask2Former's segmenters: crops of images resized by their short side.
+
+    The short side is 0.5 to 2 times ``side`` in steps of a tenth, the long side at most four times. What a
+    crop of ``side x side`` lacks is grey (128) and ignored.
+
+    Source: facebookresearch/Mask2Former, MaskFormerSemanticDatasetMapper and its ADE20K configs.
+    """
+    scales = [(4 * side, int(side * 0.1 * tenths)) for tenths in range(5, 21)]
+    size = (side, side)
+    return [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='RandomChoiceResize', scales=scales, keep_ratio=True, backend='pillow'),
+        dict(type='RandomCrop', crop_size=size),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='Pad', size=size, pad_val=dict(img=(128, 128, 128), seg=255)),
+        dict(type='PackSegInputs'),
+    ]
+
+
 def flip_tta_pipeline(pipeline: Sequence[dict]) -> list[dict]:
     """A pipeline that tests an image unflipped and flipped.
 

@@ -1,12 +1,22 @@
 """A backbone in a detector or a segmenter."""
 
-from .apply import detector, detr, drop_in, linear_segmentor, num_classes, segmentor, without_masks
+from .apply import (
+    detector,
+    detr,
+    drop_in,
+    linear_segmentor,
+    mask2former,
+    num_classes,
+    segmentor,
+    without_masks,
+)
 
 __all__ = [
     'detector',
     'detr',
     'drop_in',
     'linear_segmentor',
+    'mask2former',
     'num_classes',
     'segmentor',
     'without_masks',

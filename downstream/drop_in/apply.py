@@ -1,8 +1,8 @@
 """Put a backbone into a detector or a segmenter: neck, heads and preprocessor are configured from it.
 
 Three entry points: ``--backbone NAME`` of the command lines, :func:`drop_in` for a config object, and
-:func:`detector`, :func:`detr`, :func:`segmentor` and :func:`linear_segmentor` for one line in a config
-file. :mod:`backbones.names` lists the names.
+:func:`detector`, :func:`detr`, :func:`segmentor`, :func:`linear_segmentor` and :func:`mask2former` for one
+line in a config file. :mod:`backbones.names` lists the names.
 """
 
 from __future__ import annotations
@@ -117,6 +117,25 @@ def linear_segmentor(name: str, **backbone_args) -> dict:
     }
 
 
+def mask2former(name: str, task: str = 'segmentation', **backbone_args) -> dict:
+    """The ``model`` fields of a Mask2Former on the backbone ``name``.
+
+    Args:
+        name: See :mod:`backbones.names`.
+        task: ``'segmentation'`` (mmseg's) or ``'detection'`` (mmdet's, for instances).
+        backbone_args: Further arguments of the backbone's class.
+
+    Errors as in :func:`detector`.
+    """
+    facts = completed(inspect_backbone(name, task, **backbone_args))
+    head = {'segmentation': 'decode_head', 'detection': 'panoptic_head'}[task]
+    return {
+        'backbone': facts.config,
+        head: {'in_channels': list(facts.channels)},
+        'data_preprocessor': _preprocessor(facts, task),
+    }
+
+
 def drop_in(cfg: Config, name: str, **backbone_args) -> str:
     """Put the backbone ``name`` into ``cfg``, the config of a detector or a segmenter.
 
@@ -205,10 +224,17 @@ def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
         model: What :func:`detector` or :func:`segmentor` returned.
     """
     model = dict(model or {})
+    if 'panoptic_head' in base:
+        things = {'num_things_classes': count, 'num_stuff_classes': 0}
+        for head in ('panoptic_head', 'panoptic_fusion_head'):
+            model[head] = {**model.get(head, {}), **things}
+        model['panoptic_head'] |= _class_weight(base['panoptic_head'], count)
+        return model
     if 'roi_head' not in base:
         for head in ('decode_head', 'auxiliary_head', 'bbox_head'):
             if base.get(head):
-                model[head] = {**model.get(head, {}), 'num_classes': count}
+                own = {'num_classes': count, **_class_weight(base[head], count)}
+                model[head] = {**model.get(head, {}), **own}
         return model
     heads = model['roi_head'] = dict(model.get('roi_head', {}))
     for key in ('bbox_head', 'mask_head'):
@@ -218,6 +244,14 @@ def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
         elif head:
             heads[key] = {'num_classes': count}
     return model
+
+
+def _class_weight(head: Mapping, count: int) -> dict:
+    """The weights of the classes of a Mask2Former's head: all 1 but that of no object, the last."""
+    weights = (head.get('loss_cls') or {}).get('class_weight')
+    if not isinstance(weights, Sequence):
+        return {}
+    return {'loss_cls': {'class_weight': [1.0] * count + [weights[-1]]}}
 
 
 def without_masks(base: dict, model: dict | None = None) -> dict:

@@ -41,6 +41,16 @@ def of_swin_in_detrex() -> dict:
     return {'custom_keys': keys}
 
 
+def of_swin_in_mask2former() -> dict:
+    """``paramwise_cfg`` fields: as :func:`of_swin_in_detrex`, and no weight decay on position tables.
+
+    Source: facebookresearch/Mask2Former, ``train_net.py``.
+    """
+    keys = of_swin_in_detrex()['custom_keys']
+    keys['relative_position_bias_table'] = {'lr_mult': 0.1, 'decay_mult': 0.0}
+    return {'custom_keys': keys}
+
+
 def _one_rate(paramwise: dict, optimizer: dict) -> dict:
     return {
         'constructor': 'DefaultOptimWrapperConstructor',

@@ -6,5 +6,6 @@ import_quietly('mmseg.datasets', 'mmseg.models', 'mmseg.evaluation')
 
 from .metric import SegmentationMetric
 from .preprocessor import AsyncSegDataPreProcessor
+from .tta import MeanScoresTTAModel
 
-__all__ = ['AsyncSegDataPreProcessor', 'SegmentationMetric']
+__all__ = ['AsyncSegDataPreProcessor', 'MeanScoresTTAModel', 'SegmentationMetric']

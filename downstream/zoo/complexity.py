@@ -7,9 +7,9 @@ of a pooling module. Everything else (SyncBN, functional LayerNorm, GELU, GRN, l
 RoIAlign) counts as zero, except the two products of Swin's windowed attention, which its authors
 added. Source: the FLOPs columns of both papers' tables, which this reproduces.
 
-DINO's are counted likewise, with the projections and both products of attention; of deformable attention
+DINO's and Mask2Former's are counted likewise, with the projections and both products of attention; of deformable attention
 with the projections, and five for each value that is sampled: four of the bilinear interpolation and one
-of the weighted sum.
+of the weighted sum. Of Mask2Former's masks the product of queries and mask features counts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from math import prod
 
 import torch
+from mmdet.models.dense_heads import Mask2FormerHead
 from mmdet.models.detectors import DINO
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
@@ -30,6 +31,7 @@ from backbones.layers import LayerNorm2d
 from backbones.uninitialised import on_meta
 
 from .dino_parts import run_dino
+from .mask2former_parts import run_mask2former
 
 # Number of RoIs with which box heads and mask heads are counted.
 BOX_ROIS, MASK_ROIS = 1000, 100
@@ -51,11 +53,12 @@ def parameters(model: nn.Module) -> int:
 def counted_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the image with which the papers count the operations of a model.
 
-    They are 1280 x 800 for detectors. For segmenters the height is the crop's, and the width is four
-    times as large.
+    They are 1280 x 800 for detectors, unless these are tested on images padded to one size. For
+    segmenters the height is the crop's, and the width is four times as large.
     """
     if 'decode_head' not in cfg.model:
-        return DETECTOR_SIZE
+        padded = [s.size for s in cfg.test_pipeline if s.type == 'Pad' and 'size' in s]
+        return tuple(padded[0]) if padded else DETECTOR_SIZE
     side = cfg.crop_size[0]
     return side, 4 * side
 
@@ -81,12 +84,19 @@ def run_parts(
     Returns:
         Multiply-adds that are in no module's forward pass.
     """
-    if hasattr(model, 'decode_head'):
-        model.decode_head(model.backbone(image))
+    maps = model.backbone(image)
+    head = getattr(model, 'decode_head', None) or getattr(model, 'panoptic_head', None)
+    if isinstance(head, Mask2FormerHead):
+        return run_mask2former(head, maps)
+    if head is not None:
+        head(maps)
         return 0
-    maps = model.neck(model.backbone(image))
+    maps = model.neck(maps)
     if isinstance(model, DINO):
         return run_dino(model, maps)
+    if not hasattr(model, 'rpn_head'):
+        model.bbox_head(maps)
+        return 0
     model.rpn_head(maps)
     head = model.roi_head
     width = maps[0].shape[1]
@@ -155,8 +165,13 @@ def _window_attention(module: WindowAttention, x: Tensor, y: Tensor) -> int:
 
 
 def _attention(module: nn.MultiheadAttention, x: Tensor, y: tuple[Tensor, ...]) -> int:
-    """Four projections, queries times keys and weights times values; x is (queries, images, channels)."""
-    return x.numel() * (4 * module.embed_dim + 2 * x.shape[0])
+    """Four projections, queries times keys and weights times values.
+
+    x is (queries, images, channels), and y has the weights, (images, queries, keys).
+    """
+    images, keys = x.shape[1], y[1].shape[-1]
+    of_keys = 2 * images * keys * module.embed_dim**2
+    return x.numel() * (2 * module.embed_dim + 2 * keys) + of_keys
 
 
 def _norm(module: nn.Module, x: Tensor, y: Tensor) -> int:

@@ -29,7 +29,7 @@ def run_dino(model: Any, maps: Sequence[Tensor]) -> int:
     tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
     sampled = 0
     for layer in model.encoder.layers:
-        attended, count = _deformable(layer.self_attn, tokens, tokens)
+        attended, count = run_deformable(layer.self_attn, tokens, tokens)
         sampled += count
         tokens = layer.norms[1](layer.ffn(layer.norms[0](attended)))
     heads = model.bbox_head
@@ -44,7 +44,7 @@ def run_dino(model: Any, maps: Sequence[Tensor]) -> int:
         model.decoder.ref_point_head(torch.cat([queries, queries], dim=-1))
         rows = queries.transpose(0, 1)
         queries = layer.norms[0](layer.self_attn.attn(rows, rows, rows)[0].transpose(0, 1))
-        attended, count = _deformable(layer.cross_attn, queries, tokens)
+        attended, count = run_deformable(layer.cross_attn, queries, tokens)
         sampled += count
         queries = layer.norms[2](layer.ffn(layer.norms[1](attended)))
         outputs = model.decoder.norm(queries)
@@ -53,7 +53,7 @@ def run_dino(model: Any, maps: Sequence[Tensor]) -> int:
     return sampled
 
 
-def _deformable(attention: Any, queries: Tensor, tokens: Tensor) -> tuple[Tensor, int]:
+def run_deformable(attention: Any, queries: Tensor, tokens: Tensor) -> tuple[Tensor, int]:
     """What mmcv's ``MultiScaleDeformableAttention`` gives, and the multiply-adds of sampling."""
     values = attention.value_proj(tokens)
     offsets, weights = attention.sampling_offsets(queries), attention.attention_weights(queries)

@@ -146,14 +146,19 @@ def _resnext101(groups: str, width: str) -> dict[str, Tensor]:
     return _tensors(ResNet(Bottleneck, blocks, groups=int(groups), width_per_group=int(width)))
 
 
-def _official_swin(size: str) -> dict[str, Tensor]:
+def _official_swin(size: str, window: str, side: str) -> dict[str, Tensor]:
     from mmdet.models.backbones import SwinTransformer
 
     width, depths = _SWIN[size]
     heads = [width // 32 * 2**stage for stage in range(4)]
     with torch.device('cpu'):  # its constructor reads values of a tensor
         model = SwinTransformer(
-            embed_dims=width, depths=depths, num_heads=heads, window_size=7, out_indices=()
+            pretrain_img_size=int(side),
+            embed_dims=width,
+            depths=depths,
+            num_heads=heads,
+            window_size=int(window),
+            out_indices=(),
         )
     return {k: v.to('meta') for k, v in _tensors(model, _MMDET_TO_OFFICIAL).items()}
 
@@ -165,5 +170,5 @@ _BUILDERS: tuple[tuple[str, str, Callable[..., dict[str, Tensor]]], ...] = (
     (r'/timm/(convnext_[\w.]+)/', 'timm', _timm),
     (r'/(convnext_[a-z]+|resnet\d+)-', 'torchvision', _torchvision),
     (r'/resnext101_(\d+)x(\d+)d-', 'torchvision', _resnext101),
-    (r'/swin_([a-z]+)_patch4_window7_224', 'official', _official_swin),
+    (r'/swin_([a-z]+)_patch4_window(\d+)_(\d+)', 'official', _official_swin),
 )

@@ -25,12 +25,15 @@ V1 = ('tiny', 'small', 'base', 'large', 'xlarge')
 # The training commands of TRAINING.md: layer scale in the large one alone.
 ISOTROPIC = {'small': 0.0, 'base': 0.0, 'large': 1e-6}
 V2 = ('atto', 'femto', 'pico', 'nano', 'tiny', 'base', 'large', 'huge')
-# configs/swin/swin_<size>_patch4_window7_224*.yaml: EMBED_DIM, DEPTHS, NUM_HEADS
+# configs/swin/swin_<size>_patch4_window<window>_<side>*.yaml: EMBED_DIM, DEPTHS, NUM_HEADS, WINDOW_SIZE,
+# IMG_SIZE
 SWIN = {
-    'tiny': (96, [2, 2, 6, 2], [3, 6, 12, 24]),
-    'small': (96, [2, 2, 18, 2], [3, 6, 12, 24]),
-    'base': (128, [2, 2, 18, 2], [4, 8, 16, 32]),
-    'large': (192, [2, 2, 18, 2], [6, 12, 24, 48]),
+    'tiny': (96, [2, 2, 6, 2], [3, 6, 12, 24], 7, 224),
+    'small': (96, [2, 2, 18, 2], [3, 6, 12, 24], 7, 224),
+    'base': (128, [2, 2, 18, 2], [4, 8, 16, 32], 7, 224),
+    'large': (192, [2, 2, 18, 2], [6, 12, 24, 48], 7, 224),
+    'base-384': (128, [2, 2, 18, 2], [4, 8, 16, 32], 12, 384),
+    'large-384': (192, [2, 2, 18, 2], [6, 12, 24, 48], 12, 384),
 }
 
 
@@ -71,8 +74,10 @@ def main(convnext: str, convnext_v2: str, swin: str) -> None:
         build = getattr(v2, f'convnextv2_{size}', None) or getattr(v2, f'convnext_{size}')
         found[f'convnextv2-{size}'] = record_of(build())
     transformer = module_of(swin, 'swin_transformer').SwinTransformer
-    for size, (width, depths, heads) in SWIN.items():
-        model = transformer(embed_dim=width, depths=depths, num_heads=heads, window_size=7)
+    for size, (width, depths, heads, window, side) in SWIN.items():
+        model = transformer(
+            img_size=side, embed_dim=width, depths=depths, num_heads=heads, window_size=window
+        )
         found[f'swin-{size}'] = record_of(model)
     lines = [f'  {json.dumps(name)}: {json.dumps(row)}' for name, row in found.items()]
     RECORD.write_text('{\n' + ',\n'.join(lines) + '\n}\n')

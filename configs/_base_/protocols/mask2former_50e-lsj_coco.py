@@ -1,0 +1,36 @@
+# Large-scale jitter to 1024 x 1024, padded by grey; images that lose all their objects by it stay.
+_base_ = [
+    '../methods/mask2former-instances.py',
+    '../datasets/coco.py',
+    '../schedules/mask2former-50e.py',
+    '../runtime/detection-iterations.py',
+]
+image_size = (1024, 1024)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomResize',
+        scale=image_size,
+        ratio_range=(0.1, 2.0),
+        keep_ratio=True,
+        backend='pillow',
+    ),
+    dict(
+        type='RandomCrop',
+        crop_type='absolute',
+        crop_size=image_size,
+        recompute_bbox=True,
+        allow_negative_crop=True,
+    ),
+    dict(
+        type='FilterAnnotations',
+        min_gt_bbox_wh=(1e-5, 1e-5),
+        by_mask=True,
+        keep_empty=False,
+    ),
+    dict(type='Pad', size=image_size, pad_val=dict(img=(128, 128, 128), masks=0)),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
