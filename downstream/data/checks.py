@@ -115,6 +115,6 @@ def _check_heads(model: ConfigDict, where: str, count: int) -> None:
     things = (model.get('panoptic_head') or {}).get('num_things_classes', count)
     if things != count:
         raise ConfigError(
-            f'model.panoptic_head has num_things_classes={things}, but {where} has {count} classes; set it '
-            'here and in panoptic_fusion_head (downstream.drop_in.num_classes does).'
+            f'model.panoptic_head has num_things_classes={things}, but {where} has {count} classes; set '
+            'it here and in panoptic_fusion_head (downstream.drop_in.num_classes does).'
         )

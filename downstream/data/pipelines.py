@@ -67,8 +67,8 @@ def segmentation_tta_pipeline_of_ratios(ratios: Sequence[float]) -> list[dict]:
 def short_side_crops(side: int) -> list[dict]:
     """The training pipeline of Mask2Former's segmenters: crops of images resized by their short side.
 
-    The short side is 0.5 to 2 times ``side`` in steps of a tenth, the long side at most four times. What a
-    crop of ``side x side`` lacks is grey (128) and ignored.
+    The short side is 0.5 to 2 times ``side`` in steps of a tenth, the long side at most four times. What
+    a crop of ``side x side`` lacks is grey (128) and ignored.
 
     Source: facebookresearch/Mask2Former, MaskFormerSemanticDatasetMapper and its ADE20K configs.
     """

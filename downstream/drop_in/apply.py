@@ -1,8 +1,8 @@
 """Put a backbone into a detector or a segmenter: neck, heads and preprocessor are configured from it.
 
 Three entry points: ``--backbone NAME`` of the command lines, :func:`drop_in` for a config object, and
-:func:`detector`, :func:`detr`, :func:`segmentor`, :func:`linear_segmentor` and :func:`mask2former` for one
-line in a config file. :mod:`backbones.names` lists the names.
+:func:`detector`, :func:`detr`, :func:`segmentor`, :func:`linear_segmentor` and :func:`mask2former` for
+one line in a config file. :mod:`backbones.names` lists the names.
 """
 
 from __future__ import annotations

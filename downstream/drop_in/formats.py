@@ -7,11 +7,15 @@ from collections.abc import Mapping
 # The necks and heads of the suite's recipes, which its tests run in this format. Heads that call
 # ``view()`` on what they get refuse it, and only a run shows which do.
 _TAKE_IT = {
+    'CSPNeXtPAFPN',
     'CascadeRoIHead',
     'FCNHead',
     'FPN',
     'Float32RPNHead',
+    'Mask2FormerHead',
+    'MaskFormerFusionHead',
     'RPNHead',
+    'RTMDetSepBNHead',
     'StandardRoIHead',
     'UPerHead',
 }

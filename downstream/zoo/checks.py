@@ -26,6 +26,10 @@ _PUBLISHED = {
     '3x-frozen': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
     '3x-lsj': {'epochs': 36, 'drops': [27, 33], 'batch': 32},
     '12e': {'iterations': 90_000, 'drops': [82_500], 'batch': 16},
+    '50e-lsj': {'iterations': 368_750, 'drops': [327_778, 355_092], 'batch': 16},
+    '100e-lsj': {'iterations': 737_500, 'drops': [655_556, 710_184], 'batch': 16},
+    # the rate falls from the 50th epoch on
+    '100e': {'epochs': 100, 'drops': 50, 'batch': 128},
     '160k': {'iterations': 160_000, 'batch': 16},
     '40k-frozen': {'iterations': 40_000, 'batch': 16},
 }
@@ -113,7 +117,7 @@ def _schedule(row: Row, cfg: Config, model: nn.Module) -> str:
         )
     last = cfg.param_scheduler[-1]
     if 'epochs' in published:
-        found = (cfg.train_cfg.max_epochs, last.milestones)
+        found = (cfg.train_cfg.max_epochs, last.get('milestones', last.begin))
         wanted = (published['epochs'], published['drops'])
     elif 'drops' in published:
         found = (cfg.train_cfg.max_iters, last.milestones)

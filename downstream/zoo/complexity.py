@@ -7,14 +7,15 @@ of a pooling module. Everything else (SyncBN, functional LayerNorm, GELU, GRN, l
 RoIAlign) counts as zero, except the two products of Swin's windowed attention, which its authors
 added. Source: the FLOPs columns of both papers' tables, which this reproduces.
 
-DINO's and Mask2Former's are counted likewise, with the projections and both products of attention; of deformable attention
-with the projections, and five for each value that is sampled: four of the bilinear interpolation and one
-of the weighted sum. Of Mask2Former's masks the product of queries and mask features counts.
+DINO's and Mask2Former's are counted likewise, with the projections and both products of attention; of
+deformable attention with the projections, and five for each value that is sampled: four of the bilinear
+interpolation and one of the weighted sum. Of Mask2Former's masks the product of queries and mask features
+counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 
@@ -57,10 +58,16 @@ def counted_size(cfg: Config) -> tuple[int, int]:
     segmenters the height is the crop's, and the width is four times as large.
     """
     if 'decode_head' not in cfg.model:
-        padded = [s.size for s in cfg.test_pipeline if s.type == 'Pad' and 'size' in s]
-        return tuple(padded[0]) if padded else DETECTOR_SIZE
+        return padded_size(cfg.test_pipeline) or DETECTOR_SIZE
     side = cfg.crop_size[0]
     return side, 4 * side
+
+
+def padded_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
+    """Height and width to which a pipeline pads every image; None where it does not."""
+    sizes = (step['size'] for step in pipeline if step['type'] == 'Pad' and 'size' in step)
+    size = next(sizes, None)
+    return (size[1], size[0]) if size else None
 
 
 def gmacs(model: nn.Module, size: Sequence[int]) -> float:

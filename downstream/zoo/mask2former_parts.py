@@ -48,7 +48,7 @@ def run_mask2former(head: nn.Module, maps: Sequence[Tensor]) -> int:
 def _run_pixel_decoder(
     decoder: nn.Module, maps: Sequence[Tensor]
 ) -> tuple[list[Tensor], Tensor, int]:
-    """The maps of the encoder, the coarsest first, the mask features and the multiply-adds of sampling."""
+    """Maps of the encoder, the coarsest first, mask features, and the multiply-adds of sampling."""
     coarse = [conv(m) for conv, m in zip(decoder.input_convs, reversed(maps))]
     tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in coarse], dim=1)
     sampled = 0

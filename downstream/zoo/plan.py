@@ -13,7 +13,7 @@ from backbones.errors import ConfigError
 from downstream.contract.saved_memory import saved_activation_bytes
 
 from .checks import GPUS, iterations
-from .complexity import build_on_meta, run_parts
+from .complexity import build_on_meta, padded_size, run_parts
 from .table import Row
 
 # Height and width of the largest image that training sees, by the kind of data.
@@ -162,7 +162,8 @@ def trained_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the largest image that training sees."""
     if 'decode_head' in cfg.model:
         return tuple(cfg.crop_size)
-    return _TRAINED_SIZE['lsj' if 'image_size' in cfg else 'coco']
+    size = padded_size(cfg.train_pipeline)
+    return size or _TRAINED_SIZE['lsj' if 'image_size' in cfg else 'coco']
 
 
 def activation_bytes(model: nn.Module, size: Sequence[int]) -> int:

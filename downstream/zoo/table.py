@@ -80,7 +80,7 @@ class Row:
     @property
     def method(self) -> str:
         """``'cascade-mask-rcnn'``, ``'mask-rcnn'``, ``'cascade-rcnn'``, ``'faster-rcnn'``,
-        ``'dino-4scale'``, ``'upernet'`` or ``'linear'``."""
+        ``'dino-4scale'``, ``'rtmdet-l'``, ``'mask2former'``, ``'upernet'`` or ``'linear'``."""
         return self.name.split('_')[0]
 
     @property
@@ -106,7 +106,7 @@ class Row:
 
     @property
     def schedule(self) -> str:
-        """``'1x'``, ``'3x'``, ``'3x-lsj'``, ``'12e'``, ``'160k'``, ..."""
+        """``'1x'``, ``'3x'``, ``'3x-lsj'``, ``'12e'``, ``'50e-lsj'``, ``'160k'``, ..."""
         return self.name.split('_')[3]
 
     @property

@@ -9,9 +9,7 @@ model = dict(
     data_preprocessor=dict(
         type='AsyncDetDataPreprocessor', **imagenet_normalization(), bgr_to_rgb=True
     ),
-    neck=dict(
-        type='CSPNeXtPAFPN', out_channels=256, num_csp_blocks=3, expand_ratio=0.5, **layers
-    ),
+    neck=dict(type='CSPNeXtPAFPN', out_channels=256, num_csp_blocks=3, expand_ratio=0.5, **layers),
     bbox_head=dict(
         type='RTMDetSepBNHead',
         num_classes=80,

@@ -5,6 +5,8 @@ _base_ = [
     '../schedules/mask2former-50e.py',
     '../runtime/detection-iterations.py',
 ]
+from downstream.data.pipelines import resized_by_pillow
+
 image_size = (1024, 1024)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -33,4 +35,9 @@ train_pipeline = [
     dict(type='Pad', size=image_size, pad_val=dict(img=(128, 128, 128), masks=0)),
     dict(type='PackDetInputs'),
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+test_pipeline = resized_by_pillow(_base_.test_pipeline)
+train_dataloader = dict(
+    sampler=dict(type='InfiniteSampler', shuffle=True), dataset=dict(pipeline=train_pipeline)
+)
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -10,9 +10,9 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=0.01, norm_type=2),
     constructor='DefaultOptimWrapperConstructor',
-    # The official code exempts torch's norms and the embeddings of the decoder from weight decay. What a
-    # custom key names is none of these: norms of a backbone keep theirs, as in the official ConvNeXt, which
-    # has its own class of LayerNorm. Recipes of Swin say otherwise.
+    # The official code exempts torch's norms and the embeddings of the decoder from weight decay. The key
+    # `backbone` goes before that: norms of a backbone keep theirs, as in pull request 34 of the official
+    # code, where ConvNeXt has its own class of LayerNorm. Recipes of Swin say otherwise.
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         custom_keys=dict(

@@ -1,5 +1,5 @@
-# 100 epochs of AdamW at a batch of 128, by half a cosine to a twentieth of the rate from the 50th on; 1,000
-# steps of warm-up, and a moving average of the weights, which is what is tested.
+# 100 epochs of AdamW at a batch of 128, by half a cosine to a twentieth of the rate from the 50th on;
+# 1,000 steps of warm-up, and a moving average of the weights, which is what is tested.
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=100, val_interval=10, dynamic_intervals=[(90, 1)]
 )

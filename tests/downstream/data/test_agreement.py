@@ -48,3 +48,8 @@ def test_weights_of_classes_are_as_many_as_classes():
     check_class_weights(detector, 'train', 2)
     with pytest.raises(ConfigError, match='3 classes and the background, so give 4'):
         check_class_weights(detector, 'train', 3)
+    # Mask2Former's queries of no object
+    segmenter = dict(decode_head=dict(loss_cls=loss))
+    check_class_weights(segmenter, 'train', 2)
+    with pytest.raises(ConfigError, match=r'panoptic_head\.loss_cls\.class_weight has 3 values'):
+        check_class_weights(dict(panoptic_head=dict(loss_cls=loss)), 'train', 3)

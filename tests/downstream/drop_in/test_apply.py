@@ -473,3 +473,13 @@ def test_num_classes_reaches_every_head():
         'decode_head': {'in_channels': [1, 2], 'num_classes': 2},
         'auxiliary_head': {'num_classes': 2},
     }
+    queries = {'loss_cls': {'class_weight': [1.0, 1.0, 1.0, 0.1]}}
+    weights = {'loss_cls': {'class_weight': [1.0, 1.0, 0.1]}}
+    assert num_classes({'decode_head': queries}, 2) == {
+        'decode_head': {'num_classes': 2, **weights}
+    }
+    things = {'num_things_classes': 2, 'num_stuff_classes': 0}
+    assert num_classes({'panoptic_head': queries, 'panoptic_fusion_head': {}}, 2) == {
+        'panoptic_head': {**things, **weights},
+        'panoptic_fusion_head': things,
+    }

@@ -24,6 +24,10 @@ def expected_rates(cfg: Config, model: nn.Module) -> Expected:
     paramwise = wrapper.get('paramwise_cfg', {})
     if cfg.model.type == 'DINODetector':
         return _of_detrex(cfg, model, rate, decay)
+    if hasattr(model, 'panoptic_head') or hasattr(
+        getattr(model, 'decode_head', None), 'query_feat'
+    ):
+        return _of_mask2former(cfg, model, rate, decay)
     if wrapper.get('constructor') != 'LayerDecayOptimWrapperConstructor':
         exempt = _exemptions(paramwise, model)
         return {
@@ -57,6 +61,23 @@ def _of_detrex(cfg: Config, model: nn.Module, rate: float, decay: float) -> Expe
             of_backbone = name.startswith('backbone.')
             is_exempt = exempt(name) and not (of_backbone and own_norms)
             expected[name] = (rate * 0.1 if of_backbone else rate, 0.0 if is_exempt else decay)
+    return expected
+
+
+def _of_mask2former(cfg: Config, model: nn.Module, rate: float, decay: float) -> Expected:
+    """facebookresearch/Mask2Former: train_net.py, Trainer.build_optimizer.
+
+    As :func:`_of_detrex`, with no decay either in position tables and in ``nn.Embedding``. The embedding
+    of levels of the pixel decoder is one in mmdet, and a plain parameter in the official code.
+    """
+    tables = {
+        f'{name}.weight' for name, module in model.named_modules() if type(module) is nn.Embedding
+    }
+    expected = _of_detrex(cfg, model, rate, decay)
+    for name, (own, _) in expected.items():
+        of_level = name.endswith('pixel_decoder.level_encoding.weight')
+        if 'relative_position_bias_table' in name or (name in tables and not of_level):
+            expected[name] = own, 0.0
     return expected
 
 

@@ -184,3 +184,27 @@ def test_ade20k_labels_begin_at_one(shapes):
         assert found.shape == raw.shape
         assert (found[raw == 0] == 255).all()
         assert (found[raw > 0] == raw[raw > 0] - 1).all()
+
+
+def test_mask2formers_crops_are_padded_with_grey(shapes):
+    _, dataset = dataset_of('seg/mask2former_swin-tiny_in1k_160k_ade20k-512x512.py', shapes)
+    padded = 0
+    for item in draws(dataset, 30):
+        assert item['inputs'].shape[-2:] == (512, 512)
+        labels = item['data_samples'].gt_sem_seg.data[0]
+        corner = item['inputs'][:, -1, -1].tolist()
+        if corner == [128, 128, 128]:
+            assert labels[-1, -1] == 255
+            padded += 1
+    assert 3 < padded < 27  # short sides from 256 to 1024
+
+
+def test_mask2formers_instances_are_jittered_and_padded_with_grey(shapes):
+    _, dataset = dataset_of('det/mask2former_swin-tiny_in1k_50e-lsj_coco.py', shapes)
+    padded = 0
+    for item in draws(dataset, 20):
+        assert item['inputs'].shape == (3, 1024, 1024)
+        objects = item['data_samples'].gt_instances
+        assert objects.masks.masks.shape[1:] == (1024, 1024)
+        padded += item['inputs'][:, -1, -1].tolist() == [128, 128, 128]
+    assert padded > 3

@@ -27,6 +27,11 @@ WIDTH = 32
 def narrow(cfg: Config) -> None:
     model = cfg.model
     model.backbone.pop('init_cfg', None)
+    head = model.get('decode_head') or model.get('panoptic_head') or {}
+    if head.get('type') == 'Mask2FormerHead':
+        narrow_mask2former(head, head.get('train_cfg') or model.train_cfg)
+    if 'panoptic_head' in model:
+        return
     if 'decode_head' in model:
         model.data_preprocessor['size'] = (SIDE, SIDE)
         if model.decode_head.type == 'UPerHead':
@@ -35,6 +40,11 @@ def narrow(cfg: Config) -> None:
     model.neck.out_channels = WIDTH
     if model.type == 'DINODetector':
         narrow_transformer(model)
+        return
+    if model.type == 'RTMDet':
+        for part in (model.neck, model.bbox_head):
+            part.norm_cfg.num_groups = 8
+        model.bbox_head.update(in_channels=WIDTH, feat_channels=WIDTH)
         return
     model.rpn_head.update(in_channels=WIDTH, feat_channels=WIDTH)
     for augment in model.data_preprocessor.get('batch_augments', ()):
@@ -51,6 +61,20 @@ def narrow(cfg: Config) -> None:
             head.conv_out_channels = WIDTH
     model.test_cfg.rcnn.score_thr = 0.0
     model.test_cfg.rpn.max_per_img = 50
+
+
+def narrow_mask2former(head: ConfigDict, training: ConfigDict) -> None:
+    head.update(feat_channels=WIDTH, out_channels=WIDTH, num_queries=30)
+    training.num_points = 64
+    pixels = head.pixel_decoder
+    pixels.norm_cfg.num_groups = 8
+    for part in (head, pixels):
+        part.positional_encoding.num_feats = WIDTH // 2
+    for part in (pixels.encoder, head.transformer_decoder):
+        part.num_layers = 2
+        for layer in part.layer_cfg.values():
+            layer.embed_dims = WIDTH
+        part.layer_cfg.ffn_cfg.feedforward_channels = 2 * WIDTH
 
 
 def narrow_transformer(model: ConfigDict) -> None:
@@ -78,7 +102,11 @@ def step_and_infer(row: Row) -> None:
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
     optimizer = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper'))
-    data = model.data_preprocessor(batch(row.task), training=True)
+    images = batch(row.task)
+    if row.task == 'detection' and not cfg.train_pipeline[1].get('with_mask'):
+        for sample in images['data_samples']:
+            del sample.gt_instances.masks
+    data = model.data_preprocessor(images, training=True)
     assert data['inputs'].shape[-2:] == (SIDE, SIDE)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     loss, _ = model.parse_losses(model(**data, mode='loss'))
@@ -101,7 +129,7 @@ def step_and_infer(row: Row) -> None:
         assert found.seg_logits.data.shape[0] == 150
         return
     assert len(found.pred_instances.bboxes) > 0
-    if cfg.model.get('roi_head', {}).get('mask_head'):
+    if cfg.model.get('roi_head', {}).get('mask_head') or 'panoptic_head' in cfg.model:
         assert len(found.pred_instances.masks) == len(found.pred_instances.bboxes)
     else:
         assert 'masks' not in found.pred_instances
