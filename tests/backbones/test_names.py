@@ -74,7 +74,7 @@ def test_arguments_are_handed_on():
 
 def test_every_built_in_is_a_name():
     names = built_in_names()
-    assert len(names) == len(set(names)) == 29 + 3 + 3 * 14
+    assert len(names) == len(set(names)) == 31 + 3 + 3 * 14
     for name in names:
         assert isinstance(MODELS.get(backbone_config(name)['type']), type)
 
