@@ -6,15 +6,16 @@ As in :mod:`.dino_parts`, deformable attention is run projection by projection.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .dino_parts import run_deformable
 
 
-def run_mask2former(head: nn.Module, maps: Sequence[Tensor]) -> int:
+def run_mask2former(head: Any, maps: Sequence[Tensor]) -> int:
     """Run pixel decoder, transformer decoder and predictions of ``head``.
 
     Args:
@@ -45,9 +46,7 @@ def run_mask2former(head: nn.Module, maps: Sequence[Tensor]) -> int:
     return outside
 
 
-def _run_pixel_decoder(
-    decoder: nn.Module, maps: Sequence[Tensor]
-) -> tuple[list[Tensor], Tensor, int]:
+def _run_pixel_decoder(decoder: Any, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, int]:
     """Maps of the encoder, the coarsest first, mask features, and the multiply-adds of sampling."""
     coarse = [conv(m) for conv, m in zip(decoder.input_convs, reversed(maps))]
     tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in coarse], dim=1)
@@ -65,12 +64,12 @@ def _run_pixel_decoder(
     return outs[: decoder.num_outs], decoder.mask_feature(outs[-1]), sampled
 
 
-def _attend(attention: nn.Module, queries: Tensor, memory: Tensor, **options: Tensor) -> Tensor:
+def _attend(attention: Any, queries: Tensor, memory: Tensor, **options: Tensor) -> Tensor:
     rows, keys = queries.transpose(0, 1), memory.transpose(0, 1)
     return attention(rows, keys, keys, **options)[0].transpose(0, 1)
 
 
-def _predict(head: nn.Module, queries: Tensor, mask_features: Tensor) -> int:
+def _predict(head: Any, queries: Tensor, mask_features: Tensor) -> int:
     """Classes and masks of the queries; the multiply-adds of the product that gives the masks."""
     queries = head.transformer_decoder.post_norm(queries)
     head.cls_embed(queries)
