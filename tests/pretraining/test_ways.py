@@ -6,7 +6,9 @@ from torch import Tensor, nn
 
 from backbones import set_fused
 from backbones.convnext.visible import VisibleCells
+from backbones.errors import ConfigError
 from pretraining import FCMAE
+from pretraining.train import PretrainOptions, pretraining_config
 from tests.close import require_close
 
 from .runs import final_state, run, write_config
@@ -91,12 +93,14 @@ def test_a_compiled_step(version, with_cp):
     require_same(found, expected, 1e-12)
 
 
-@pytest.mark.slow
-def test_compiled_to_machine_code():
-    model = model_of('V2')
-    expected = learned(model, images())
-    torch._dynamo.reset()
-    require_same(learned(model, images(), torch.compile(model.loss)), expected, 1e-10)
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for CUDA it writes other code')
+def test_code_for_a_cpu_that_cannot_be_compiled_is_refused_first(tmp_path):
+    config = str(write_config(tmp_path))
+    for compiled in (True, {'mode': 'default'}):
+        with pytest.raises(ConfigError, match='cannot write code for pre-training on a CPU'):
+            pretraining_config(PretrainOptions(config, cfg_options={'compile': compiled}))
+    for compiled in (False, {'backend': 'eager'}):
+        pretraining_config(PretrainOptions(config, cfg_options={'compile': compiled}))
 
 
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.06), (torch.float16, 0.008)])
