@@ -32,7 +32,7 @@ model['decode_head'].update(
 )
 del attention, feed_forward, position
 
-train_cfg = dict(max_iters=400, val_interval=400)
+train_cfg = dict(max_iters=200, val_interval=200)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(lr=5e-4),
@@ -40,7 +40,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=21),
-    dict(type='MultiStepLR', by_epoch=False, begin=0, end=400, milestones=[320], gamma=0.1),
+    dict(type='MultiStepLR', by_epoch=False, begin=0, end=200, milestones=[160], gamma=0.1),
 ]
+tta_model = dict(type='MeanScoresTTAModel')
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=50))
 log_processor = dict(window_size=10)
