@@ -183,9 +183,9 @@ class SegmenterMaps:
             least = _LEAST_SIDES.get(str(head.get('type')), 0)
             if min(crop) // stride < least:
                 raise ConfigError(
-                    f'backbone {facts.name!r} gives its last map at stride {stride}: {key}, '
-                    f'{head["type"]}, pools {least} x {least} positions of it, and so needs crops of '
-                    f'{least * stride} pixels; those of this config are {tuple(crop)}.'
+                    f'backbone {facts.name!r} cannot be put into this model: its {key}, {head["type"]}, '
+                    f'pools {least} x {least} positions of the last map, so with stride {stride} it needs '
+                    f'crops of {least * stride} pixels; those of this config are {tuple(crop)}.'
                 )
 
     def _indices_in(
