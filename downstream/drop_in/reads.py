@@ -184,7 +184,7 @@ class SegmenterMaps:
             if min(crop) // stride < least:
                 raise ConfigError(
                     f'backbone {facts.name!r} cannot be put into this model: its {key}, {head["type"]}, '
-                    f'pools {least} x {least} positions of the last map, so with stride {stride} it needs '
+                    f'pools {least} x {least} positions of the last map, so it needs at stride {stride} '
                     f'crops of {least * stride} pixels; those of this config are {tuple(crop)}.'
                 )
 
