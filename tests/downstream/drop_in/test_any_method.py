@@ -150,7 +150,9 @@ def test_what_takes_no_other_backbone_is_one_clear_error(name, message):
 
 
 def test_a_pooling_that_is_larger_than_the_map_is_one_clear_error():
-    message = r'LRASPPHead, pools 49 x 49 .* at stride 32 crops of 1568 pixels; .* are \(512, 1024\)'
+    message = (
+        r'LRASPPHead, pools 49 x 49 .* at stride 32 crops of 1568 pixels; .* are \(512, 1024\)'
+    )
     with pytest.raises(ConfigError, match=message):
         dropped('mmseg::mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024.py')
 
