@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 from backbones.weights.timm_catalog import IMAGENET_MEAN, IMAGENET_STD
 
@@ -202,8 +202,22 @@ def imagenet_normalization() -> Mapping[str, list[float]]:
     return dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
 
 
+def pipeline_switches(cfg: Config) -> list[ConfigDict]:
+    """The hooks of ``cfg`` that change the training pipeline in the last epochs (``switch_pipeline``)."""
+    return [hook for hook in cfg.get('custom_hooks') or () if hook.get('switch_pipeline')]
+
+
 # What of a transform, a preprocessor or a config is a size in pixels.
-_SIZES = ('scale', 'scales', 'crop_size', 'size', 'stride', 'image_scale', 'image_size')
+_SIZES = (
+    'scale',
+    'scales',
+    'crop_size',
+    'size',
+    'stride',
+    'img_scale',
+    'image_scale',
+    'image_size',
+)
 
 
 def resized(part: object, factor: float) -> object:

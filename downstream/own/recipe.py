@@ -94,6 +94,8 @@ def apply(chosen: Schedule, cfg: Config, images: int, processes: int) -> None:
     cfg.train_cfg.val_interval = cfg.default_hooks.checkpoint.interval = (
         int(chosen.evaluate_every.value) * unit
     )
+    if cfg.train_cfg.get('dynamic_intervals'):
+        cfg.train_cfg.dynamic_intervals = None
     cfg.default_hooks.logger.interval = cfg.log_processor.window_size = chosen.log_every
 
 

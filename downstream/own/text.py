@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.write import Written
+from downstream.data.pipelines import pipeline_switches
 from downstream.running import settings
 
 from .leaf import Name, assignment, path_of_base
@@ -231,7 +232,8 @@ def _evaluator(plan: Plan, arguments: dict) -> dict:
 
 def _schedule(plan: Plan) -> str:
     cfg, chosen = plan.cfg, plan.schedule
-    loop = {k: cfg.train_cfg[k] for k in ('max_epochs', 'max_iters') if k in cfg.train_cfg}
+    keys = ('max_epochs', 'max_iters', 'dynamic_intervals')
+    loop = {k: cfg.train_cfg[k] for k in keys if k in cfg.train_cfg}
     text = assignment(
         'train_cfg',
         dict(**loop, val_interval=cfg.train_cfg.val_interval),
@@ -257,4 +259,10 @@ def _schedule(plan: Plan) -> str:
     if plan.patience is not None:
         hooks['patience'] = cfg.default_hooks.patience.to_dict()
     text += assignment('default_hooks', hooks)
+    if pipeline_switches(cfg):
+        text += assignment(
+            'custom_hooks',
+            [hook.to_dict() for hook in cfg.custom_hooks],
+            'The last pipeline begins at the same part of the run as in the recipe.',
+        )
     return text + assignment('log_processor', dict(window_size=cfg.log_processor.window_size))

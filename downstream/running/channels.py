@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from backbones.errors import ConfigError
 from downstream.data.images.loading import checked_bands
 from downstream.data.images.statistics import measure
-from downstream.data.pipelines import steps_of
+from downstream.data.pipelines import pipeline_switches, steps_of
 from downstream.distributed.processes import is_first_process
 from downstream.drop_in.facts import settle_in_channels
 
@@ -100,6 +100,8 @@ def use_bands(cfg: Config, keep_statistics: bool = False) -> None:
     for key in _PIPELINES:
         if cfg.get(key):
             cfg[key] = change(cfg[key])
+    for hook in pipeline_switches(cfg):
+        hook.switch_pipeline = change(hook.switch_pipeline)
     preprocessor = cfg.model.setdefault('data_preprocessor', ConfigDict())
     preprocessor.bgr_to_rgb = preprocessor.rgb_to_bgr = False
     # A recipe's mean and standard deviation are those of 8-bit RGB images.

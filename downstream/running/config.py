@@ -204,6 +204,10 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     bands = chosen_bands(cfg)
     if bands and len(bands) != 3:
         arguments.in_channels = len(bands)
+    weights = getattr(options, 'weights', None)
+    if weights:
+        # They decide what of the backbone trains; those that its name stands for win in the report.
+        arguments.init_cfg = _init_cfg_of(weights)
     former = _name_of_backbone(cfg.model.get('backbone') or {})
     _import_without_the_old_backbone(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
@@ -213,19 +217,22 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     name = re.sub(r'[^\w.-]+', '-', options.backbone)
     stem = stem.replace(former, name) if former and former in stem else f'{stem}_{name}'
     if is_first_process():
-        lines = [report, *_start_in_words(options)]
+        lines = [report, *_start_in_words(options, cfg)]
         print(*lines, f'{"work dir":>12}  {options.work_dir or f"work_dirs/{stem}"}', sep='\n')
     return stem
 
 
-def _start_in_words(options: RunOptions) -> list[str]:
-    """What takes the place of the weights that a backbone's name stands for."""
+def _start_in_words(options: RunOptions, cfg: Config) -> list[str]:
+    """What takes the place of the weights that ``cfg`` has of its backbone."""
+    from downstream.drop_in.stock import inner_model
+
+    own = (inner_model(cfg.model).backbone.get('init_cfg') or {}).get('checkpoint')
     given = {'weights': '--weights', 'start_from': '--from', 'checkpoint': 'the checkpoint'}
     sources = [(getattr(options, name, None), word) for name, word in given.items()]
     return [
         f'{"start":>12}  {source} ({word}), in the place of these weights'
         for source, word in sources
-        if source
+        if source and source != own
     ]
 
 
@@ -302,7 +309,7 @@ def _set_weights(cfg: Config, options: TrainOptions) -> None:
 
     Raises:
         WeightsError: There are no such weights.
-        ConfigError: A whole model is to be started from as well.
+        ConfigError: A whole model is to be started from as well, or the model has no backbone.
     """
     if options.weights is None:
         return
@@ -312,17 +319,29 @@ def _set_weights(cfg: Config, options: TrainOptions) -> None:
             'give one of them.'
         )
     find_weights(options.weights)
-    cfg.model.pop('pretrained', None)
-    _set_init_cfg(cfg, ConfigDict(type='Pretrained', checkpoint=options.weights))
+    if not _set_init_cfg(cfg, _init_cfg_of(options.weights)):
+        raise ConfigError(
+            '--weights is for the backbone, and the model of this config has no model.backbone.'
+        )
 
 
-def _set_init_cfg(cfg: Config, init_cfg: ConfigDict | None) -> None:
-    """Let the backbone of ``cfg`` start from these weights, or from none."""
+def _init_cfg_of(weights: str) -> ConfigDict:
+    return ConfigDict(type='Pretrained', checkpoint=weights)
+
+
+def _set_init_cfg(cfg: Config, init_cfg: ConfigDict | None) -> bool:
+    """Let the backbone of ``cfg`` start from these weights, or from none; False if there is none."""
     from downstream.drop_in.pretrained import with_init_cfg
+    from downstream.drop_in.stock import inner_model
 
-    if cfg.model.get('backbone'):
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-            cfg.model.backbone = with_init_cfg(cfg.model.backbone, init_cfg)
+    model = inner_model(cfg.model)
+    if not model.get('backbone'):
+        return False
+    if init_cfg:
+        model.pop('pretrained', None)
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        model['backbone'] = with_init_cfg(model['backbone'], init_cfg)
+    return True
 
 
 def _start_from(cfg: Config, options: TrainOptions) -> None:

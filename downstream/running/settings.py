@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 
 from backbones.errors import ConfigError
 from downstream.data.built import build_ahead
-from downstream.data.pipelines import resized
+from downstream.data.pipelines import pipeline_switches, resized
 from downstream.quiet import without_coco_output
 
 from .batch import recipe_batch, smallest_batch
@@ -92,6 +92,14 @@ def _set_length(cfg: Config, length: int) -> None:
     factor = length / former
     cfg.train_cfg[key] = length
     cfg.train_cfg.val_interval = _interval(cfg.train_cfg.get('val_interval', 1), factor, length)
+    if cfg.train_cfg.get('dynamic_intervals'):
+        cfg.train_cfg.dynamic_intervals = [
+            (max(1, round(begin * factor)), _interval(interval, factor, length))
+            for begin, interval in cfg.train_cfg.dynamic_intervals
+        ]
+    if by_epoch:
+        for hook in pipeline_switches(cfg):
+            hook.switch_epoch = round(hook.switch_epoch * factor)
     checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
     if checkpoint and checkpoint.get('by_epoch', True) == by_epoch:
         checkpoint.interval = _interval(checkpoint.get('interval', 1), factor, length)
@@ -202,6 +210,8 @@ def set_image_size(cfg: Config, size: int) -> None:
     for key in _LOADERS:
         if cfg.get(key):
             cfg[key].dataset.pipeline = resized(cfg[key].dataset.pipeline, factor)
+    for hook in pipeline_switches(cfg):
+        hook.switch_pipeline = resized(hook.switch_pipeline, factor)
     for key, part in sized_parts(cfg.model, factor).items():
         cfg.model[key] = ConfigDict(part)
 

@@ -58,7 +58,7 @@ def counted_size(cfg: Config) -> tuple[int, int]:
     segmenters the height is the crop's, and the width is four times as large.
     """
     if 'decode_head' not in cfg.model:
-        return padded_size(cfg.test_pipeline) or DETECTOR_SIZE
+        return padded_size(cfg.get('test_pipeline') or ()) or DETECTOR_SIZE
     side = cfg.crop_size[0]
     return side, 4 * side
 

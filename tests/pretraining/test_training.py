@@ -146,7 +146,9 @@ def test_weights_of_the_command_line_go_to_the_backbone(trained, capsys):
     cfg = training_config(TrainOptions(row, backbone='convnextv2-atto', weights=path))
     assert cfg.model.backbone.type == 'ConvNeXtV2'
     assert cfg.model.backbone.init_cfg.to_dict() == {'type': 'Pretrained', 'checkpoint': path}
-    assert f'start  {path} (--weights), in the place of these weights' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f'weights  {path}\n' in printed
+    assert 'in the place of these weights' not in printed
     with pytest.raises(ConfigError, match='--weights is for the backbone alone, --from'):
         training_config(TrainOptions(row, weights=path, start_from=path))
 

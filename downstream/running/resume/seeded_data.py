@@ -161,6 +161,10 @@ class SeededDataset(NotDeepCopied, Dataset):
     def __getattr__(self, name: str) -> object:
         return getattr(self.__dict__['dataset'], name)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # A hook that switches the pipeline of a data set writes it here.
+        setattr(self.dataset, name, value)
+
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
 
