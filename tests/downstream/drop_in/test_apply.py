@@ -14,6 +14,7 @@ from backbones.weights.load import load_state
 from downstream.drop_in import detector, drop_in, linear_segmentor, num_classes, segmentor
 from downstream.drop_in.facts import inspect_backbone
 from downstream.drop_in.pretrained import with_init_cfg
+from downstream.running.config import TrainOptions, training_config
 from downstream.running.initialise import initialise
 from tests.conftest import EXAMPLES, ROOT
 from tests.plain import FourStages
@@ -71,6 +72,33 @@ def test_batch_norm_is_frozen_in_detectors_and_synchronised_in_segmenters():
     assert segmentor('resnet-18_in1k')['backbone']['sync_bn']
     assert 'norm_eval' not in segmentor('swin-tiny_in1k')['backbone']
     assert detector('resnet-18_in1k', norm_eval=False)['backbone']['norm_eval'] is False
+
+
+def test_weights_of_the_command_line_freeze_what_named_ones_freeze(tmp_path, capsys):
+    file = str(tmp_path / 'resnet.pth')
+    torch.save({}, file)
+
+    def backbone(name: str, weights: str | None = None):
+        return training_config(
+            TrainOptions(str(CASCADE), backbone=name, weights=weights)
+        ).model.backbone
+
+    assert backbone('resnet-18').sync_bn
+    capsys.readouterr()
+    found = backbone('resnet-18', file)
+    assert f'weights  {file}\n' in (printed := capsys.readouterr().out)
+    assert 'in the place of these weights' not in printed
+    assert (found.norm_eval, found.frozen_stages) == (True, 1)
+    assert found == backbone('resnet-18_in1k', file)
+    assert f'{file} (--weights), in the place of these weights' in capsys.readouterr().out
+
+
+def test_weights_of_the_command_line_reach_a_detector_inside(tmp_path):
+    file = str(tmp_path / 'resnet.pth')
+    torch.save({}, file)
+    teacher = 'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'
+    cfg = training_config(TrainOptions(teacher, weights=file))
+    assert cfg.model.detector.backbone.init_cfg == {'type': 'Pretrained', 'checkpoint': file}
 
 
 def test_the_recipe_stays_and_the_backbone_changes():

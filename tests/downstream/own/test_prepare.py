@@ -17,6 +17,7 @@ from downstream.data.checks import check_datasets
 from downstream.data.doctor.parts import parts_of_config
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below
+from downstream.data.pipelines import pipeline_switches
 from downstream.own import text as config_texts
 from downstream.own.leaf import code, is_as_written
 from downstream.own.objects import choose_objects
@@ -190,6 +191,17 @@ def test_dino_is_trained_on_ones_own_data(instances, tmp_path):
     check_datasets(cfg, ('train', 'val'), full=True)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     assert 'masks' not in dataset[0]['data_samples'].gt_instances
+
+
+def test_rtmdet_ends_with_its_last_pipeline_on_ones_own_data(instances, tmp_path):
+    recipe = str(ROOT / 'configs/det/rtmdet-l_convnext-base_in22k-in1k-384_100e_coco.py')
+    options = prepared(tmp_path, recipe, instances, epochs=10, image_size=320)
+    cfg = training_config(options)
+    (switch,) = pipeline_switches(cfg)
+    assert (cfg.train_cfg.max_epochs, switch.switch_epoch) == (10, 9)
+    assert {step.type: step for step in switch.switch_pipeline}['Pad']['size'] == (320, 320)
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'PipelineSwitchHook']
+    assert cfg.train_cfg.dynamic_intervals is None  # evaluations are those of the plan
 
 
 @pytest.mark.parametrize(('objects', 'kept'), [(300, None), (301, 400), (1200, 900)])

@@ -351,6 +351,13 @@ def test_a_draw_has_its_own_random_numbers():
     assert len(dataset) == 4
 
 
+def test_what_a_hook_writes_is_the_data_sets():
+    """PipelineSwitchHook gives the data set of a loader another pipeline."""
+    numbers = Numbers()
+    SeededDataset(numbers, seed=3).pipeline = 'another'
+    assert numbers.pipeline == 'another'
+
+
 def test_skipped_batches_are_left_out_once():
     batches = SkippingBatchSampler(
         torch.utils.data.BatchSampler(torch.utils.data.SequentialSampler(range(6)), 2, False)

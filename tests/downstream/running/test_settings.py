@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from backbones import ConfigError
+from downstream.data.pipelines import pipeline_switches
 from downstream.paths import CONFIGS
 from downstream.running import settings
 from downstream.running.batch_probe import largest_size
@@ -18,6 +19,8 @@ from tests.schedules import learning_rates
 CASCADE = CONFIGS / 'det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
 UPERNET = CONFIGS / 'seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'
 UPERNET_640 = CONFIGS / 'seg/upernet_swin-base_in22k_160k_ade20k-640x640.py'
+
+RTMDET = CONFIGS / 'det/rtmdet-l_convnext-base_in22k-in1k-384_100e_coco.py'
 
 
 def read(path) -> Config:
@@ -72,6 +75,19 @@ def test_large_scale_jitter_pads_to_the_new_size():
     steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
     assert steps['RandomResize'].scale == steps['RandomCrop'].crop_size == (512, 512)
     assert steps['RandomResize'].ratio_range == (0.1, 2.0)
+
+
+def test_the_last_pipeline_of_rtmdet_follows_length_and_size():
+    cfg = read(RTMDET)
+    settings.set_epochs(cfg, 20, 1280, 128)
+    settings.set_image_size(cfg, 320)
+    (switch,) = pipeline_switches(cfg)
+    assert switch.switch_epoch == 18
+    assert cfg.train_cfg.dynamic_intervals == [(18, 1)]
+    for pipeline in (switch.switch_pipeline, cfg.train_dataloader.dataset.pipeline):
+        steps = {step.type: step for step in pipeline}
+        assert steps['RandomCrop'].crop_size == steps['Pad']['size'] == (320, 320)
+    assert steps['CachedMosaic'].img_scale == steps['CachedMixUp'].img_scale == (320, 320)
 
 
 def test_a_pipeline_that_sets_no_size_is_said():

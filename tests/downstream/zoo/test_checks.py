@@ -87,6 +87,12 @@ def test_operations_are_counted_by_the_old_rule():
     assert complexity.gmacs(model, (16, 16)) == pytest.approx(expected / 1e9)
 
 
+def test_a_detector_is_counted_whatever_its_config_calls_its_pipelines():
+    cfg = replace(find_row(CASCADE)).cfg
+    cfg.pop('test_pipeline')
+    assert complexity.counted_size(cfg) == complexity.DETECTOR_SIZE
+
+
 @pytest.mark.parametrize(
     ('family', 'gmacs'), [('resnet-50', 739), ('swin-tiny', 745), ('convnext-tiny', 741)]
 )
