@@ -59,9 +59,15 @@ DEFERRED: dict[str, tuple[str, ...]] = {
     ),
     'mmdet.models.language_models.bert': ('transformers',),
     'mmdet.models.layers.transformer.grounding_dino_layers': ('mmdet.models.utils.vlfuse_helper',),
+    'mmdet.models.dense_heads.paa_head': ('sklearn', 'sklearn.mixture'),
     'mmdet.models.task_modules.assigners.hungarian_assigner': ('scipy.optimize',),
     'mmdet.models.task_modules.assigners.topk_hungarian_assigner': ('scipy.optimize',),
     'mmdet.models.task_modules.tracking.aflink': ('scipy.optimize',),
+    'mmdet.models.task_modules.tracking.interpolation': (
+        'sklearn',
+        'sklearn.gaussian_process',
+        'sklearn.gaussian_process.kernels',
+    ),
     'mmdet.models.task_modules.tracking.kalman_filter': ('scipy', 'scipy.linalg'),
     'mmdet.models.trackers.sort_tracker': ('scipy.optimize',),
     'mmdet.models.utils': ('mmdet.models.utils.vlfuse_helper',),  # subclasses of transformers'

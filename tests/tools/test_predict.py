@@ -208,7 +208,7 @@ def test_a_picture_that_the_network_cannot_take_is_skipped(
     batch, made, images, tool, tmp_path, monkeypatch
 ):
     """A backbone that raises for a black picture; a batch shares its fate with none of its pictures."""
-    build = predictor._loaded_model
+    build = predictor.loaded_model
 
     def refuse(module, inputs) -> None:
         if (inputs[0].flatten(1).amax(1) < 0).any():
@@ -219,7 +219,7 @@ def test_a_picture_that_the_network_cannot_take_is_skipped(
         network.backbone.register_forward_pre_hook(refuse)
         return network
 
-    monkeypatch.setattr(predictor, '_loaded_model', built)
+    monkeypatch.setattr(predictor, 'loaded_model', built)
     folder, out = tmp_path / 'in', tmp_path / 'out'
     folder.mkdir()
     for path in images.glob('shapes*.jpg'):

@@ -101,6 +101,7 @@ def step_and_infer(row: Row) -> None:
     narrow(cfg)
     torch.manual_seed(0)
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).train()
+    model.init_weights()  # level_embed of a DETR is memory as it was found until then
     optimizer = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper'))
     images = batch(row.task)
     if row.task == 'detection' and not cfg.train_pipeline[1].get('with_mask'):
