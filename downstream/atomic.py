@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from backbones.errors import ConfigError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -50,6 +52,22 @@ def atomic(path: Path, mode: str = 'w', flush: bool = False) -> Iterator[IO]:
             yield file
         if flush:
             flush_to_disk(aside)
+
+
+def require_folder(path: Path) -> None:
+    """Check, before work is done for it, that files can be written into a folder.
+
+    Args:
+        path: A folder, or one that is yet to be made.
+
+    Raises:
+        ConfigError: It is a file or within one, or this user may not write there.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f'{there} is a file; give a folder for what is written.')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f'{there} is not writable for this user; give another folder.')
 
 
 def flush_to_disk(path: Path) -> None:

@@ -35,7 +35,11 @@ def parse_args() -> argparse.Namespace:
         default='logits',
         help='what a segmenter returns for each pixel (logits)',
     )
-    parser.add_argument('--out', metavar='FILE', help='the file; beside the checkpoint without it')
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help='the file; without it beside the checkpoint, of a remote one in the current folder',
+    )
     add_model(parser)
     args = parser.parse_args()
     args.size = _numbers(parser, '--size', args.size, 2)

@@ -10,10 +10,8 @@ from mmengine.config import Config
 
 from backbones.errors import ConfigError
 from downstream.exporting.files import is_exported
-from downstream.running.checkpoint.locate import is_remote
+from downstream.running.checkpoint.locate import CHECKPOINT_SUFFIXES, is_remote
 from downstream.running.config import RunOptions, TestOptions, read_config, testing_config
-
-_CHECKPOINTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,11 @@ def named(
     wrong = next((word for word in files if _is_config(word)), None)
     if wrong is not None:
         raise ConfigError(f'{wrong} is a second config: give it as --against {wrong}.')
-    stem = _stem(options.config) + (f' {options.backbone}' if options.backbone else '')
-    own = [Named(word, options, word) for word in files] or [Named(stem, options)]
+    own = [Named(word, options, word) for word in files] or [Named(_name(options), options)]
     others = [
-        Named(_stem(word), RunOptions(word)) if _is_config(word) else Named(word, options, word)
+        Named(config_stem(word), RunOptions(word))
+        if _is_config(word)
+        else Named(word, options, word)
         for word in against
     ]
     names = [one.name for one in [*own, *others]]
@@ -66,12 +65,25 @@ def named(
 
 
 def _is_config(word: str) -> bool:
-    if is_remote(word) or is_exported(word) or Path(word).suffix in _CHECKPOINTS:
+    if is_remote(word) or is_exported(word) or Path(word).suffix in CHECKPOINT_SUFFIXES:
         return False
     return Path(word).suffix == '.py' or not Path(word).is_file() or '::' in word
 
 
-def _stem(config: str) -> str:
+def _name(options: RunOptions) -> str:
+    """A config with what the command line changes in it, so that it can be compared with itself."""
+    bands = ' '.join(map(str, options.bands or ()))
+    changes = [
+        options.backbone,
+        f'--channels {options.channels}' if options.channels else None,
+        f'--bands {bands}' if bands else None,
+        *(f'{key}={value}' for key, value in options.cfg_options.items()),
+    ]
+    return ' '.join([config_stem(options.config), *filter(None, changes)])
+
+
+def config_stem(config: str) -> str:
+    """The name of a config without folder, package and suffix."""
     return Path(config.rpartition('::')[2]).name.removesuffix('.py')
 
 

@@ -108,7 +108,7 @@ def make_pictures(
     needed = -(-len(places) // batch) * batch
     pictures = [_read(place, size) for place in islice(cycle(places), needed)]
     batches = tuple(tuple(pictures[i : i + batch]) for i in range(0, needed, batch))
-    return Pictures(size, batches, f'{len(sources)} pictures, resized')
+    return Pictures(size, batches, f'{len(places)} pictures, resized')
 
 
 def _read(place: str, size: tuple[int, int]) -> np.ndarray:

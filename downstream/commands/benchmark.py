@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from downstream.atomic import require_folder
+from downstream.benchmarking.names import config_stem
 from downstream.benchmarking.run import Benchmark, BenchmarkOptions, benchmark
 from downstream.benchmarking.table import as_json, markdown, print_table
 from downstream.running.checkpoint.files import raise_on_full_disk, write_text
@@ -23,13 +25,14 @@ def run_benchmark(options: BenchmarkOptions, out: str | None = None) -> Benchmar
     Raises:
         UserError: Something of it cannot be used, or the disk is full.
     """
-    found = benchmark(options)
-    stem = Path(options.model.config.rpartition('::')[2]).name.removesuffix('.py')
+    stem = config_stem(options.model.config)
     folder = Path(out or f'work_dirs/{stem}/{time.strftime("%Y%m%d_%H%M%S")}')
+    require_folder(folder)
+    found = benchmark(options)
+    print_table(found)
     with raise_on_full_disk(str(folder), _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / 'benchmark.json', as_json(found))
         write_text(folder / 'benchmark.md', markdown(found))
-    print_table(found)
     print(f'Figures: {folder / "benchmark.json"}')
     return found

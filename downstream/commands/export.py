@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from backbones.errors import ConfigError
+from downstream.atomic import require_folder
 from downstream.data.pipelines import innermost
 from downstream.exporting import write
 from downstream.exporting.detection import PictureDetector
@@ -25,7 +26,8 @@ from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model
 from downstream.publishing.licence import inherited_licence
 from downstream.running.channels import chosen_bands
-from downstream.running.checkpoint.locate import is_remote
+from downstream.running.checkpoint.files import raise_on_full_disk
+from downstream.running.checkpoint.locate import CHECKPOINT_SUFFIXES, is_remote
 from downstream.running.checkpoint.read import read
 from downstream.running.config import TestOptions, read_config, use_checkpoint
 
@@ -43,7 +45,8 @@ class ExportOptions:
         size: Height and width; None: any.
         batch: Pictures at once; 0: any number; None: any for segmenters, 1 for detectors.
         output: Of segmenters, ``'logits'`` or ``'classes'``.
-        out: The file; None: beside the checkpoint, with its name.
+        out: The file; None: beside the checkpoint with its name, of a remote one in the current folder.
+        title: What the report calls the file; None: ``out``.
     """
 
     format: str | None = None
@@ -52,6 +55,7 @@ class ExportOptions:
     batch: int | None = None
     output: str = 'logits'
     out: str | None = None
+    title: str | None = None
 
 
 def export(options: TestOptions, how: ExportOptions, licence: str | None = None) -> Path:
@@ -60,7 +64,8 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
     Args:
         options: The model; its words about tests are not used.
         how: The file.
-        licence: Of the weights; None: the one that the config's own weights pass on.
+        licence: Of the weights; None: the one that the checkpoint states, as those of tools/publish.py
+            do, else the one that the config's own weights pass on.
 
     Raises:
         UserError: Something of the command cannot be; nothing was written.
@@ -75,9 +80,9 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
     cfg = read_config(options)
     if cfg.default_scope == 'mmdet':
         _require_for_detector(how)
-    licence = licence or inherited_licence(cfg).text
-    use_checkpoint(cfg, checkpoint)
     content = read(checkpoint, mmap=True)
+    licence = licence or _stated_licence(content) or inherited_licence(cfg).text
+    use_checkpoint(cfg, checkpoint)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         classes = classes_of_model(cfg, content, checkpoint)
         model = loaded_model(cfg, content, checkpoint).eval()
@@ -95,14 +100,15 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
             'shift': classes.shift,
             'precision': how.precision,
             'licence': licence,
-            'config': options.config,
+            'config': Path(options.config).name,  # the folder is of this machine
             'stride': stride,
         }
         facts = facts_of(cfg, model, rules, shape, graph.outputs, stated)
         program = write.trace(graph, shape, stride)
-        differs = write.write(program, graph, facts, format_name, out, example, expected)
+        with raise_on_full_disk(out.parent, 'make room and export again.'):
+            differs = write.write(program, graph, facts, format_name, out, example, expected)
     print(
-        f'{out}: {file_bytes(out) / 1e6:.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
+        f'{how.title or out}: {file_bytes(out) / 1e6:.1f} MB, {how.precision}, {_sizes(shape)}; outputs '
         f'{", ".join(graph.outputs)}; {_compared(expected, differs)}.\n'
         f'Licence of the weights: {licence}.'
     )
@@ -116,15 +122,39 @@ def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
     suffix = write.FORMATS[format_name][0]
     if how.out is None:
         half = '-fp16' if how.precision == 'fp16' else ''
-        source = Path(checkpoint)
-        if is_remote(checkpoint):  # into the current folder
-            source = Path(checkpoint.rpartition('/')[2].partition('@')[0])
-        return format_name, source.with_name(f'{source.stem}{half}{suffix}')
-    if Path(how.out).suffix != suffix:
-        raise ConfigError(
-            f'--out {how.out}: the name of a file for {format_name} ends in {suffix}.'
-        )
-    return format_name, Path(how.out)
+        folder, name = _folder_and_name(checkpoint)
+        out = folder / f'{name}{half}{suffix}'
+    else:
+        out = Path(how.out)
+        if out.suffix != suffix:
+            raise ConfigError(
+                f'--out {how.out}: the name of a file for {format_name} ends in {suffix}.'
+            )
+    if out.is_dir():
+        raise ConfigError(f'{out} is a folder; give another name with --out.')
+    require_folder(out.parent)
+    return format_name, out
+
+
+def _folder_and_name(checkpoint: str) -> tuple[Path, str]:
+    """Where the file of a checkpoint goes, and its name without suffix."""
+    path = Path(checkpoint)
+    if is_remote(checkpoint):
+        place = checkpoint
+        if checkpoint.startswith('hf:'):
+            place = checkpoint.partition('@')[0]  # a revision may have slashes and dots
+        path = Path(place.rstrip('/').rpartition('/')[2].partition('?')[0])
+    # The name of a repository may have a dot.
+    name = path.stem if path.suffix in CHECKPOINT_SUFFIXES else path.name
+    if not name:
+        raise ConfigError(f'{checkpoint!r} names no checkpoint.')
+    return path.parent, name
+
+
+def _stated_licence(content: Mapping) -> str | None:
+    meta = content.get('meta')
+    stated = meta.get('licence') if isinstance(meta, Mapping) else None
+    return stated if isinstance(stated, str) else None
 
 
 def _require_for_detector(how: ExportOptions) -> None:

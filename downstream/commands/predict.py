@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from downstream.atomic import require_folder
 from downstream.predicting.predictor import Predictor
 from downstream.predicting.run import PredictionRun, Summary
 from downstream.predicting.sources import find_sources
@@ -36,6 +37,7 @@ def predict(
         SystemExit: Some sources could not be predicted; all others were predicted. Exit code 1.
     """
     sources = find_sources(words)  # before the model is built
+    require_folder(Path(out))
     with raise_on_full_disk(out, 'make room and start again.'):
         run = PredictionRun(Predictor(score=score, **model), Path(out), score, as_dataset)
         summary = run.predict(sources)

@@ -16,6 +16,7 @@ from torch import Tensor
 from backbones.errors import ConfigError, WeightsError
 from backbones.weights.download import sha256
 from downstream.analysis.kept import TestRun
+from downstream.atomic import require_folder
 from downstream.exporting.write import FORMATS, require_packages
 from downstream.publishing import hub
 from downstream.publishing.card import Published, model_card
@@ -72,9 +73,10 @@ def publish(options: PublishOptions) -> list[Path]:
     """
     repo = _repo(options)
     for name in options.formats:
-        require_packages(name)
+        require_packages(name, '--export')
     if not options.work_dir.is_dir():
         raise WeightsError(f'{options.work_dir} is not a folder.')
+    require_folder(options.out)
     if repo:
         _require_own_folder(options.out)
     checkpoint = options.checkpoint or _newest(options.work_dir)
@@ -96,7 +98,8 @@ def publish(options: PublishOptions) -> list[Path]:
         files = Files(config.stem.removesuffix('.complete'), cfg, content, licence, test, repo)
         files.write_weights(folder)
         for name in options.formats:
-            how = ExportOptions(name, out=str(folder / files.named(FORMATS[name][0])))
+            named = files.named(FORMATS[name][0])
+            how = ExportOptions(name, out=str(folder / named), title=str(options.out / named))
             export(TestOptions(str(config), checkpoint=str(checkpoint)), how, licence.text)
         files.write_card(folder)
         written = _moved(folder, options.out, replace=bool(repo))
@@ -174,6 +177,12 @@ class Files:
         return {key: value.contiguous() for key, value in self.content['state_dict'].items()}
 
     @property
+    def parameters(self) -> int:
+        """How many numbers the weights are; those that layers share count once."""
+        own = {value.data_ptr(): value.numel() for value in self.content['state_dict'].values()}
+        return sum(own.values())
+
+    @property
     def classes(self) -> list[str]:
         meta = self.content.get('meta', {})
         return list(meta.get('dataset_meta', {}).get('classes', ()))
@@ -206,7 +215,11 @@ class Files:
         # What safetensors writes is for its user alone.
         shutil.copymode(config, folder / self.named('.safetensors'))
         if not self.repo:
-            stated = {'dataset_meta': {'classes': self.classes}, 'cfg': self.cfg.pretty_text}
+            stated = {
+                'dataset_meta': {'classes': self.classes},
+                'cfg': self.cfg.pretty_text,
+                'licence': self.licence.text,
+            }
             content = {'state_dict': self.tensors, 'meta': stated}
             torch.save(content, folder / self.named('.pth'))
 
@@ -219,7 +232,7 @@ class Files:
                 name=self.model,
                 cfg=self.cfg,
                 classes=self.classes,
-                parameters=sum(value.numel() for value in self.tensors.values()),
+                parameters=self.parameters,
                 iterations=self.content.get('meta', {}).get('iter'),
                 licence=self.licence,
                 test=self.test,

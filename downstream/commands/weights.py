@@ -115,19 +115,34 @@ def _official_shape(key: str, value: Tensor) -> Tensor:
 
 
 def save(tensors: dict[str, Tensor], out: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write tensors to a ``.safetensors`` or ``.pth`` file atomically."""
+    """Write tensors to a ``.safetensors`` or ``.pth`` file atomically.
+
+    Tensors that share memory, such as those of a layer that several levels share, are written separately
+    into a ``.safetensors`` file: the format has no shared tensors.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f'.{out.name}.{os.getpid()}')
     try:
         if out.suffix == '.safetensors':
             from safetensors.torch import save_file
 
-            save_file(tensors, partial, metadata=metadata)
+            save_file(_unshared(tensors), partial, metadata=metadata)
         else:
             torch.save({'model': tensors}, partial)
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors``, copied where an earlier one has the same memory."""
+    seen: set[int] = set()
+    own = {}
+    for key, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        own[key] = value.clone() if place in seen else value
+        seen.add(place)
+    return own
 
 
 def check(

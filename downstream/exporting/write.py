@@ -69,10 +69,10 @@ class Shape:
         return pixels[:, :height, :width].to(getattr(torch, self.dtype)).contiguous()
 
 
-def require_packages(format_name: str) -> None:
-    """ConfigError unless what writes a format is installed."""
+def require_packages(format_name: str, option: str = '--format') -> None:
+    """ConfigError unless what writes a format, which ``option`` asked for, is installed."""
     for package in FORMATS[format_name][1]:
-        require_package(package, f'--format {format_name}')
+        require_package(package, f'{option} {format_name}')
 
 
 def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:

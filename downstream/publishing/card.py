@@ -85,11 +85,12 @@ def _header(model: Published, figures: Sequence[Figures]) -> str:
 
 def _task(cfg: Config) -> str:
     """The task as the Hub names it; its image segmentation includes that of objects."""
-    detects = cfg.default_scope == 'mmdet'
-    has_masks = bool(
-        (cfg.model.get('roi_head') or {}).get('mask_head') or cfg.model.get('mask_head')
-    )
-    return 'object-detection' if detects and not has_masks else 'image-segmentation'
+    if cfg.default_scope == 'mmseg':
+        return 'image-segmentation'
+    evaluators = cfg.get('test_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    has_masks = any('segm' in (one.get('metric') or ()) for one in evaluators)
+    return 'image-segmentation' if has_masks else 'object-detection'
 
 
 def _tags(cfg: Config) -> list[str]:

@@ -36,8 +36,6 @@ _PACKAGES = (
     'hotcoco',
     'pycocotools',
     'numpy',
-    'onnxruntime',
-    'openvino',
 )
 # Where files are and how they are read: two tests of the same protocol may differ in these.
 _PLACES = {

@@ -2,10 +2,12 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from downstream.atomic import atomic, atomic_path
+from backbones.errors import ConfigError
+from downstream.atomic import atomic, atomic_path, require_folder
 
 
 @pytest.mark.parametrize('flush', [False, True])
@@ -75,3 +77,17 @@ def test_encoders_see_the_suffix_and_what_was_not_written_does_not_appear(tmp_pa
         assert aside.suffix == '.mp4'
         assert aside.name.startswith('.')
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_one_or_can_become_one(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path, tmp_path / 'a' / 'b', Path('a'), Path('.')):
+        require_folder(place)
+    assert not (tmp_path / 'a').exists()
+    for place in (tmp_path / 'file', Path('file/a/b')):
+        with pytest.raises(ConfigError, match='file is a file; give a folder'):
+            require_folder(place)
+    monkeypatch.setattr(os, 'access', lambda *args: False)
+    with pytest.raises(ConfigError, match='is not writable'):
+        require_folder(tmp_path / 'a')

@@ -109,6 +109,14 @@ def test_what_is_wrong_is_one_line(tool, segmenter, tmp_path, words, message):
     assert not (tmp_path / 'out').exists()
 
 
+def test_where_nothing_can_be_written_nothing_is_timed(tool, segmenter, tmp_path, monkeypatch):
+    monkeypatch.setattr(Subject, 'run', None)
+    (tmp_path / 'file').touch()
+    result = tool('benchmark', segmenter[0], *SMALL, '--out', tmp_path / 'file' / 'out')
+    assert (result.code, result.err.count('\n')) == (2, 1)
+    assert 'file is a file; give a folder' in result.err
+
+
 def test_a_model_that_fails_is_one_line(tool, segmenter, tmp_path, monkeypatch):
     def run(self, pictures):
         raise RuntimeError('kernel too large\nmore')

@@ -146,19 +146,26 @@ def test_what_a_file_says_of_itself(exported, trained):
 def test_the_command_line(tool, trained, tmp_path):
     config, checkpoint = trained
     out = tmp_path / 'model.xml'
+    content = torch.load(checkpoint)
+    content['meta']['licence'] = 'MIT (given by the publisher)'  # as in files of tools/publish.py
+    checkpoint = tmp_path / 'published.pth'
+    torch.save(content, checkpoint)
     words = (config, checkpoint, '--out', out, '--precision', 'fp16', '--batch', '1')
     result = tool('export', *words, '--size', '64', '96')
     assert result.code == 0, result.err
     assert '64 x 96 pixels, 1 at once; outputs logits' in result.out
-    assert 'Licence of the weights: none inherited' in result.out
+    assert 'Licence of the weights: MIT (given by the publisher).' in result.out
     facts = open_exported(out).facts
+    assert facts['licence'] == 'MIT (given by the publisher)'
+    assert facts['config'] == config.name
     assert facts['precision'] == 'fp16'
     assert (facts['input']['height'], facts['input']['width'], facts['input']['batch']) == (
         64,
         96,
         1,
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['model.bin', 'model.xml']
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ['model.bin', 'model.xml', 'published.pth']
 
 
 def refused(tool, name, *words):

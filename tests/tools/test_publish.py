@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from backbones import ConfigError
 from backbones.weights.download import FOLDER, sha256
 from tests.conftest import read_metrics, write_tiny_config
 from tests.downstream.exporting.models import segmenter
@@ -107,6 +108,8 @@ def test_a_model_on_the_hub_is_one_like_any_other(tool, tested, hub, shapes, tmp
     files = hub.repos['lab/shapes']
     assert sorted(files) == ['README.md', 'config.py', 'model.onnx', 'model.safetensors']
     assert all(files[path.name] == path.read_bytes() for path in out.iterdir())
+    assert f'\n{out / "model.onnx"}: ' in f'\n{result.out}'  # not the folder that it was written in
+    assert str(tested).encode() not in files['model.onnx']
     assert hub.head_of('lab/shapes') in result.out  # the address of the commit
 
     card = header(files['README.md'].decode())
@@ -138,7 +141,44 @@ def test_an_export_of_a_remote_model_goes_into_the_current_folder():
 
     for name in ('hf:lab/shapes', 'hf:lab/shapes@v1', 'https://host/a/shapes.pth'):
         assert _target(name, ExportOptions()) == ('onnx', Path('shapes.onnx'))
-    assert _target('a/shapes.pth', ExportOptions())[1] == Path('a/shapes.onnx')
+    for name, out in {
+        'hf:lab/shapes-v1.5': 'shapes-v1.5.onnx',
+        'hf:lab/shapes@refs/pr/1': 'shapes.onnx',
+        'hf:lab/shapes/': 'shapes.onnx',
+        'hf:lab/shapes/best.safetensors@v1.0': 'best.onnx',
+        'https://host/a/shapes.pth?download=true': 'shapes.onnx',
+    }.items():
+        assert _target(name, ExportOptions())[1] == Path(out)
+
+
+def test_where_an_export_goes(tmp_path):
+    from downstream.commands.export import ExportOptions, _target
+
+    assert _target(f'{tmp_path}/shapes.pth', ExportOptions())[1] == tmp_path / 'shapes.onnx'
+    with pytest.raises(ConfigError, match='names no checkpoint'):
+        _target('', ExportOptions())
+    (tmp_path / 'folder.onnx').mkdir()
+    with pytest.raises(ConfigError, match=r'folder\.onnx is a folder'):
+        _target('a.pth', ExportOptions(out=str(tmp_path / 'folder.onnx')))
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match='file is a file; give a folder'):
+        _target('a.pth', ExportOptions(out=str(tmp_path / 'file' / 'model.onnx')))
+
+
+def test_tensors_that_share_memory_are_published(tool, run, tmp_path):
+    """As those of RTMDet's head, whose levels share their convolutions."""
+    path = run / 'model.pth'
+    content = torch.load(path)
+    state = content['state_dict']
+    count = sum(value.numel() for value in state.values())
+    state['shared'] = state['decode_head.conv_seg.weight']
+    torch.save(content, path)
+    result = tool('publish', run, tmp_path / 'out')
+    assert result.code == 0, result.err
+    found = load_file(next((tmp_path / 'out').glob('*.safetensors')))
+    assert set(found) == set(state)
+    assert torch.equal(found['shared'], state['shared'])
+    assert f'- parameters: {count:,}\n' in next((tmp_path / 'out').glob('*.md')).read_text()
 
 
 def test_what_a_file_in_the_repository_states(tool, run, hub, tmp_path):
@@ -234,6 +274,7 @@ def test_refusals(tool, run, hub, tmp_path, monkeypatch):
         assert f'--to {target}: ' in refused(tool, run, out, '--to', target)
     assert 'give --to hf:USER/REPO as well' in refused(tool, run, out, '--dry-run')
     assert 'is not a folder' in refused(tool, tmp_path / 'none', out)
+    assert 'is a file; give a folder' in refused(tool, run, run / 'model.pth')
     (tmp_path / 'empty').mkdir()
     assert 'no run has saved a checkpoint' in refused(tool, tmp_path / 'empty', out)
     assert not out.exists()
@@ -250,13 +291,12 @@ def test_refusals(tool, run, hub, tmp_path, monkeypatch):
 
 
 def test_an_export_that_fails_leaves_no_files(tool, run, tmp_path, monkeypatch):
-    from backbones import ConfigError
     from downstream.exporting import write
 
     def fail(*args):
         raise ConfigError('the network cannot be exported: no.')
 
     monkeypatch.setattr(write, 'trace', fail)
-    monkeypatch.setattr('downstream.commands.publish.require_packages', lambda name: None)
+    monkeypatch.setattr('downstream.commands.publish.require_packages', lambda *words: None)
     assert 'cannot be exported' in refused(tool, run, tmp_path / 'out', '--export', 'torch')
     assert list((tmp_path / 'out').iterdir()) == []

@@ -10,6 +10,8 @@ from backbones.weights.sources import find
 
 # OpenVINO writes a model into two files and reads the second one from beside the first.
 _BESIDE = {'.xml': '.bin'}
+#: How names of trained models end, other than those of exported files.
+CHECKPOINT_SUFFIXES = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 _REMOTE = ('http://', 'https://', 'hf:')
 
 

@@ -57,7 +57,9 @@ def _stated_by(path: Path) -> dict:
     with safe_open(path, 'pt') as file:
         stated = file.metadata() or {}
     try:
-        classes, config = (json.loads(stated.get(key, 'null')) for key in ('classes', 'config'))
+        classes, config, licence = (
+            json.loads(stated.get(key, 'null')) for key in ('classes', 'config', 'licence')
+        )
     except ValueError:  # the file is somebody else's, with keys of the same names
         return {}
     meta: dict = {}
@@ -65,6 +67,8 @@ def _stated_by(path: Path) -> dict:
         meta['dataset_meta'] = {'classes': classes}
     if isinstance(config, str):
         meta['cfg'] = config
+    if isinstance(licence, str):
+        meta['licence'] = licence
     return {'meta': meta} if meta else {}
 
 

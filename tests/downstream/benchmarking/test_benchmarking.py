@@ -41,8 +41,10 @@ def test_pictures_are_resized_and_the_last_batch_is_filled_up(tmp_path):
     assert all(one.shape == (32, 48, 3) for batch in found.batches for one in batch)
     first = [one[0, 0].tolist() for batch in found.batches for one in batch]
     assert first == [[0, 100, 200], [10, 100, 200], [20, 100, 200], [0, 100, 200]]
+    assert found.what == '3 pictures, resized'
     # no more of them than are needed
-    assert len(make_pictures(cfg, (32, 48), 1, 2, [str(tmp_path)]).batches) == 2
+    fewer = make_pictures(cfg, (32, 48), 1, 2, [str(tmp_path)])
+    assert (len(fewer.batches), fewer.what) == (2, '2 pictures, resized')
     (tmp_path / '1.png').write_bytes(b'no image')
     with pytest.raises(DataError, match=r'1\.png cannot be read as an image'):
         make_pictures(cfg, (32, 48), 2, 10, [str(tmp_path)])
@@ -71,6 +73,10 @@ def test_words_are_told_apart():
         (SEGMENTER, SEGMENTER, None),
         ('b.pth', DETECTOR, 'b.pth'),
     ]
+    changed = RunOptions(DETECTOR, cfg_options={'model.backbone.with_cp': True}, channels=5)
+    own, others = named(changed, (), (DETECTOR,))
+    assert own[0].name == f'{DETECTOR} --channels 5 model.backbone.with_cp=True'
+    assert others[0].name == DETECTOR
     with pytest.raises(ConfigError, match=f'give it as --against {SEGMENTER}'):
         named(RunOptions(DETECTOR), (SEGMENTER,), ())
     with pytest.raises(ConfigError, match=r'a\.pth is named twice'):

@@ -24,13 +24,18 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_a_model_of_the_hub_is_read_with_its_classes(hub):
-    stated = {'classes': json.dumps(['cat', 'dog']), 'config': json.dumps('model = dict()')}
+    stated = {
+        'classes': json.dumps(['cat', 'dog']),
+        'config': json.dumps('model = dict()'),
+        'licence': json.dumps('MIT (given by the publisher)'),
+    }
     hub.files['/lab/pets/resolve/main/model.safetensors'] = save(TENSORS, metadata=stated)
     content = read('hf:lab/pets')
     assert torch.equal(content['state_dict']['backbone.weight'], torch.arange(4.0))
     assert content['meta'] == {
         'dataset_meta': {'classes': ['cat', 'dog']},
         'cfg': 'model = dict()',
+        'licence': 'MIT (given by the publisher)',
     }
 
 
