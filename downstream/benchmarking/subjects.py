@@ -21,6 +21,7 @@ from downstream.exporting.standalone import ExportedModel
 from downstream.running.checkpoint.locate import local_checkpoint
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.gpu_memory import PREDICTING, explain_full_gpu
+from downstream.running.initialise import initialise_randomly
 from downstream.zoo.complexity import build_on_meta, gmacs, parameters
 
 from .names import Named
@@ -206,7 +207,9 @@ def counts(
 def _built(cfg: Config, named: Named) -> BaseModel:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
-    if named.file is not None:
+    if named.file is None:
+        initialise_randomly(model)
+    else:
         state = read(named.file, mmap=True)['state_dict']
         model.load_state_dict(matching_tensors(state, model, named.file))
     return model

@@ -28,6 +28,7 @@ from downstream.data.pipelines import resize_scales
 from .batch import smallest_batch
 from .channels import chosen_bands
 from .checkpoint.writer import free_memory
+from .initialise import initialise_randomly
 
 # Share of the memory that a probe may fill: batches differ in their number of objects.
 _SHARE = 0.85
@@ -102,9 +103,9 @@ def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) ->
     The second step has the optimizer's state besides.
     """
     with DefaultScope.overwrite_default_scope(cfg.default_scope), _without_log():
-        model_cfg = deepcopy(cfg.model)
-        model_cfg.backbone.pop('init_cfg', None)
-        model = MODELS.build(model_cfg).to(get_device()).train()
+        model = MODELS.build(deepcopy(cfg.model))
+        initialise_randomly(model)
+        model = model.to(get_device()).train()
         if get_device() == 'cpu':
             model = revert_sync_batchnorm(model)
         optimizer = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))

@@ -106,6 +106,16 @@ def _forget_pretrained(model: nn.Module) -> None:
             module.init_cfg = kept or None
 
 
+def initialise_randomly(model: nn.Module) -> None:
+    """Draw a model's weights: before that, parameters such as ``level_embed`` are memory as it was found.
+
+    Pretrained weights that ``init_cfg`` names are not loaded.
+    """
+    _forget_pretrained(model)
+    if hasattr(model, 'init_weights'):
+        _WithoutDump(model).init_weights()
+
+
 def load_backbone_strict(backbone: nn.Module | None) -> None:
     """Load the pretrained weights of a user's own class completely.
 
