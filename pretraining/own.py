@@ -106,7 +106,7 @@ def prepare(options: PretrainOptions) -> PretrainOptions:
             'own is for images of your own: name their folders, --data DIR [DIR ...].'
         )
     plan = _plan(options)
-    config = plan.work_dir / f'{plan.work_dir.name}.py'
+    config = plan.work_dir / f'{plan.work_dir.resolve().name}.py'
     write(config, config_text(plan, config))
     if is_first_process():
         print('\n'.join(_summary(plan, config)), flush=True)

@@ -66,7 +66,7 @@ def prepare(options: TrainOptions, data: DataOptions) -> TrainOptions:
     if probes:
         require_one_process(process_count(options.launcher))
     plan = _plan(replace(options, batch_size=None) if probes else options, data)
-    config = plan.work_dir / f'{plan.work_dir.name}.py'
+    config = plan.work_dir / f'{plan.work_dir.resolve().name}.py'
     written = write(plan.found, plan.work_dir / 'data')
     leaf.write(config, config_text(plan, written, config))
     ready = replace(

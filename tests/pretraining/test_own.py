@@ -199,3 +199,13 @@ def test_processes_agree_on_one_config(shapes, tmp_path, released):
     cfg = Config.fromfile(tmp_path / 'run' / 'run.py')
     assert cfg.train_dataloader.batch_size == 3
     assert cfg.auto_scale_lr.base_batch_size == 6
+
+
+def test_a_run_in_the_current_folder_has_a_config_of_its_name(
+    tmp_path, images, released, monkeypatch
+):
+    folder = tmp_path / 'mine'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    prepare(PretrainOptions('own', work_dir='.', data=(str(images),), weights=str(released)))
+    assert [path.name for path in folder.iterdir()] == ['mine.py']
