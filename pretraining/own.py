@@ -86,6 +86,11 @@ class Plan:
     loaders: tuple[int, str]
     work_dir: Path
 
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return int(self.epochs.value) * (self.images // int(self.batch.value))
+
 
 def prepare(options: PretrainOptions) -> PretrainOptions:
     """Write a config for the images of ``options``, and say what is in it.
@@ -227,7 +232,6 @@ def _apply(cfg: Config, images: int, processes: int, batch: int, epochs: int, ra
 def config_text(plan: Plan, config: Path) -> str:
     """The config ``config``: the recipe, and what differs from it with its reason."""
     cfg, start = plan.cfg, plan.start
-    steps = int(plan.epochs.value) * (plan.images // int(plan.batch.value))
     hooks = {
         name: dict(interval=cfg.default_hooks[name].interval)
         for name in ('logger', 'checkpoint', 'reconstructions')
@@ -254,7 +258,7 @@ def config_text(plan: Plan, config: Path) -> str:
         + assignment(
             'train_cfg',
             dict(max_epochs=cfg.train_cfg.max_epochs),
-            f'Length: {plan.epochs.value} epochs ({plan.epochs.reason}), {steps:,} steps.',
+            f'Length: {plan.epochs.value} epochs ({plan.epochs.reason}), {plan.steps:,} steps.',
         )
         + assignment(
             'optim_wrapper',
@@ -310,13 +314,12 @@ def _name(recipe: Path, sources: Sequence[str]) -> str:
 
 def _summary(plan: Plan, config: Path) -> list[str]:
     """Every decision, a line each."""
-    steps = int(plan.epochs.value) * (plan.images // int(plan.batch.value))
     size, start = (line.partition(': ')[2] for line in _reasons(plan.start))
     lines = [
         ('images', f'{plan.images:,}'),
         ('network', f'ConvNeXt V2, {size}'),
         ('start', start),
-        ('length', f'{plan.epochs.value} epochs: {plan.epochs.reason}; {steps:,} steps'),
+        ('length', f'{plan.epochs.value} epochs: {plan.epochs.reason}; {plan.steps:,} steps'),
         ('batch', f'{plan.batch.value}: {plan.batch.reason}'),
         ('rate', f'{plan.rate.value:g}: {plan.rate.reason}'),
         ('config', f'{config}, to read, edit and train again'),

@@ -90,6 +90,40 @@ model = dict(data_preprocessor=dict(size=crop_size))
 }
 
 
+# What replaces the data of a recipe for COCO; ``scale`` is that of its images.
+EMBEDDED_AS_COCO = """
+from downstream.data.pipelines import resized
+
+data_root = {root!r}
+metainfo = dict(classes=('circle', 'square', 'triangle'))
+train_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_training.json',
+        data_prefix=dict(img='images/training/'),
+        pipeline=resized(_base_.train_pipeline, {scale}),
+    ),
+)
+val_dataloader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_validation.json',
+        data_prefix=dict(img='images/validation/'),
+        pipeline=resized(_base_.test_pipeline, {scale}),
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
+test_evaluator = val_evaluator
+"""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What a user does not see of a run, pytest's summary does not show either."""
     for known in KNOWN_WARNINGS:

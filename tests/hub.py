@@ -4,7 +4,8 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
 
 import pytest
 from huggingface_hub import constants
@@ -66,10 +67,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-@contextmanager
-def served() -> Iterator[Server]:
+AnyServer = TypeVar('AnyServer', bound=Server)
+
+
+def served() -> AbstractContextManager[Server]:
     """A server that runs until the block ends."""
-    server = Server()
+    return running(Server())
+
+
+@contextmanager
+def running(server: AnyServer) -> Iterator[AnyServer]:
+    """``server``, which runs until the block ends."""
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield server

@@ -3,15 +3,13 @@
 import base64
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 from huggingface_hub import constants
 
-from .hub import Handler, Server, use_as_hub
+from .hub import Handler, Server, running, use_as_hub
 
 TOKEN = 'hf_stand_in'
 
@@ -166,16 +164,9 @@ class PushHandler(Handler, BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@contextmanager
-def pushed_to() -> Iterator[PushServer]:
+def pushed_to() -> AbstractContextManager[PushServer]:
     """A server that runs until the block ends."""
-    server = PushServer()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
+    return running(PushServer())
 
 
 def use_to_push(server: PushServer, monkeypatch: pytest.MonkeyPatch) -> None:

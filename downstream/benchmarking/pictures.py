@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from backbones.errors import ConfigError, DataError
 from downstream.data.files import open_image
-from downstream.data.pipelines import innermost, resize_scales
+from downstream.data.pipelines import innermost, padded_size, resize_scales
 from downstream.predicting.sources import find_sources
 from downstream.running.channels import chosen_bands
 from downstream.zoo.complexity import counted_size
@@ -55,8 +55,7 @@ def size_of_test(cfg: Config) -> tuple[int, int]:
     short, long = max((min(scale), max(scale)) for scale in scales)
     if cfg.default_scope == 'mmseg':
         return short, short
-    divisor = cfg.model.data_preprocessor.get('pad_size_divisor') or 1
-    return -(-short // divisor) * divisor, -(-long // divisor) * divisor
+    return padded_size((short, long), cfg.model.data_preprocessor)
 
 
 def papers_size(cfg: Config) -> tuple[int, int]:

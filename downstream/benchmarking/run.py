@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 
 from backbones.errors import ConfigError, UserError
+from backbones.weights.timm_catalog import first_line
 from downstream.predicting.predictor import half_dtype, usable_device
 from downstream.running.config import RunOptions
 from downstream.running.tested import environment
@@ -196,9 +197,9 @@ def _explained(name: str, size: tuple[int, int], batch: int) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), '')
         raise ConfigError(
-            f'{name} fails on {batch} x {size[1]} x {size[0]} pixels: {type(error).__name__}: {reason}'
+            f'{name} fails on {batch} x {size[1]} x {size[0]} pixels: {type(error).__name__}: '
+            f'{first_line(error)}'
         ) from error
 
 

@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement
 
 from backbones.errors import ConfigError
+from downstream.data.pipelines import padded_size
 from downstream.exporting.files import file_bytes
 from downstream.exporting.standalone import ExportedModel
 from downstream.running.checkpoint.locate import local_checkpoint
@@ -195,10 +196,8 @@ def counts(
     auxiliary = getattr(model, 'auxiliary_head', None)
     if testing and auxiliary is not None:
         count -= parameters(auxiliary)
-    divisor = cfg.model.data_preprocessor.get('pad_size_divisor') or 1
-    padded = [-(-side // divisor) * divisor for side in size]
     try:
-        return count, gmacs(model, padded)
+        return count, gmacs(model, padded_size(size, cfg.model.data_preprocessor))
     except Exception as error:  # a head that the counter does not know, or an operator without meta
         print_log(f'{name}: multiply-adds cannot be counted ({type(error).__name__}).', 'current')
         return count, None

@@ -245,6 +245,13 @@ def _times(value: object, factor: float) -> object:
     return value
 
 
+def padded_size(size: tuple[int, int], preprocessor: Mapping) -> tuple[int, int]:
+    """Height and width of an image of ``size`` as a model's ``data_preprocessor`` pads it."""
+    divisor = preprocessor.get('pad_size_divisor') or 1
+    height, width = size
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor
+
+
 def resize_scales(part: object) -> list[tuple[int, int]]:
     """Every size that a pipeline resizes to."""
     if isinstance(part, (list, tuple)):

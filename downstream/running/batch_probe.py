@@ -23,7 +23,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from backbones.errors import ConfigError
-from downstream.data.pipelines import resize_scales
+from downstream.data.pipelines import padded_size, resize_scales
 
 from .batch import smallest_batch
 from .channels import chosen_bands
@@ -93,8 +93,7 @@ def largest_size(cfg: Config) -> tuple[int, int]:
             '--batch-size auto: the training pipeline of this config sets no size of images.'
         )
     short, long = max((min(scale), max(scale)) for scale in scales)
-    divisor = cfg.model.data_preprocessor.get('pad_size_divisor', 1)
-    return tuple(-(-side // divisor) * divisor for side in (short, long))
+    return padded_size((short, long), cfg.model.data_preprocessor)
 
 
 def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) -> None:

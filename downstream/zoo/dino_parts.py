@@ -26,12 +26,7 @@ def run_dino(model: Any, maps: Sequence[Tensor]) -> int:
     Returns:
         Multiply-adds of sampling, which are in no module's forward pass.
     """
-    tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
-    sampled = 0
-    for layer in model.encoder.layers:
-        attended, count = run_deformable(layer.self_attn, tokens, tokens)
-        sampled += count
-        tokens = layer.norms[1](layer.ffn(layer.norms[0](attended)))
+    tokens, sampled = run_deformable_encoder(model.encoder, maps)
     heads = model.bbox_head
     proposals = model.memory_trans_norm(model.memory_trans_fc(tokens))
     heads.cls_branches[-1](proposals)
@@ -51,6 +46,17 @@ def run_dino(model: Any, maps: Sequence[Tensor]) -> int:
         heads.cls_branches[number](outputs)
         heads.reg_branches[number](outputs)
     return sampled
+
+
+def run_deformable_encoder(encoder: Any, maps: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """Tokens that an encoder of deformable attention makes of maps, and the multiply-adds of sampling."""
+    tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)
+    sampled = 0
+    for layer in encoder.layers:
+        attended, count = run_deformable(layer.self_attn, tokens, tokens)
+        sampled += count
+        tokens = layer.norms[1](layer.ffn(layer.norms[0](attended)))
+    return tokens, sampled
 
 
 def run_deformable(attention: Any, queries: Tensor, tokens: Tensor) -> tuple[Tensor, int]:

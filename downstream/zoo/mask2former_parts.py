@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dino_parts import run_deformable
+from .dino_parts import run_deformable_encoder
 
 
 def run_mask2former(head: Any, maps: Sequence[Tensor]) -> int:
@@ -49,12 +49,7 @@ def run_mask2former(head: Any, maps: Sequence[Tensor]) -> int:
 def _run_pixel_decoder(decoder: Any, maps: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, int]:
     """Maps of the encoder, the coarsest first, mask features, and the multiply-adds of sampling."""
     coarse = [conv(m) for conv, m in zip(decoder.input_convs, reversed(maps))]
-    tokens = torch.cat([m.flatten(2).transpose(1, 2) for m in coarse], dim=1)
-    sampled = 0
-    for layer in decoder.encoder.layers:
-        attended, count = run_deformable(layer.self_attn, tokens, tokens)
-        sampled += count
-        tokens = layer.norms[1](layer.ffn(layer.norms[0](attended)))
+    tokens, sampled = run_deformable_encoder(decoder.encoder, coarse)
     split = tokens.split([m.shape[2] * m.shape[3] for m in coarse], dim=1)
     outs = [part.transpose(1, 2).reshape(m.shape) for part, m in zip(split, coarse)]
     finer = maps[: len(maps) - len(coarse)]

@@ -1,10 +1,9 @@
 """Mask2Former from the command line: the embedded example; the recipe of instances at reduced size."""
 
-from tests.conftest import ROOT, TINY_CONFIG, coco_by_hand, read_metrics
+from tests.conftest import EMBEDDED_AS_COCO, ROOT, TINY_CONFIG, coco_by_hand, read_metrics
 
 INSTANCES = """
 _base_ = '{base}'
-from downstream.data.pipelines import resized
 from downstream.drop_in import num_classes
 
 width = 16
@@ -33,33 +32,7 @@ model['panoptic_head'].update(
         ),
     ),
 )
-data_root = {root!r}
-metainfo = dict(classes=('circle', 'square', 'triangle'))
-train_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_training.json',
-        data_prefix=dict(img='images/training/'),
-        pipeline=resized(_base_.train_pipeline, 0.125),
-    ),
-)
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_validation.json',
-        data_prefix=dict(img='images/validation/'),
-        pipeline=resized(_base_.test_pipeline, 0.125),
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
-test_evaluator = val_evaluator
+{data}
 train_cfg = dict(max_iters=2, val_interval=2)
 optim_wrapper = dict(type='OptimWrapper')
 default_hooks = dict(checkpoint=dict(interval=1))
@@ -84,7 +57,8 @@ def test_the_embedded_example_trains_and_is_tested(shapes, tmp_path, tool):
 def test_the_recipe_of_instances_trains_and_its_figures_are_cocos(shapes, tmp_path, tool):
     base = ROOT / 'configs/det/mask2former_convnext-tiny_in1k_50e-lsj_coco.py'
     config = tmp_path / 'instances.py'
-    config.write_text(INSTANCES.format(base=base, root=f'{shapes}/'))
+    data = EMBEDDED_AS_COCO.format(root=f'{shapes}/', scale=0.125)
+    config.write_text(INSTANCES.format(base=base, data=data))
     work, out = tmp_path / 'work', tmp_path / 'out'
     result = tool('train', config, '--work-dir', work)
     assert result.code == 0, result.err

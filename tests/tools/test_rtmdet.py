@@ -1,11 +1,9 @@
 """RTMDet from the command line, at reduced size: its last pipeline and its moving average, too."""
 
-from tests.conftest import ROOT, coco_by_hand, read_metrics
+from tests.conftest import EMBEDDED_AS_COCO, ROOT, coco_by_hand, read_metrics
 
 SMALL = """
 _base_ = '{base}'
-from downstream.data.pipelines import resized
-
 width = 16
 model = dict(
     backbone=dict(arch='atto', init_cfg=None),
@@ -17,34 +15,8 @@ model = dict(
     ),
     test_cfg=dict(max_per_img=20),
 )
-data_root = {root!r}
-metainfo = dict(classes=('circle', 'square', 'triangle'))
-train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_training.json',
-        data_prefix=dict(img='images/training/'),
-        pipeline=resized(_base_.train_pipeline, 0.2),
-    ),
-)
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_validation.json',
-        data_prefix=dict(img='images/validation/'),
-        pipeline=resized(_base_.test_pipeline, 0.2),
-    ),
-)
-test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
-test_evaluator = val_evaluator
+{data}
+train_dataloader.update(batch_size=2)
 train_cfg = dict(max_epochs=2, val_interval=1, dynamic_intervals=None)
 average, switch = _base_.custom_hooks
 custom_hooks = [
@@ -60,7 +32,8 @@ default_hooks = dict(checkpoint=dict(interval=1))
 def test_it_trains_and_its_figures_are_cocos(shapes, tmp_path, tool):
     base = ROOT / 'configs/det/rtmdet-l_convnext-base_in22k-in1k-384_100e_coco.py'
     config = tmp_path / 'rtmdet.py'
-    config.write_text(SMALL.format(base=base, root=f'{shapes}/'))
+    data = EMBEDDED_AS_COCO.format(root=f'{shapes}/', scale=0.2)
+    config.write_text(SMALL.format(base=base, data=data))
     work, out = tmp_path / 'work', tmp_path / 'out'
     result = tool('train', config, '--work-dir', work)
     assert result.code == 0, result.err
