@@ -13,7 +13,7 @@ from torch import nn
 
 from backbones.errors import DataError
 from downstream.atomic import atomic
-from downstream.data.seen import BatchPictures
+from downstream.data.pictures.seen import BatchPictures
 from downstream.distributed.wrapping import unwrapped
 from downstream.drawing import beside, file_content
 from downstream.running.loggers.hook import background_loggers

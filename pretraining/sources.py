@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS, DefaultScope
 
 from backbones.errors import DataError
-from downstream.data.checks import data_sets
+from downstream.data.checks.datasets import data_sets
 from downstream.data.formats.find import find
 from downstream.data.formats.found import Instances, Masks
 from downstream.data.formats.images import ARRAY, SUFFIXES, files_below

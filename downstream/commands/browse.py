@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 
 from backbones.errors import ConfigError
-from downstream.data.checks import check_datasets
-from downstream.data.seen import BatchPictures
+from downstream.data.checks.datasets import check_datasets
+from downstream.data.pictures.seen import BatchPictures
 from downstream.running.config import RunOptions, read_config
 from downstream.running.hooks.first_batches import write_batch
 

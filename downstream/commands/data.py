@@ -10,7 +10,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from backbones.errors import DataError, UserError
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.data.doctor.examine import examine
 from downstream.data.doctor.page import write_csv, write_page
 from downstream.data.doctor.parts import (

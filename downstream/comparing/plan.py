@@ -18,7 +18,7 @@ from mmengine.logging import print_log
 from backbones.errors import ConfigError, UserError
 from backbones.weights.download import local_file, sha256
 from backbones.weights.sources import find
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.own.prepare import DataOptions, prepare
 from downstream.running.checkpoint.files import write_text
 from downstream.running.config import TrainOptions, task_of, training_config

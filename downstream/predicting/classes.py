@@ -10,7 +10,7 @@ from mmengine.registry import DATASETS
 
 from backbones.errors import WeightsError
 from downstream.data.files import shortened
-from downstream.data.mask_checks import mask_options
+from downstream.data.checks.masks import mask_options
 from downstream.data.pipelines import innermost
 
 

@@ -29,7 +29,7 @@ from downstream.data.reading import (
     check_reading,
     loaders_of,
 )
-from downstream.data.shown import picture_of
+from downstream.data.pictures.shown import picture_of
 from downstream.distributed.wrapping import trained_part
 from downstream.exporting.files import is_exported
 from downstream.running.checkpoint.read import matching_tensors, read

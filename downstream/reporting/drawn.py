@@ -13,7 +13,7 @@ import numpy as np
 from backbones.errors import DataError
 from downstream.analysis import kept
 from downstream.analysis.kept import TestRun
-from downstream.data.band_checks import Loading
+from downstream.data.checks.bands import Loading
 from downstream.data.doctor.pictures import load
 from downstream.detection.coco_evaluation import Detections
 from downstream.drawing import beside, draw_detections, draw_segmentation, fitted

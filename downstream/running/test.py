@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.analysis import kept
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.distributed.processes import is_first_process
 from downstream.distributed.wrapping import trained_part

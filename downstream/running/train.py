@@ -7,7 +7,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
 from backbones.errors import ConfigError
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.distributed.processes import is_first_process
 
 from .channels import set_trained_statistics

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from backbones.errors import DataError
-from downstream.data.band_checks import Loading
+from downstream.data.checks.bands import Loading
 from downstream.data.duplicates import fingerprint
 from downstream.data.findings.masks import counted
 from downstream.data.formats.mask_pixels import packed_colors

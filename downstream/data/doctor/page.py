@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from downstream.data.band_checks import Loading
+from downstream.data.checks.bands import Loading
 from downstream.data.findings.finding import Finding, by_kind
 from downstream.data.findings.kinds import KINDS
 from downstream.markup import Markup, document, inline

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from downstream.data.band_checks import Loading
+from downstream.data.checks.bands import Loading
 from downstream.data.findings.finding import Box, Finding
 from downstream.data.images.loading import LoadBands
 from downstream.data.images.picture import picture_of_file

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from backbones.errors import ConfigError
-from downstream.data.band_checks import Loading
+from downstream.data.checks.bands import Loading
 from downstream.data.findings.boxes import trained_factor
 from downstream.data.formats.mask_pixels import packed_colors
 from downstream.data.run_lengths import decoded

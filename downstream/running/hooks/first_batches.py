@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from downstream.data.seen import BatchPictures
+from downstream.data.pictures.seen import BatchPictures
 from downstream.distributed.wrapping import unwrapped
 from downstream.drawing import file_content
 

@@ -11,8 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.visualization import Visualizer
 
-from downstream.data.shown import shown_image
-from downstream.data.truth import as_array, draw_truth
+from downstream.data.pictures.shown import shown_image
+from downstream.data.pictures.truth import as_array, draw_truth
 from downstream.drawing import (
     beside,
     class_palette,

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import ConfigDict
 
 from backbones import ConfigError, DataError
-from downstream.data.agreement import check_class_weights, check_evaluator
+from downstream.data.checks.agreement import check_class_weights, check_evaluator
 
 
 def coco(path, *ids) -> str:

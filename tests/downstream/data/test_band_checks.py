@@ -10,8 +10,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from backbones.errors import DataError
-from downstream.data import band_checks
-from downstream.data.checks import check_datasets
+from downstream.data.checks import bands
+from downstream.data.checks.datasets import check_datasets
 from downstream.running.channels import use_bands
 from tests.conftest import write_tiny_config
 
@@ -22,7 +22,7 @@ TASKS = ['detection', 'segmentation']
 @pytest.fixture
 def logged(monkeypatch) -> list[str]:
     messages: list[str] = []
-    monkeypatch.setattr(band_checks, 'print_log', lambda message, logger: messages.append(message))
+    monkeypatch.setattr(bands, 'print_log', lambda message, logger: messages.append(message))
     return messages
 
 

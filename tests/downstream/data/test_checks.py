@@ -9,9 +9,10 @@ from mmengine.config import Config, ConfigDict
 from PIL import Image
 
 from backbones import ConfigError, DataError
-from downstream.data import coco_checks, files, mask_checks
-from downstream.data.checks import check_datasets
-from downstream.data.mask_checks import check_mask_values
+from downstream.data import files
+from downstream.data.checks import coco, masks
+from downstream.data.checks.datasets import check_datasets
+from downstream.data.checks.masks import check_mask_values
 from tests.conftest import write_tiny_config
 
 
@@ -36,7 +37,7 @@ def test_a_large_annotation_file_is_read_for_its_categories_alone(shapes, tmp_pa
     cfg = config('detection', data, tmp_path)
     with pytest.raises(DataError, match='image 99'):
         check_datasets(cfg, ('train',))
-    monkeypatch.setattr(coco_checks, 'FULL_JSON_BYTES', 100)
+    monkeypatch.setattr(coco, 'FULL_JSON_BYTES', 100)
     check_datasets(cfg, ('train',))
     with pytest.raises(DataError, match='image 99'):
         check_datasets(cfg, ('train',), full=True)
@@ -129,7 +130,7 @@ def test_mask_values(values, reduce_zero_label, wrong):
 def logged(monkeypatch) -> list[str]:
     """What the checks log."""
     messages: list[str] = []
-    for module in (coco_checks, mask_checks):
+    for module in (coco, masks):
         monkeypatch.setattr(module, 'print_log', lambda message, *_: messages.append(message))
     return messages
 

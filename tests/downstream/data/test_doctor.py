@@ -16,8 +16,8 @@ from PIL import Image
 
 from backbones.errors import ConfigError, DataError
 from downstream.commands import data as commands
-from downstream.data.band_checks import Loading
-from downstream.data.checks import check_datasets
+from downstream.data.checks.bands import Loading
+from downstream.data.checks.datasets import check_datasets
 from downstream.data.doctor import files
 from downstream.data.doctor.parts import parts_of_config, parts_of_found, raw_coco_parts
 from downstream.data.doctor.pictures import load, picture_of

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from backbones.errors import DataError
-from downstream.data.coco_checks import reason_to_leave_out
+from downstream.data.checks.coco import reason_to_leave_out
 from downstream.data.findings.records import sound_records
 from downstream.data.reading import CheckedLoader, UnreadableError, is_cut_off, require_within
 from downstream.running.config import TrainOptions

@@ -11,7 +11,7 @@ from mmseg.structures import SegDataSample
 
 from downstream.data.images.loading import LoadBands
 from downstream.data.reading import CheckedLoader
-from downstream.data.seen import BatchPictures
+from downstream.data.pictures.seen import BatchPictures
 from downstream.detection.preprocessor import AsyncDetDataPreprocessor
 from downstream.drawing import class_color
 from downstream.segmentation.preprocessor import AsyncSegDataPreProcessor

@@ -10,8 +10,8 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from downstream.data.seen import BatchPictures
-from downstream.data.truth import draw_truth
+from downstream.data.pictures.seen import BatchPictures
+from downstream.data.pictures.truth import draw_truth
 from downstream.detection.preprocessor import AsyncDetDataPreprocessor
 from downstream.drawing import draw_detections
 from downstream.running import DetectionPicturesHook, SegmentationPicturesHook

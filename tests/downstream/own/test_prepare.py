@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from backbones import ConfigError, DataError
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.data.doctor.parts import parts_of_config
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below

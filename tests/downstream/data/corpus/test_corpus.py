@@ -12,8 +12,8 @@ import pytest
 from mmengine.config import Config
 
 from backbones.errors import UserError
-from downstream.data import checks, coco_checks, mask_checks
-from downstream.data.checks import check_datasets
+from downstream.data.checks import coco, datasets, masks
+from downstream.data.checks.datasets import check_datasets
 from downstream.data.doctor.examine import examine
 from downstream.data.doctor.parts import parts_of_config
 from downstream.data.findings.finding import Finding
@@ -42,7 +42,7 @@ def sound(tmp_path_factory) -> dict:
 def logged(monkeypatch) -> list[str]:
     """What the check before training logs."""
     messages: list[str] = []
-    for module in (checks, coco_checks, mask_checks):
+    for module in (datasets, coco, masks):
         monkeypatch.setattr(
             module, 'print_log', lambda message, *args, **kwargs: messages.append(message)
         )

@@ -15,8 +15,8 @@ from mmengine.logging import print_log
 
 from backbones.errors import DataError
 
-from .band_checks import BandChecks
-from .files import (
+from .bands import BandChecks
+from downstream.data.files import (
     exif_advice,
     loaded_size,
     require_files,
@@ -25,15 +25,15 @@ from .files import (
     shortened,
     some,
 )
-from .findings.boxes import box_findings
-from .findings.classes import class_findings, class_list_findings, object_counts
-from .findings.finding import Finding, lines
-from .findings.records import sound_records
-from .findings.segments import segment_findings
-from .images.read import read_header
-from .json_files import read_coco
-from .pipelines import steps_of
-from .reading import is_cut_off, require_within
+from downstream.data.findings.boxes import box_findings
+from downstream.data.findings.classes import class_findings, class_list_findings, object_counts
+from downstream.data.findings.finding import Finding, lines
+from downstream.data.findings.records import sound_records
+from downstream.data.findings.segments import segment_findings
+from downstream.data.images.read import read_header
+from downstream.data.json_files import read_coco
+from downstream.data.pipelines import steps_of
+from downstream.data.reading import is_cut_off, require_within
 
 # Of a larger file only the categories are read, unless everything is to be checked.
 FULL_JSON_BYTES = 64 * 2**20

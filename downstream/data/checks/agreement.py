@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 from backbones.errors import ConfigError, DataError
 
-from .coco_checks import FULL_JSON_BYTES
+from .coco import FULL_JSON_BYTES
 
 
 def check_evaluator(loader: str, dataset: ConfigDict, evaluator: object) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import mmcv
 import numpy as np
 
-from .images.loading import LoadBands
-from .reading import CheckedLoader, loaders_of
+from downstream.data.images.loading import LoadBands
+from downstream.data.reading import CheckedLoader, loaders_of
 
 
 def shown_image(dataset: object, path: str) -> np.ndarray:
     """The image in ``path`` as a data set loads it, ``(H, W, 3)`` of uint8, RGB.
 
     Its size and its orientation are those of the annotations. Of images of other bands three are shown
-    (:class:`~downstream.data.loading.LoadBands`).
+    (:class:`~downstream.data.images.loading.LoadBands`).
 
     Args:
         dataset: The data set whose sample is to be drawn; its pipeline loads images from files.

@@ -15,8 +15,8 @@ from mmengine.logging import print_log
 
 from backbones.errors import ConfigError, DataError
 
-from .band_checks import BandChecks
-from .files import (
+from .bands import BandChecks
+from downstream.data.files import (
     exif_advice,
     loaded_size,
     open_image,
@@ -26,9 +26,9 @@ from .files import (
     shortened,
     some,
 )
-from .findings.classes import class_list_findings
-from .findings.finding import lines
-from .findings.masks import (
+from downstream.data.findings.classes import class_list_findings
+from downstream.data.findings.finding import lines
+from downstream.data.findings.masks import (
     counted,
     form_finding,
     index_values,
@@ -36,9 +36,9 @@ from .findings.masks import (
     set_findings,
     value_finding,
 )
-from .images.read import read_header
-from .pipelines import steps_of
-from .reading import is_cut_off, require_within
+from downstream.data.images.read import read_header
+from downstream.data.pipelines import steps_of
+from downstream.data.reading import is_cut_off, require_within
 
 
 def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:

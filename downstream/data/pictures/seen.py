@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from downstream.drawing import captioned
 
-from .images.loading import LoadBands
-from .reading import loaders_of
+from downstream.data.images.loading import LoadBands
+from downstream.data.reading import loaders_of
 from .truth import draw_truth
 
 

@@ -11,10 +11,10 @@ from mmengine.logging import print_log
 
 from backbones.errors import DataError
 
-from .findings.finding import Finding
-from .images.loading import too_few_bands
-from .images.read import ImageHeader
-from .pipelines import steps_of
+from downstream.data.findings.finding import Finding
+from downstream.data.images.loading import too_few_bands
+from downstream.data.images.read import ImageHeader
+from downstream.data.pipelines import steps_of
 
 _ADVICE = 'docs/data.md, "Images that are not 8-bit RGB"'
 

@@ -14,9 +14,9 @@ from mmengine.logging import print_log
 from backbones.errors import ConfigError
 
 from .agreement import check_class_weights, check_evaluator
-from .coco_checks import check_coco
-from .files import shortened
-from .mask_checks import check_masks
+from .coco import check_coco
+from downstream.data.files import shortened
+from .masks import check_masks
 
 COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')
 
