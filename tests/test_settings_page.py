@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS, METRICS, MODELS, PARAM_SCHEDULERS, init_default_scope
 
-from downstream.running import overrides
+from downstream.running.options import overrides
 
 from .conftest import ROOT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from downstream.running.batch_probe import release_free_memory
+from downstream.running.options.batch_probe import release_free_memory
 
 _STATUS, _CLEAR = Path('/proc/self/status'), Path('/proc/self/clear_refs')
 

@@ -15,7 +15,7 @@ from backbones.errors import ConfigError, DataError
 from downstream.data.files import open_image
 from downstream.data.pipelines import innermost, padded_size, resize_scales
 from downstream.predicting.sources import find_sources
-from downstream.running.channels import chosen_bands
+from downstream.running.options.channels import chosen_bands
 from downstream.zoo.complexity import counted_size
 
 # Batches of noise that differ, for caches to have no share in a figure.

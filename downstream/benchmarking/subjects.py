@@ -22,7 +22,7 @@ from downstream.exporting.standalone import ExportedModel
 from downstream.running.checkpoint.locate import local_checkpoint
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.gpu_memory import PREDICTING, explain_full_gpu
-from downstream.running.initialise import initialise_randomly
+from downstream.running.weights.initialise import initialise_randomly
 from downstream.zoo.complexity import build_on_meta, gmacs, parameters
 
 from .names import Named

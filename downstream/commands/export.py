@@ -25,7 +25,7 @@ from downstream.exporting.segmenter import SegmenterGraph
 from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model
 from downstream.publishing.licence import inherited_licence
-from downstream.running.channels import chosen_bands
+from downstream.running.options.channels import chosen_bands
 from downstream.running.checkpoint.files import raise_on_full_disk
 from downstream.running.checkpoint.locate import CHECKPOINT_SUFFIXES, is_remote
 from downstream.running.checkpoint.read import read

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from backbones.errors import ConfigError
 from downstream.paths import find_config
 from downstream.running import settings
-from downstream.running.batch import recipe_batch, smallest_batch
+from downstream.running.options.batch import recipe_batch, smallest_batch
 
 from .schedule import RecipeSchedule, Schedule
 

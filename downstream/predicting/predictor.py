@@ -35,7 +35,7 @@ from downstream.exporting.files import is_exported
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.config import TestOptions, task_of, testing_config
 from downstream.running.gpu_memory import PREDICTING, GPUMemoryError, explain_full_gpu
-from downstream.running.precision import half_precision
+from downstream.running.options.precision import half_precision
 from downstream.tiles.model import batches
 
 from .ahead import ahead

@@ -6,7 +6,7 @@ from downstream.running.hooks.finite import FiniteLossHook
 from downstream.running.hooks.first_batches import FirstBatchesHook
 from downstream.running.hooks.hanging import HangHook
 from downstream.running.loggers import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
-from .precision import BFloat16OptimWrapper
+from .options.precision import BFloat16OptimWrapper
 from downstream.running.hooks.patience import PatienceHook
 from downstream.running.hooks.pictures import DetectionPicturesHook, SegmentationPicturesHook
 from downstream.running.hooks.preemption import PreemptionHook

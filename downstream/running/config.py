@@ -29,15 +29,16 @@ from downstream.paths import CONFIGS, configs_of, find_config
 from downstream.tiles.config import use_tiles
 from downstream.tiles.windows import Tiling
 
-from . import overrides, settings
-from .batch import keep_batch, recipe_batch
-from .batch_probe import largest_batch
-from .channels import chosen_bands, set_tested_statistics, use_bands
+from . import settings
+from .options import overrides
+from .options.batch import keep_batch, recipe_batch
+from .options.batch_probe import largest_batch
+from .options.channels import chosen_bands, set_tested_statistics, use_bands
 from .checkpoint.locate import local_checkpoint
 from .checkpoint.read import read
-from .log_to import add_loggers, drop_loggers
+from .options.log_to import add_loggers, drop_loggers
 from .optimizer_kernels import fuse_on_cuda_alone
-from .precision import require_usable_gpu, set_precision
+from .options.precision import require_usable_gpu, set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.
 _TRAINING_KEYS = (
@@ -57,7 +58,7 @@ _PRETRAINING = 'mmengine'
 class RunOptions:
     """What the command lines of training and testing share.
 
-    ``channels`` and ``bands``: images that are not 8-bit RGB; see :mod:`.channels`.
+    ``channels`` and ``bands``: images that are not 8-bit RGB; see :mod:`.options.channels`.
     """
 
     config: str
@@ -87,7 +88,7 @@ class TrainOptions(RunOptions):
         batch_size: Images a step, of all processes together, or 'auto': as many as fit.
         image_size: See :func:`.settings.image_size`.
         patience: Evaluations without improvement after which the run stops.
-        log_to: Loggers by name; see :mod:`.log_to`.
+        log_to: Loggers by name; see :mod:`.options.log_to`.
     """
 
     amp: str | None = None

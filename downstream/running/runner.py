@@ -45,7 +45,7 @@ from downstream.running.resume.start import Start, agree_on_start
 
 from .config_text import FormattedOnce
 from .gpu_memory import TRAINING, explain_full_gpu
-from .initialise import initialise
+from .weights.initialise import initialise
 from .optimizer_kernels import keep_implementation
 from .schedule_fit import misfits
 

@@ -13,7 +13,7 @@ from downstream.data.built import build_ahead
 from downstream.data.pipelines import pipeline_switches, resized
 from downstream.quiet import without_coco_output
 
-from .batch import recipe_batch, smallest_batch
+from .options.batch import recipe_batch, smallest_batch
 
 # A warm-up takes at most this share of a run.
 _WARM_UP_SHARE = 0.1

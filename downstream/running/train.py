@@ -10,7 +10,7 @@ from backbones.errors import ConfigError
 from downstream.data.checks.datasets import check_datasets
 from downstream.distributed.processes import is_first_process
 
-from .channels import set_trained_statistics
+from .options.channels import set_trained_statistics
 from .config import TrainOptions, training_config
 from .runner import SuiteRunner
 

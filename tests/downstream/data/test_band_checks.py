@@ -12,7 +12,7 @@ from PIL import Image
 from backbones.errors import DataError
 from downstream.data.checks import bands
 from downstream.data.checks.datasets import check_datasets
-from downstream.running.channels import use_bands
+from downstream.running.options.channels import use_bands
 from tests.conftest import write_tiny_config
 
 tifffile = pytest.importorskip('tifffile')

@@ -15,7 +15,7 @@ from downstream.drop_in import detector, drop_in, linear_segmentor, num_classes,
 from downstream.drop_in.facts import inspect_backbone
 from downstream.drop_in.pretrained import with_init_cfg
 from downstream.running.config import TrainOptions, training_config
-from downstream.running.initialise import initialise
+from downstream.running.weights.initialise import initialise
 from tests.conftest import EXAMPLES, ROOT
 from tests.plain import FourStages
 

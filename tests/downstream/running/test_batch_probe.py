@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 
 from backbones import ConfigError
-from downstream.running import batch_probe
+from downstream.running.options import batch_probe
 from downstream.running.config import RunOptions, read_config
 from tests import processes
 from tests.conftest import EXAMPLES, ROOT

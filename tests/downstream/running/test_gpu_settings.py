@@ -13,7 +13,7 @@ from torch import nn
 from backbones import ConfigError
 from downstream.running import ForeachExponentialMovingAverage, SuiteRunner
 from downstream.running import config as run_config
-from downstream.running.batch import keep_batch
+from downstream.running.options.batch import keep_batch
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.gpu_memory import GPUMemoryError
 from downstream.running.optimizer_kernels import keep_implementation

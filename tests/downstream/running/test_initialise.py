@@ -14,7 +14,7 @@ from torch import nn
 from backbones import ConvNeXt
 from backbones.errors import WeightsError
 from backbones.weights import load
-from downstream.running.initialise import initialise
+from downstream.running.weights.initialise import initialise
 from tests import processes
 
 SIZES = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))

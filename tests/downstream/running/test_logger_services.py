@@ -10,7 +10,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 
-from downstream.running.log_to import LOGGERS
+from downstream.running.options.log_to import LOGGERS
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
 

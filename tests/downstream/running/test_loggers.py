@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 
 from backbones.errors import ConfigError
-from downstream.running import overrides
-from downstream.running.log_to import LOGGERS, add_loggers, drop_loggers
+from downstream.running.options import overrides
+from downstream.running.options.log_to import LOGGERS, add_loggers, drop_loggers
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
 from downstream.running.loggers.hook import per_class_figures
@@ -271,7 +271,7 @@ class TestChoice:
             add_loggers(self.config(), [name])
 
     def test_the_drivers_of_mlflow_are_named(self, monkeypatch):
-        from downstream.running import log_to
+        from downstream.running.options import log_to
 
         monkeypatch.setattr(overrides, 'is_installed', lambda package: True)
         monkeypatch.setattr(log_to, 'is_installed', lambda package: package != 'alembic')

@@ -59,7 +59,7 @@ def test_another_optimizer_does_not_get_arguments_it_does_not_take():
 
 
 def test_a_logger_that_is_not_installed_is_named(monkeypatch):
-    from downstream.running import overrides
+    from downstream.running.options import overrides
 
     monkeypatch.setattr(overrides, 'find_spec', lambda name: None)
     with pytest.raises(

@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from backbones import ConfigError, WeightsError
 from downstream.commands.line import KeyValueAction
-from downstream.running import config, precision
+from downstream.running import config
+from downstream.running.options import precision
 from downstream.running.checkpoint.read import matching_tensors, read
-from downstream.running.precision import set_precision
+from downstream.running.options.precision import set_precision
 from tests.conftest import ROOT, write_tiny_config
 
 from .test_checkpoints import tiny_run

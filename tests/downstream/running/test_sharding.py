@@ -18,7 +18,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from backbones import ConfigError, TimmBackbone
-from downstream.running.batch_probe import release_free_memory
+from downstream.running.options.batch_probe import release_free_memory
 from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks.sharded import ShardedModelHook
 from tests import processes

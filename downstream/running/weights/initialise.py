@@ -17,7 +17,7 @@ from backbones.weights.stem import RGB, adapted_stem, describe_adaptation, is_rg
 from downstream.distributed.flags import maximum
 from downstream.distributed.gather import broadcast
 
-from . import missing_weights
+from . import missing
 
 required('mmengine.model.BaseModule._dump_init_info')
 
@@ -53,7 +53,7 @@ def initialise(model: nn.Module, by_model: bool = False) -> None:
         if hasattr(model, 'init_weights'):
             with (
                 _adapting_stem(getattr(model, 'backbone', None)),
-                missing_weights.named(model, by_model),
+                missing.named(model, by_model),
             ):
                 _WithoutDump(model).init_weights()
         load_plain_backbone(getattr(model, 'backbone', None))
@@ -99,10 +99,10 @@ def _forget_pretrained(model: nn.Module) -> None:
     """Remove ``Pretrained`` from every ``init_cfg``; other initialisation stays."""
     for module in model.modules():
         init_cfg = getattr(module, 'init_cfg', None)
-        if isinstance(init_cfg, Mapping) and missing_weights.is_pretrained(init_cfg):
+        if isinstance(init_cfg, Mapping) and missing.is_pretrained(init_cfg):
             module.init_cfg = None
         elif isinstance(init_cfg, (list, tuple)):
-            kept = [part for part in init_cfg if not missing_weights.is_pretrained(part)]
+            kept = [part for part in init_cfg if not missing.is_pretrained(part)]
             module.init_cfg = kept or None
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from backbones.errors import ConfigError
 
-from .loggers import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
+from downstream.running.loggers import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
 from .overrides import check_values, is_installed
 
 LOGGERS = {

@@ -19,8 +19,8 @@ from downstream.data.pipelines import pipeline_switches, steps_of
 from downstream.distributed.processes import is_first_process
 from downstream.drop_in.facts import settle_in_channels
 
-from .checkpoint.files import newest_whole
-from .checkpoint.read import read
+from downstream.running.checkpoint.files import newest_whole
+from downstream.running.checkpoint.read import read
 
 _LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _PIPELINES = ('train_pipeline', 'test_pipeline', 'tta_pipeline')

@@ -27,8 +27,8 @@ from downstream.data.pipelines import padded_size, resize_scales
 
 from .batch import smallest_batch
 from .channels import chosen_bands
-from .checkpoint.writer import free_memory
-from .initialise import initialise_randomly
+from downstream.running.checkpoint.writer import free_memory
+from downstream.running.weights.initialise import initialise_randomly
 
 # Share of the memory that a probe may fill: batches differ in their number of objects.
 _SHARE = 0.85
