@@ -21,20 +21,19 @@ import torch
 from tqdm import tqdm
 
 import downstream  # noqa: F401  before mmdet
-from benchmarks import (
+from benchmarks import first_gpu, memory
+from benchmarks.process import alone
+from benchmarks.speed import (
     attention,
     backbone,
     drawing,
     evaluation,
-    first_gpu,
     gpu,
     masked,
-    memory,
     models,
     operators,
 )
-from benchmarks.backbone import BASE, OURS
-from benchmarks.process import alone
+from benchmarks.speed.backbone import BASE, OURS
 from downstream.benchmarking.memory import reports_peaks
 from downstream.contract.saved_memory import saved_activation_bytes
 

@@ -9,21 +9,19 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from benchmarks import (
+from benchmarks import few_labels, memory, shuffled_cells
+from benchmarks.speed import (
     __main__,
     attention,
     drawing,
     evaluation,
-    few_labels,
     gpu,
     masked,
-    memory,
     models,
     operators,
-    shuffled_cells,
 )
-from benchmarks.backbone import BASE, CASES, OURS, Case, build, difference, step
-from benchmarks.evaluation import random_coco
+from benchmarks.speed.backbone import BASE, CASES, OURS, Case, build, difference, step
+from benchmarks.speed.evaluation import random_coco
 from downstream.benchmarking.memory import reports_peaks
 from downstream.benchmarking.timing import Spread, interleave
 from downstream.paths import find_config

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import set_fused
-from benchmarks import backbone
-from benchmarks.backbone import OURS, difference
+from benchmarks.speed import backbone
+from benchmarks.speed.backbone import OURS, difference
 from downstream.benchmarking.timing import Timings, interleave
 
 NAMES = (OURS, 'timm', 'timm, compiled')

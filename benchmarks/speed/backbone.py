@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import ConvNeXt, ConvNeXtV2
-from benchmarks.peers import peers
+from benchmarks.speed.peers import peers
 from downstream.benchmarking.timing import Timings, interleave
 
 OURS, BASE = 'this suite', 'FAIR form'

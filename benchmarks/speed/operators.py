@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backbones.kernels.roi_align import RoIAlign
-from benchmarks.backbone import OURS, difference
+from benchmarks.speed.backbone import OURS, difference
 from downstream.benchmarking.timing import Timings, interleave
 
 PEER = 'torchvision'

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from mmengine.structures import InstanceData, PixelData
 
-from benchmarks.evaluation import OURS, Result
+from benchmarks.speed.evaluation import OURS, Result
 from downstream.benchmarking.timing import interleave
 from downstream.drawing import draw_detections, draw_segmentation
 

@@ -12,7 +12,7 @@ from mmcv.ops import multi_scale_deform_attn
 from torch import Tensor, nn
 
 from backbones.kernels import deform_attention
-from benchmarks.backbone import OURS, difference
+from benchmarks.speed.backbone import OURS, difference
 from downstream.benchmarking.timing import Timings, interleave
 from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.operators.deform_attention import REPLACED

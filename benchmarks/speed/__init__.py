@@ -1,0 +1,1 @@
+"""This suite beside other implementations, each subject in a module: what is timed, and their difference."""
