@@ -9,9 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from benchmarks import few_labels, memory, shuffled_cells
+from benchmarks import __main__, few_labels, memory, shuffled_cells
 from benchmarks.speed import (
-    __main__,
     attention,
     drawing,
     evaluation,
