@@ -30,7 +30,7 @@ import downstream  # noqa: F401
 from downstream.data.shapes import make_shapes
 from downstream.quiet import KNOWN_WARNINGS
 
-from .c_ways import way  # noqa: F401  a fixture
+from .support.c_ways import way  # noqa: F401  a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = {

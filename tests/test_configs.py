@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from downstream.drop_in import without_masks
-from tests.schedules import learning_rates
+from tests.support.schedules import learning_rates
 
 ROOT = Path(__file__).resolve().parents[1]
 LEAVES = sorted(p for task in ('det', 'seg') for p in (ROOT / 'configs' / task).glob('*.py'))

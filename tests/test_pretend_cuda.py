@@ -22,8 +22,8 @@ from downstream.running import config as run_config
 from downstream.running.config import RunOptions, read_config
 from downstream.running.hooks.finite import FiniteLossHook
 from tests.conftest import EXAMPLES, write_tiny_config
-from tests.plain import FourStages
-from tests.pretend_cuda import Waits, pinned, pretended_cuda
+from tests.support.plain import FourStages
+from tests.support.pretend_cuda import Waits, pinned, pretended_cuda
 
 
 class PlainNet(FourStages):

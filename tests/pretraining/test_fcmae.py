@@ -9,7 +9,7 @@ from backbones import ConfigError, set_fused
 from backbones.convnext.visible import VisibleCells
 from backbones.names import backbone_config
 from pretraining import FCMAE
-from tests.close import require_close
+from tests.support.close import require_close
 
 from .sparse_reference import encode, run_block
 

@@ -14,7 +14,7 @@ from pretraining import FCMAE
 from pretraining.by_size import batch_for, epochs_for, rate_for, size_for
 from pretraining.own import prepare
 from pretraining.train import PretrainOptions, pretraining_config
-from tests import processes
+from tests.support import processes
 
 ARCH = dict(depths=(1, 1, 1, 1), dims=(4, 6, 8, 10))
 

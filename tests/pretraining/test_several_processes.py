@@ -8,7 +8,7 @@ from torch.distributed.fsdp import FSDPModule
 from backbones.convnext.visible import VisibleCells, count_seen
 from downstream.running.checkpoint import files
 from pretraining.data import RandomResizedCropFlip
-from tests import processes
+from tests.support import processes
 
 from .runs import run, write_config
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from backbones import ConfigError, ConvNeXt, ConvNeXtV2, set_fused
 from backbones.convnext.visible import VisibleCells
 from pretraining.fcmae import Encoder
-from tests.close import require_close
+from tests.support.close import require_close
 
 from .sparse_reference import encode, encode_dense
 

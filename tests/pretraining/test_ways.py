@@ -9,7 +9,7 @@ from backbones.convnext.visible import VisibleCells
 from backbones.errors import ConfigError
 from pretraining import FCMAE
 from pretraining.train import PretrainOptions, pretraining_config
-from tests.close import require_close
+from tests.support.close import require_close
 
 from .runs import final_state, run, write_config
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from downstream.running.checkpoint.read import read
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, read_metrics, write_tiny_config
 
 LAST = {'detection': 'epoch_1.pth', 'segmentation': 'iter_2.pth'}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 

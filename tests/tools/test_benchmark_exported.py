@@ -22,7 +22,7 @@ from downstream.zoo.complexity import build_on_meta, gmacs
 from tests.conftest import write_tiny_config
 from tests.downstream.exporting.detectors import build
 from tests.downstream.exporting.models import segmenter, write_config
-from tests.hub import served, use_as_hub
+from tests.support.hub import served, use_as_hub
 
 SMALL = ('--size', '64', '96', '--rounds', '2', '--warm-up', '0', '--device', 'cpu')
 

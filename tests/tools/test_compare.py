@@ -12,7 +12,7 @@ import pytest
 
 from downstream.comparing import children
 from downstream.comparing.words import Command
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 TWO = ('convnext-atto', 'timm:test_efficientnet')

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from safetensors.torch import load_file
 
 from pretraining.train import PretrainOptions, batch_advice, pretraining_config
-from tests import processes
+from tests.support import processes
 from tests.pretraining.runs import write_config
 
 # A checkpoint after every step, and enough steps to be killed in.

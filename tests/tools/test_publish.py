@@ -15,7 +15,7 @@ from backbones import ConfigError
 from backbones.weights.download import FOLDER, sha256
 from tests.conftest import read_metrics, write_tiny_config
 from tests.downstream.exporting.models import segmenter
-from tests.hub_push import pushed_to, use_to_push
+from tests.support.hub_push import pushed_to, use_to_push
 
 
 @pytest.fixture(scope='module')

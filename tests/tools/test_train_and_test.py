@@ -15,7 +15,7 @@ import torch
 from mmengine.config import Config
 
 from downstream.analysis import kept, segmentation
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, coco_by_hand, read_metrics, write_tiny_config
 
 TASKS = ('detection', 'segmentation')

@@ -19,7 +19,7 @@ from backbones.convnext.fused.grn import grn_backward, grn_scale
 from backbones.kernels import depthwise, linear, pointwise
 from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.data.shapes import make_shapes
-from tests.close import require_close
+from tests.support.close import require_close
 
 MODELS = {'V1': ConvNeXt, 'V2': ConvNeXtV2}
 # Atto's widths, and one or two blocks in a stage.

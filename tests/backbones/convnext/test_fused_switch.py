@@ -12,7 +12,7 @@ from backbones.convnext.fused import cpu as fused_cpu
 from backbones.convnext.fused import gpu as fused_gpu
 from backbones.convnext.fused import switch as fused_switch
 from backbones.kernels import depthwise, eager, linear, pointwise
-from tests.close import require_close
+from tests.support.close import require_close
 
 
 @pytest.fixture(autouse=True)

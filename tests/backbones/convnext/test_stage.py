@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 
 from backbones import ConvNeXt, ConvNeXtV2, set_fused
 from backbones.convnext import Block, FusedBlock, Stage
-from tests.close import require_close
+from tests.support.close import require_close
 
 MODES = ['train', 'frozen', 'no_grad', 'inference']
 

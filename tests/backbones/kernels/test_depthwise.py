@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.kernels import depthwise
-from tests.close import require_close
+from tests.support.close import require_close
 
 C_MODULE = depthwise
 CHANNELS = [1, 8, 16, 40, 96]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from backbones.kernels import pointwise
-from tests.close import require_close
+from tests.support.close import require_close
 
 C_MODULE = pointwise
 

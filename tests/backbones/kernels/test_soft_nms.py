@@ -5,7 +5,7 @@ import torch
 
 import backbones.kernels.soft_nms
 from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE, soft_nms
-from tests.suppression import soft_nms_by_hand
+from tests.support.suppression import soft_nms_by_hand
 
 C_MODULE = backbones.kernels.soft_nms
 

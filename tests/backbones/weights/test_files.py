@@ -14,7 +14,7 @@ from backbones import ConvNeXt, WeightsError, load_pretrained
 from backbones.weights import download
 from backbones.weights.download import FOLDER, MIRROR, local_file
 from backbones.weights.sources import find
-from tests.hub import served, use_as_hub
+from tests.support.hub import served, use_as_hub
 
 BODY = bytes(range(256)) * 4096
 

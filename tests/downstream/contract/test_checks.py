@@ -10,7 +10,7 @@ from downstream.contract import check_backbone, gmacs
 from downstream.contract.saved_memory import saved_activation_bytes
 from tests.backbones.timm_backbone.test_families import FAMILIES
 from tests.conftest import ROOT
-from tests.plain import FourStages
+from tests.support.plain import FourStages
 
 pytest_plugins = ['downstream.pytest_plugin']
 ME = 'tests.downstream.contract.test_checks'

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.dist import get_comm_device
 
 from downstream.distributed import flags, gather
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT
 
 

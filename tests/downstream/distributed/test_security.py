@@ -19,7 +19,7 @@ from downstream.distributed import gather
 from downstream.distributed.safe_pickle import dumps, loads
 from downstream.running.checkpoint import files
 from downstream.running.checkpoint.read import read
-from tests import processes
+from tests.support import processes
 from tests.downstream.running.test_checkpoints import tiny_run
 
 MARK = 'executed'

@@ -17,7 +17,7 @@ from downstream.drop_in.pretrained import with_init_cfg
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.weights.initialise import initialise
 from tests.conftest import EXAMPLES, ROOT
-from tests.plain import FourStages
+from tests.support.plain import FourStages
 
 from .test_timm_families import batch
 

@@ -13,7 +13,7 @@ from mmcv.ops import RoIAlign, batched_nms, nms, nms_match, roi_align, sigmoid_f
 
 from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE
 from downstream.operators import finder
-from tests.suppression import iou, soft_nms_by_hand
+from tests.support.suppression import iou, soft_nms_by_hand
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
 DEVICES = ['cpu', pytest.param('cuda', marks=needs_cuda)]

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from backbones import ConfigError
 from downstream.running.options import batch_probe
 from downstream.running.config import RunOptions, read_config
-from tests import processes
+from tests.support import processes
 from tests.conftest import EXAMPLES, ROOT
 
 MB = 2**20

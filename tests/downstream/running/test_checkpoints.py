@@ -22,7 +22,7 @@ from downstream.running import config
 from downstream.running.checkpoint import files, writer
 from downstream.running.runner import SuiteRunner
 from downstream.running.test import evaluate
-from tests import processes
+from tests.support import processes
 from tests.conftest import write_tiny_config
 
 

@@ -22,7 +22,7 @@ from downstream.running.resume.gradient_order import GradientOrder
 from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
 from downstream.running.runner import SuiteRunner
 from downstream.running.train import train
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 from .test_checkpoints import tiny_run

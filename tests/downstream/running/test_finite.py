@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from downstream.distributed import flags
 from downstream.running.checkpoint import files
 from downstream.running.hooks.finite import NotFiniteError
-from tests import processes
+from tests.support import processes
 from tests.conftest import write_tiny_config
 
 from .test_checkpoints import tiny_run

@@ -15,7 +15,7 @@ from backbones import ConvNeXt
 from backbones.errors import WeightsError
 from backbones.weights import load
 from downstream.running.weights.initialise import initialise
-from tests import processes
+from tests.support import processes
 
 SIZES = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
 

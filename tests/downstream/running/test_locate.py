@@ -10,7 +10,7 @@ from backbones import WeightsError
 from backbones.weights.download import FOLDER
 from downstream.running.checkpoint.locate import local_checkpoint
 from downstream.running.checkpoint.read import read
-from tests.hub import served, use_as_hub
+from tests.support.hub import served, use_as_hub
 
 TENSORS = {'backbone.weight': torch.arange(4.0)}
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from downstream.running.checkpoint.read import read
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 pytestmark = pytest.mark.slow

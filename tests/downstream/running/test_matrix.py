@@ -14,7 +14,7 @@ from downstream.running.checkpoint import files
 from downstream.running.hooks.preemption import PreemptedError
 from downstream.running.test import evaluate
 from downstream.running.train import train
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 from .test_checkpoints import ADAMW, tiny_run

@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 
 from downstream.distributed.processes import complete_environment, is_first_process, process_count
 from downstream.running.checkpoint import files, writer
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 from .test_checkpoints import tiny_run

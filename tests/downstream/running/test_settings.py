@@ -14,7 +14,7 @@ from downstream.running.options.batch_probe import largest_size
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.resume.seeded_data import exact_dataloader
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
-from tests.schedules import learning_rates
+from tests.support.schedules import learning_rates
 
 CASCADE = CONFIGS / 'det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
 UPERNET = CONFIGS / 'seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'

@@ -21,7 +21,7 @@ from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks import finite, hanging
 from downstream.running.hooks.hanging import Report, collective_timeout, hanging_processes
 from downstream.running.hooks.preemption import SIGNALS
-from tests import processes
+from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
 from .test_checkpoints import TinyRegressor, tiny_run

@@ -21,7 +21,7 @@ from backbones import ConfigError, TimmBackbone
 from downstream.running.options.batch_probe import release_free_memory
 from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks.sharded import ShardedModelHook
-from tests import processes
+from tests.support import processes
 
 from .test_checkpoints import tiny_run
 

@@ -10,7 +10,7 @@ import torch
 from backbones import WeightsError
 from downstream.running.checkpoint import files
 from downstream.running.resume.start import Start, agree_on_start
-from tests import processes
+from tests.support import processes
 
 from .test_checkpoints import tiny_run
 

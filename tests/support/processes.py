@@ -14,7 +14,7 @@ import torch
 
 from downstream.commands import line
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FORKS = multiprocessing.get_context('forkserver')
 
 
