@@ -20,7 +20,7 @@ from downstream.distributed.safe_pickle import dumps, loads
 from downstream.running.checkpoint import files
 from downstream.running.checkpoint.read import read
 from tests.support import processes
-from tests.downstream.running.test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 MARK = 'executed'
 

@@ -20,7 +20,7 @@ from downstream.running.optimizer_kernels import keep_implementation
 from downstream.running.test import evaluate
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
 
-from .test_checkpoints import REGULAR, tiny_run
+from tests.downstream.running.tiny_run import REGULAR, tiny_run
 
 FUSED = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01, fused=True))
 PLAIN = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01))

@@ -21,7 +21,7 @@ from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.options.precision import set_precision
 from tests.conftest import ROOT, write_tiny_config
 
-from .test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 CASCADE = ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'
 UPERNET = ROOT / 'configs/seg/upernet_convnext-tiny_in1k_160k_ade20k-512x512.py'

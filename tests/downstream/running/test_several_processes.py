@@ -24,7 +24,7 @@ from downstream.running.hooks.preemption import SIGNALS
 from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
-from .test_checkpoints import TinyRegressor, tiny_run
+from tests.downstream.running.tiny_run import TinyRegressor, tiny_run
 
 
 @HOOKS.register_module()

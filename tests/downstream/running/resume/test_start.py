@@ -12,7 +12,7 @@ from downstream.running.checkpoint import files
 from downstream.running.resume.start import Start, agree_on_start
 from tests.support import processes
 
-from .test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 
 def save(folder: Path, name: str, iteration: int) -> Path:

@@ -25,7 +25,7 @@ from downstream.running.train import train
 from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
-from .test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 # Four steps: two epochs of two in detection. Drop path and augmentation draw random numbers.
 LONGER = {

@@ -17,9 +17,9 @@ from downstream.running.train import train
 from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
-from .test_checkpoints import ADAMW, tiny_run
+from tests.downstream.running.tiny_run import ADAMW, tiny_run
 from .test_exact_resume import TWISTED, require_equal_parts, require_same_training
-from .test_preemption import LateSignalHook
+from tests.downstream.running.hooks.test_preemption import LateSignalHook
 
 pytestmark = pytest.mark.slow
 COUNTS = pytest.mark.parametrize('count', [2, 3, 4])

@@ -17,7 +17,7 @@ from downstream.running.hooks.finite import NotFiniteError
 from tests.support import processes
 from tests.conftest import write_tiny_config
 
-from .test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 
 @HOOKS.register_module()

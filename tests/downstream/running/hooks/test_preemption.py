@@ -17,7 +17,7 @@ from downstream.running.checkpoint import files, writer
 from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
 
-from .test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 CHECKPOINT = files.INTERRUPTED
 

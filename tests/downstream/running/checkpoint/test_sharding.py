@@ -23,7 +23,7 @@ from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks.sharded import ShardedModelHook
 from tests.support import processes
 
-from .test_checkpoints import tiny_run
+from tests.downstream.running.tiny_run import tiny_run
 
 STATUS = Path('/proc/self/status')
 
