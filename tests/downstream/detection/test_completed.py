@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from downstream.data.findings.completion import complete
 from downstream.detection import CocoInstanceMetric
 from downstream.quiet import without_coco_output
-from tests.tools.real_data import DATA, needs_data
+from tests.support.real_data import DATA, needs_data
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from downstream.drawing import (
     pictures,
 )
 from downstream.drawing.labels import free_place, text_mask, text_px
-from tests.tools.real_data import DATA, needs_data
+from tests.support.real_data import DATA, needs_data
 
 GREY = 120
 

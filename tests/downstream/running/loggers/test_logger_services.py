@@ -14,7 +14,7 @@ from downstream.running.options.log_to import LOGGERS
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
 
-from ...conftest import write_tiny_config
+from tests.conftest import write_tiny_config
 
 PICTURE = np.full((6, 8, 3), 200, np.uint8)
 

@@ -21,7 +21,7 @@ from downstream.running.loggers.mlflow_service import mlflow_name
 from downstream.running.loggers.service import RunFacts, Service
 from downstream.running.loggers.worker import Worker
 
-from ...conftest import ROOT
+from tests.conftest import ROOT
 
 PICTURE = np.full((6, 8, 3), 200, np.uint8)
 

@@ -114,7 +114,7 @@ def test_a_machine_that_is_lost_may_join_again(machines, shapes, tmp_path):
     expected = files.verified(tmp_path / 'whole' / 'iter_4.pth')['state_dict']
 
     mark = tmp_path / 'lost'
-    hook = f"dict(type='tests.tools.test_machines.LostMachineHook', step=2, mark='{mark}')"
+    hook = f"dict(type='tests.tools.training.test_machines.LostMachineHook', step=2, mark='{mark}')"
     config.write_text(f'{text}custom_hooks = [{hook}]\n')
     first, second = (start(machines, rank, config, tmp_path / 'lossy') for rank in range(2))
     assert second.wait(200) == -signal.SIGKILL

@@ -7,7 +7,7 @@ from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, coco_by_hand, read_metrics
 
-from .real_data import COCO_PIPELINES, DATA, needs_data
+from tests.support.real_data import COCO_PIPELINES, DATA, needs_data
 
 # Four images of several classes each, one of them with a crowd.
 COCO_IMAGES = 4

@@ -8,9 +8,9 @@ from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, read_metrics
 
-from .real_data import COCO_PIPELINES, DATA, needs_data
+from tests.support.real_data import COCO_PIPELINES, DATA, needs_data
 
-# The embedded example with the size of images of tests/tools/test_real_data.py.
+# The embedded example with the size of images of tests/tools/data/test_real_data.py.
 RECIPE = """
 _base_ = '{base}'
 {pipelines}
