@@ -32,7 +32,7 @@ from downstream.paths import find_config
 from downstream.running import settings
 
 from .by_size import WARM_UP, batch_for, epochs_for, rate_for, size_for
-from .train import FROM_RANDOM, PretrainOptions, given_batch
+from .train import FROM_RANDOM, PretrainOptions, check_crops, given_batch
 
 WORD = 'own'
 _RECIPE = 'configs/pretrain/fcmae_convnextv2-{}_800e_in1k.py'
@@ -135,6 +135,7 @@ def _plan(options: PretrainOptions) -> Plan:
     cfg = _read_recipe('atto')[1]
     if options.image_size is not None:
         settings.set_image_size(cfg, options.image_size)
+        check_crops(cfg)
     cfg.train_dataloader.dataset.sources = sources
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         images = len(build_ahead(cfg.train_dataloader.dataset))

@@ -74,7 +74,7 @@ def pretraining_config(options: PretrainOptions) -> Config:
         cfg.model.backbone.init_cfg = None
     if cfg.model.get('type') != 'FCMAE':
         raise ConfigError(f'config {options.config}: model.type must be FCMAE to pre-train.')
-    _check_crops(cfg)
+    check_crops(cfg)
     _check_compiler(cfg)
     return cfg
 
@@ -106,7 +106,7 @@ def _check_compiler(cfg: Config) -> None:
         )
 
 
-def _check_crops(cfg: Config) -> None:
+def check_crops(cfg: Config) -> None:
     """Raise a ConfigError unless the crops of ``cfg`` have cells to hide and others to see."""
     cell, mask_ratio = cfg.model.get('cell', 32), cfg.model.get('mask_ratio', 0.6)
     check_masking(cell, mask_ratio)

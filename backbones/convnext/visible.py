@@ -25,9 +25,11 @@ def count_seen(height: int, width: int, cell: int, mask_ratio: float) -> int:
         ConfigError: The image is no whole number of cells, or all of them would be hidden or seen.
     """
     if height % cell or width % cell:
+        uneven = height if height % cell else width
+        near = [side for side in (uneven // cell * cell, uneven // cell * cell + cell) if side]
         raise ConfigError(
             f'images of {height}x{width} pixels are no whole number of cells of {cell}x{cell}: crop '
-            'to multiples of the cell.'
+            f'to a multiple of {cell} pixels, {" or ".join(map(str, near))}.'
         )
     cells = (height // cell) * (width // cell)
     seen = int(cells * (1 - mask_ratio) + 1e-9)

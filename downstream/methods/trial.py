@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,7 +22,7 @@ from backbones.errors import UserError
 from backbones.weights.timm_catalog import first_line
 from downstream.drop_in import drop_in
 from downstream.operators.sync_bn import use_torch_sync_bn
-from downstream.running.weights.initialise import initialise
+from downstream.running.weights.initialise import initialise_randomly
 
 from .recipes import NOT_TRIED, Method, read
 
@@ -100,7 +100,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
             use_torch_sync_bn(cfg.model)
             _make_small(cfg.model, side)
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
-            initialise(model)
+            initialise_randomly(model)
             note = _train(model, cfg, side)
             _predict(model, cfg, side)
     except UserError as error:
@@ -116,7 +116,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
 
 
 def _make_small(model: ConfigDict, side: int) -> None:
-    """Let ``model`` take small images, and start without files of weights."""
+    """Let ``model`` take small images, and no teacher read a file of weights."""
     for holder in (model, model.get('detector') or {}):
         preprocessor = holder.get('data_preprocessor') or {}
         for at in (preprocessor, preprocessor.get('data_preprocessor') or {}):
@@ -127,24 +127,6 @@ def _make_small(model: ConfigDict, side: int) -> None:
         model.num_queries = min(model.num_queries, _QUERIES)
     for key in [key for key in model if key.endswith('ckpt')]:
         model[key] = None
-    _forget_weights(model)
-
-
-def _forget_weights(node: object) -> None:
-    if isinstance(node, dict):
-        if (node.get('init_cfg') or {}) and _is_pretrained(node['init_cfg']):
-            node['init_cfg'] = None
-        if isinstance(node.get('pretrained'), str):
-            node['pretrained'] = None
-        for value in node.values():
-            _forget_weights(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            _forget_weights(value)
-
-
-def _is_pretrained(init_cfg: object) -> bool:
-    return isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained'
 
 
 def _train(model: Any, cfg: Config, side: int) -> str:

@@ -190,13 +190,6 @@ def set_image_size(cfg: Config, size: int) -> None:
     """
     if size < 32:
         raise ConfigError(f'--image-size {size}: give at least 32 pixels.')
-    cell = cfg.model.get('cell')
-    if isinstance(cell, int) and cell > 0 and size % cell:
-        near = [n for n in (size // cell * cell, size // cell * cell + cell) if n]
-        raise ConfigError(
-            f'--image-size {size}: pre-training hides cells of {cell} pixels; give a multiple of that, '
-            f'{" or ".join(map(str, near))}.'
-        )
     factor = size / image_size(cfg)
     pipeline = cfg.train_dataloader.dataset.pipeline
     if factor != 1 and resized(pipeline, factor) == pipeline:

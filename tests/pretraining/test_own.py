@@ -146,7 +146,8 @@ def test_of_a_file_network_and_decoder_are_taken(images, tmp_path, released, cap
     [
         (dict(data=()), r'name their folders, --data DIR'),
         (dict(batch_size='auto'), '--batch-size auto is for detectors'),
-        (dict(image_size=100), '--image-size 100: pre-training hides cells of 32'),
+        (dict(image_size=100), 'cells of 32x32: crop to a multiple of 32 pixels, 96 or 128'),
+        (dict(image_size=32), 'shows 0 of the 1 cells'),
         (dict(epochs=0), '--epochs 0: give at least 1'),
         (dict(lr=0), '--lr 0: give a number above 0'),
         (dict(batch_size=99), '--batch-size 99: give a multiple of the 1 processes, at most'),

@@ -96,8 +96,13 @@ def _adapting_stem(backbone: nn.Module | None) -> Iterator[None]:
 
 
 def _forget_pretrained(model: nn.Module) -> None:
-    """Remove ``Pretrained`` from every ``init_cfg``; other initialisation stays."""
+    """Remove ``Pretrained`` from every ``init_cfg``; other initialisation stays.
+
+    mmdet's DetectoRS keeps the file's name in an attribute besides, and loads that.
+    """
     for module in model.modules():
+        if isinstance(getattr(module, 'pretrained', None), str):
+            module.pretrained = None
         init_cfg = getattr(module, 'init_cfg', None)
         if isinstance(init_cfg, Mapping) and missing.is_pretrained(init_cfg):
             module.init_cfg = None

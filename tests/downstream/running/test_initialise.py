@@ -14,7 +14,7 @@ from torch import nn
 from backbones import ConvNeXt
 from backbones.errors import WeightsError
 from backbones.weights import load
-from downstream.running.weights.initialise import initialise
+from downstream.running.weights.initialise import initialise, initialise_randomly
 from tests.support import processes
 
 SIZES = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
@@ -139,3 +139,14 @@ def test_other_errors_of_an_initialisation_are_not_taken_for_weights():
     with pytest.raises(RuntimeError, match='odd') as caught:
         initialise(Odd())
     assert not isinstance(caught.value, WeightsError)
+
+
+def test_weights_are_drawn_where_the_file_stands_in_an_attribute():
+    """mmdet's DetectoRS loads what its constructor took out of ``init_cfg``."""
+    from mmdet.models.backbones import DetectoRS_ResNet
+
+    pretrained = dict(type='Pretrained', checkpoint='no/such/file.pth')
+    backbone = DetectoRS_ResNet(depth=50, base_channels=4, stem_channels=4, init_cfg=pretrained)
+    before = backbone.conv1.weight.clone()
+    initialise_randomly(backbone)
+    assert not torch.equal(backbone.conv1.weight, before)

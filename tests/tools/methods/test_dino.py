@@ -4,9 +4,10 @@ import json
 
 import torch
 
-from tests.conftest import ROOT, coco_by_hand, read_metrics
+from tests.conftest import EMBEDDED_AS_COCO, ROOT, coco_by_hand, read_metrics
 
 SMALL = """
+_base_ = '{base}'
 width = 16
 attention = dict(embed_dims=width, num_heads=2)
 feed_forward = dict(embed_dims=width, feedforward_channels=32)
@@ -25,54 +26,26 @@ model = dict(
     bbox_head=dict(num_classes=3, embed_dims=width),
     test_cfg=dict(max_per_img=20),
 )
-data_root = {root!r}
-train_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
-val_dataloader = dict(num_workers=0, dataset=dict(data_root=data_root))
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
-test_evaluator = val_evaluator
+{data}
 randomness = dict(seed=7)
 """
-# The data of a row of the zoo, replaced by the embedded ones on smaller images.
 OF_A_ROW = """
-from downstream.data.pipelines import resized
-
-metainfo = dict(classes=('circle', 'square', 'triangle'))
-train_pipeline = resized(_base_.train_pipeline, 0.1)
-train_dataloader.update(
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_training.json',
-        data_prefix=dict(img='images/training/'),
-        filter_cfg=dict(min_size=8),
-        pipeline=train_pipeline,
-    )
-)
-val_dataloader.update(
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_validation.json',
-        data_prefix=dict(img='images/validation/'),
-        pipeline=resized(_base_.test_pipeline, 0.1),
-    )
-)
 train_cfg = dict(max_iters=4, val_interval=4)
 default_hooks = dict(checkpoint=dict(interval=2))
 """
 
 
-def written(folder, recipe: str, root, *parts: str):
+def written(folder, recipe: str, root, scale: float, text: str):
     path = folder / f'{recipe}.py'
-    base = f'_base_ = {str(ROOT / "configs" / "det" / recipe)!r}'.replace(recipe, f'{recipe}.py')
-    text = '\n'.join([base, SMALL.replace('{root!r}', repr(f'{root}/')), *parts])
-    path.write_text(f'{text}\ntest_dataloader = val_dataloader\n')
+    data = EMBEDDED_AS_COCO.format(root=f'{root}/', scale=scale)
+    small = SMALL.format(base=ROOT / 'configs' / 'det' / f'{recipe}.py', data=data)
+    path.write_text(f'{small}{text}')
     return path
 
 
 def test_the_embedded_example_trains_tests_and_predicts(shapes, tool, tmp_path):
     config = written(
-        tmp_path, 'dino_convnext-atto_shapes', shapes, 'train_cfg = dict(max_epochs=1)'
+        tmp_path, 'dino_convnext-atto_shapes', shapes, 1, 'train_cfg = dict(max_epochs=1)\n'
     )
     result = tool('train', config, '--work-dir', tmp_path / 'run')
     assert result.code == 0, result.err
@@ -104,7 +77,7 @@ def parameters(path) -> dict[str, torch.Tensor]:
 def test_detrexs_recipe_resumes_exactly(shapes, tool, tmp_path):
     """It counts iterations, over endless batches of images of like shape."""
     recipe = 'dino-4scale_convnext-tiny_in22k-in1k-384_12e_coco'
-    config = written(tmp_path, recipe, shapes, OF_A_ROW)
+    config = written(tmp_path, recipe, shapes, 0.1, OF_A_ROW)
     whole = tool('train', config, '--work-dir', tmp_path / 'whole')
     assert whole.code == 0, whole.err
     options = ('--cfg-options', 'train_cfg.max_iters=2')

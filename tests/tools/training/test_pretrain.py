@@ -64,7 +64,7 @@ def test_another_batch_than_the_recipe_has_is_said_unless_an_option_deals_with_i
         (('--batch-size', 'auto'), '--batch-size auto is for detectors and segmenters'),
         (('--weights', 'nothing'), "error: 'nothing' is no file and no name"),
         (('--epochs', '0'), '--epochs 0: give at least 1.'),
-        (('--image-size', '80'), 'hides cells of 32 pixels; give a multiple of that, 64 or 96.'),
+        (('--image-size', '80'), 'cells of 32x32: crop to a multiple of 32 pixels, 64 or 96.'),
         (
             ('--cfg-options', 'train_dataloader.dataset.pipeline.1.size=100'),
             'images of 100x100 pixels are no whole number of cells',
