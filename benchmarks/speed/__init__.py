@@ -1,1 +1,1 @@
-"""This suite beside other implementations, each subject in a module: what is timed, and their difference."""
+"""This suite beside other implementations: what is timed, each subject in a module of its own."""

@@ -23,8 +23,8 @@ from downstream.data.doctor.parts import (
 from downstream.data.doctor.show import write_pictures
 from downstream.data.findings.finding import Finding, by_kind, lines
 from downstream.data.formats.find import find
-from downstream.running.options.channels import chosen_bands
 from downstream.running.config import RunOptions, read_config
+from downstream.running.options.channels import chosen_bands
 
 _FOUND_BROKEN = 1
 

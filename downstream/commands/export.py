@@ -25,11 +25,11 @@ from downstream.exporting.segmenter import SegmenterGraph
 from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model
 from downstream.publishing.licence import inherited_licence
-from downstream.running.options.channels import chosen_bands
 from downstream.running.checkpoint.files import raise_on_full_disk
 from downstream.running.checkpoint.locate import CHECKPOINT_SUFFIXES, is_remote
 from downstream.running.checkpoint.read import read
 from downstream.running.config import TestOptions, read_config, use_checkpoint
+from downstream.running.options.channels import chosen_bands
 
 # Where the backbone does not say it.
 _USUAL_STRIDE = 32

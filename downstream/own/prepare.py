@@ -20,9 +20,9 @@ from downstream.data.formats.split import split
 from downstream.data.formats.write import write
 from downstream.distributed.processes import is_first_process, process_count
 from downstream.running import settings
+from downstream.running.config import TrainOptions, training_config
 from downstream.running.options.batch_probe import largest_batch, require_one_process
 from downstream.running.options.channels import chosen_bands
-from downstream.running.config import TrainOptions, training_config
 
 from . import leaf
 from .objects import choose_objects

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 from backbones.errors import WeightsError
-from downstream.data.files import shortened
 from downstream.data.checks.masks import mask_options
+from downstream.data.files import shortened
 from downstream.data.pipelines import innermost
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from backbones.errors import ConfigError, DataError, UserError
 from downstream.data.images.loading import LoadBands
+from downstream.data.pictures.shown import picture_of
 from downstream.data.pipelines import innermost, without_annotations
 from downstream.data.reading import (
     CheckedLoader,
@@ -29,7 +30,6 @@ from downstream.data.reading import (
     check_reading,
     loaders_of,
 )
-from downstream.data.pictures.shown import picture_of
 from downstream.distributed.wrapping import trained_part
 from downstream.exporting.files import is_exported
 from downstream.running.checkpoint.read import matching_tensors, read

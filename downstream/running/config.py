@@ -30,14 +30,14 @@ from downstream.tiles.config import use_tiles
 from downstream.tiles.windows import Tiling
 
 from . import settings
+from .checkpoint.locate import local_checkpoint
+from .checkpoint.read import read
+from .optimizer_kernels import fuse_on_cuda_alone
 from .options import overrides
 from .options.batch import keep_batch, recipe_batch
 from .options.batch_probe import largest_batch
 from .options.channels import chosen_bands, set_tested_statistics, use_bands
-from .checkpoint.locate import local_checkpoint
-from .checkpoint.read import read
 from .options.log_to import add_loggers, drop_loggers
-from .optimizer_kernels import fuse_on_cuda_alone
 from .options.precision import require_usable_gpu, set_precision
 
 # What a runner that tests has no use for: the training data need not even be there.

@@ -10,8 +10,8 @@ from backbones.errors import ConfigError
 from downstream.data.checks.datasets import check_datasets
 from downstream.distributed.processes import is_first_process
 
-from .options.channels import set_trained_statistics
 from .config import TrainOptions, training_config
+from .options.channels import set_trained_statistics
 from .runner import SuiteRunner
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
+from tests.support import processes
 
 
 @pytest.fixture

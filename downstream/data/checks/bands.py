@@ -10,7 +10,6 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from backbones.errors import DataError
-
 from downstream.data.findings.finding import Finding
 from downstream.data.images.loading import too_few_bands
 from downstream.data.images.read import ImageHeader

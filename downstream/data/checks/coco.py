@@ -14,8 +14,6 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from backbones.errors import DataError
-
-from .bands import BandChecks
 from downstream.data.files import (
     exif_advice,
     loaded_size,
@@ -34,6 +32,8 @@ from downstream.data.images.read import read_header
 from downstream.data.json_files import read_coco
 from downstream.data.pipelines import steps_of
 from downstream.data.reading import is_cut_off, require_within
+
+from .bands import BandChecks
 
 # Of a larger file only the categories are read, unless everything is to be checked.
 FULL_JSON_BYTES = 64 * 2**20

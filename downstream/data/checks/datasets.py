@@ -12,10 +12,10 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from backbones.errors import ConfigError
+from downstream.data.files import shortened
 
 from .agreement import check_class_weights, check_evaluator
 from .coco import check_coco
-from downstream.data.files import shortened
 from .masks import check_masks
 
 COCO_TYPES = ('CocoDataset', 'mmdet.CocoDataset')

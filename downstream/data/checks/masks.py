@@ -14,8 +14,6 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from backbones.errors import ConfigError, DataError
-
-from .bands import BandChecks
 from downstream.data.files import (
     exif_advice,
     loaded_size,
@@ -39,6 +37,8 @@ from downstream.data.findings.masks import (
 from downstream.data.images.read import read_header
 from downstream.data.pipelines import steps_of
 from downstream.data.reading import is_cut_off, require_within
+
+from .bands import BandChecks
 
 
 def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from mmengine.config import Config, ConfigDict
 
 from backbones.errors import ConfigError, DataError
 from downstream.data.checks.bands import Loading
-from downstream.data.checks.datasets import COCO_TYPES, data_sets, place_of
 from downstream.data.checks.coco import classes_of, read_annotations
+from downstream.data.checks.datasets import COCO_TYPES, data_sets, place_of
+from downstream.data.checks.masks import image_of_mask, mask_options
 from downstream.data.findings.classes import class_list_findings
 from downstream.data.findings.finding import Finding
 from downstream.data.findings.masks import index_values
@@ -19,7 +20,6 @@ from downstream.data.findings.records import sound_records
 from downstream.data.formats.found import Found, Instances, Masks
 from downstream.data.formats.mask_pixels import packed
 from downstream.data.json_files import read_coco
-from downstream.data.checks.masks import image_of_mask, mask_options
 from downstream.data.pipelines import steps_of
 
 # Where a data set is examined without a config: the sizes of the suite's default recipes.

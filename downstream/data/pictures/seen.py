@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor, nn
 
-from downstream.drawing import captioned
-
 from downstream.data.images.loading import LoadBands
 from downstream.data.reading import loaders_of
+from downstream.drawing import captioned
+
 from .truth import draw_truth
 
 

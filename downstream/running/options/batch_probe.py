@@ -24,11 +24,11 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from backbones.errors import ConfigError
 from downstream.data.pipelines import padded_size, resize_scales
+from downstream.running.checkpoint.writer import free_memory
+from downstream.running.weights.initialise import initialise_randomly
 
 from .batch import smallest_batch
 from .channels import chosen_bands
-from downstream.running.checkpoint.writer import free_memory
-from downstream.running.weights.initialise import initialise_randomly
 
 # Share of the memory that a probe may fill: batches differ in their number of objects.
 _SHARE = 0.85

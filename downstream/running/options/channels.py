@@ -18,7 +18,6 @@ from downstream.data.images.statistics import measure
 from downstream.data.pipelines import pipeline_switches, steps_of
 from downstream.distributed.processes import is_first_process
 from downstream.drop_in.facts import settle_in_channels
-
 from downstream.running.checkpoint.files import newest_whole
 from downstream.running.checkpoint.read import read
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from mmengine.config import Config
 
 from backbones.errors import ConfigError
-
 from downstream.running.loggers import MLflowLogger, TensorboardLogger, TrackioLogger, WandbLogger
+
 from .overrides import check_values, is_installed
 
 LOGGERS = {

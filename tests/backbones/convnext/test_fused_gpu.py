@@ -271,7 +271,7 @@ def gradients_in_process(wrap, with_cp: bool, half: torch.dtype | None) -> None:
     sums = [torch.zeros(1, dtype=torch.float64) for _ in range(2)]
     dist.all_gather(sums, sum(g.double().sum() for g in found).view(1))
     assert sums[0] == sums[1]  # averaged, though each process has its own image
-    # tests.support.processes leaves the group as the suite's commands do: destroying it may wait for ever.
+    # The support of tests leaves the group as the commands do: destroying it may wait for ever.
 
 
 every_way = [

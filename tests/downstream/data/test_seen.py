@@ -10,8 +10,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from downstream.data.images.loading import LoadBands
-from downstream.data.reading import CheckedLoader
 from downstream.data.pictures.seen import BatchPictures
+from downstream.data.reading import CheckedLoader
 from downstream.detection.preprocessor import AsyncDetDataPreprocessor
 from downstream.drawing import class_color
 from downstream.segmentation.preprocessor import AsyncSegDataPreProcessor

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.dist import get_comm_device
 
 from downstream.distributed import flags, gather
-from tests.support import processes
 from tests.conftest import ROOT
+from tests.support import processes
 
 
 def exchange_all(folder) -> None:

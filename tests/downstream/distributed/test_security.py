@@ -19,8 +19,8 @@ from downstream.distributed import gather
 from downstream.distributed.safe_pickle import dumps, loads
 from downstream.running.checkpoint import files
 from downstream.running.checkpoint.read import read
-from tests.support import processes
 from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 MARK = 'executed'
 

@@ -22,9 +22,9 @@ from downstream.own import text as config_texts
 from downstream.own.leaf import code, is_as_written
 from downstream.own.objects import choose_objects
 from downstream.own.prepare import DataOptions, prepare
+from downstream.running.config import TrainOptions, training_config
 from downstream.running.options import batch_probe
 from downstream.running.options.channels import set_trained_statistics
-from downstream.running.config import TrainOptions, training_config
 from tests.conftest import EXAMPLES, ROOT
 
 DETECTOR = str(ROOT / EXAMPLES['detection'])

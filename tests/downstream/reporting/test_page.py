@@ -12,8 +12,8 @@ from downstream.analysis.detection import analyse
 from downstream.analysis.kept import counts_of, find_tests
 from downstream.reporting import write_page
 from downstream.reporting.runs import short_names
-
 from tests.support.chromium import browser, needs_chromium
+
 from ..analysis import test_kept_segmentation as kept_masks
 from . import kept_tests
 from .work_dirs import log_part, test_part

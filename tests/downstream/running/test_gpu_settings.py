@@ -13,13 +13,12 @@ from torch import nn
 from backbones import ConfigError
 from downstream.running import ForeachExponentialMovingAverage, SuiteRunner
 from downstream.running import config as run_config
-from downstream.running.options.batch import keep_batch
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.gpu_memory import GPUMemoryError
 from downstream.running.optimizer_kernels import keep_implementation
+from downstream.running.options.batch import keep_batch
 from downstream.running.test import evaluate
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
-
 from tests.downstream.running.tiny_run import REGULAR, tiny_run
 
 FUSED = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01, fused=True))

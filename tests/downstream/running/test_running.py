@@ -16,11 +16,10 @@ from tqdm import tqdm
 from backbones import ConfigError, WeightsError
 from downstream.commands.line import KeyValueAction
 from downstream.running import config
-from downstream.running.options import precision
 from downstream.running.checkpoint.read import matching_tensors, read
+from downstream.running.options import precision
 from downstream.running.options.precision import set_precision
 from tests.conftest import ROOT, write_tiny_config
-
 from tests.downstream.running.tiny_run import tiny_run
 
 CASCADE = ROOT / 'configs/det/cascade-mask-rcnn_convnext-tiny_in1k_3x_coco.py'

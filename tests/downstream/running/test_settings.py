@@ -10,8 +10,8 @@ from backbones import ConfigError
 from downstream.data.pipelines import pipeline_switches
 from downstream.paths import CONFIGS
 from downstream.running import settings
-from downstream.running.options.batch_probe import largest_size
 from downstream.running.config import TrainOptions, training_config
+from downstream.running.options.batch_probe import largest_size
 from downstream.running.resume.seeded_data import exact_dataloader
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
 from tests.support.schedules import learning_rates

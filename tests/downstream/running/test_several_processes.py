@@ -21,10 +21,9 @@ from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks import finite, hanging
 from downstream.running.hooks.hanging import Report, collective_timeout, hanging_processes
 from downstream.running.hooks.preemption import SIGNALS
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
-
 from tests.downstream.running.tiny_run import TinyRegressor, tiny_run
+from tests.support import processes
 
 
 @HOOKS.register_module()

@@ -7,7 +7,6 @@ import pytest
 from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, read_metrics
-
 from tests.support.real_data import COCO_PIPELINES, DATA, needs_data
 
 # The embedded example with the size of images of tests/tools/data/test_real_data.py.

@@ -6,7 +6,6 @@ import pytest
 from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, coco_by_hand, read_metrics
-
 from tests.support.real_data import COCO_PIPELINES, DATA, needs_data
 
 # Four images of several classes each, one of them with a crowd.

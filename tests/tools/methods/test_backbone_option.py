@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 
 from downstream.running.checkpoint.read import read
-from tests.support import processes
 from tests.conftest import ROOT, read_metrics, write_tiny_config
+from tests.support import processes
 
 LAST = {'detection': 'epoch_1.pth', 'segmentation': 'iter_2.pth'}
 GUIDE = (ROOT / 'docs' / 'backbones.md').read_text()

@@ -12,8 +12,8 @@ import pytest
 
 from downstream.comparing import children
 from downstream.comparing.words import Command
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
+from tests.support import processes
 
 TWO = ('convnext-atto', 'timm:test_efficientnet')
 BROKEN = """

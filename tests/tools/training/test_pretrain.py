@@ -9,8 +9,8 @@ from mmengine.config import Config
 from safetensors.torch import load_file
 
 from pretraining.train import PretrainOptions, batch_advice, pretraining_config
-from tests.support import processes
 from tests.pretraining.runs import write_config
+from tests.support import processes
 
 # A checkpoint after every step, and enough steps to be killed in.
 OFTEN = """

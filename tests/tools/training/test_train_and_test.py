@@ -15,8 +15,8 @@ import torch
 from mmengine.config import Config
 
 from downstream.analysis import kept, segmentation
-from tests.support import processes
 from tests.conftest import ROOT, coco_by_hand, read_metrics, write_tiny_config
+from tests.support import processes
 
 TASKS = ('detection', 'segmentation')
 LAST = {'detection': 'epoch_1.pth', 'segmentation': 'iter_2.pth'}

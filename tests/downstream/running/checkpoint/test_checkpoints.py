@@ -19,9 +19,9 @@ from downstream.running import config
 from downstream.running.checkpoint import files, writer
 from downstream.running.runner import SuiteRunner
 from downstream.running.test import evaluate
-from tests.support import processes
 from tests.conftest import write_tiny_config
-
+from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 LAST = 'iter_15.pth'
 LAST_OF_TWO = 'iter_10.pth'

@@ -18,12 +18,11 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from backbones import ConfigError, TimmBackbone
-from downstream.running.options.batch_probe import release_free_memory
 from downstream.running.checkpoint import files, sharding
 from downstream.running.hooks.sharded import ShardedModelHook
-from tests.support import processes
-
+from downstream.running.options.batch_probe import release_free_memory
 from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 STATUS = Path('/proc/self/status')
 

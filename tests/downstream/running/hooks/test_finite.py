@@ -14,10 +14,9 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from downstream.distributed import flags
 from downstream.running.checkpoint import files
 from downstream.running.hooks.finite import NotFiniteError
-from tests.support import processes
 from tests.conftest import write_tiny_config
-
 from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 
 @HOOKS.register_module()

@@ -14,10 +14,9 @@ from mmengine.registry import HOOKS
 
 from downstream.distributed.processes import complete_environment, is_first_process, process_count
 from downstream.running.checkpoint import files, writer
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
-
 from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 CHECKPOINT = files.INTERRUPTED
 

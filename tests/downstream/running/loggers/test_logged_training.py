@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from downstream.running.checkpoint.read import read
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
+from tests.support import processes
 
 pytestmark = pytest.mark.slow
 

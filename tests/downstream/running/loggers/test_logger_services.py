@@ -10,10 +10,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 
-from downstream.running.options.log_to import LOGGERS
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
-
+from downstream.running.options.log_to import LOGGERS
 from tests.conftest import write_tiny_config
 
 PICTURE = np.full((6, 8, 3), 200, np.uint8)

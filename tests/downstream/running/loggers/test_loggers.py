@@ -12,15 +12,14 @@ from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 
 from backbones.errors import ConfigError
-from downstream.running.options import overrides
-from downstream.running.options.log_to import LOGGERS, add_loggers, drop_loggers
 from downstream.running.loggers import background
 from downstream.running.loggers.background import BackgroundLogger
 from downstream.running.loggers.hook import per_class_figures
 from downstream.running.loggers.mlflow_service import mlflow_name
 from downstream.running.loggers.service import RunFacts, Service
 from downstream.running.loggers.worker import Worker
-
+from downstream.running.options import overrides
+from downstream.running.options.log_to import LOGGERS, add_loggers, drop_loggers
 from tests.conftest import ROOT
 
 PICTURE = np.full((6, 8, 3), 200, np.uint8)

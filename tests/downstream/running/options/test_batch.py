@@ -8,8 +8,8 @@ from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 from torch import nn
 
 from backbones import ConfigError
-from downstream.running.options.batch import keep_batch
 from downstream.running.checkpoint.read import read
+from downstream.running.options.batch import keep_batch
 from tests.conftest import ROOT, write_tiny_config
 
 RECIPES = {

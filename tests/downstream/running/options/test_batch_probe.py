@@ -5,10 +5,10 @@ import torch
 from mmengine.config import Config
 
 from backbones import ConfigError
-from downstream.running.options import batch_probe
 from downstream.running.config import RunOptions, read_config
-from tests.support import processes
+from downstream.running.options import batch_probe
 from tests.conftest import EXAMPLES, ROOT
+from tests.support import processes
 
 MB = 2**20
 

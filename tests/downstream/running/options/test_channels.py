@@ -13,9 +13,9 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS, DefaultScope
 
 from backbones.errors import ConfigError
+from downstream.running.config import TrainOptions, read_config
 from downstream.running.options import channels
 from downstream.running.options.channels import chosen_bands, set_tested_statistics, use_bands
-from downstream.running.config import TrainOptions, read_config
 from downstream.running.weights.initialise import initialise
 from tests.conftest import EXAMPLES, read_metrics, write_tiny_config
 

@@ -22,10 +22,9 @@ from downstream.running.resume.gradient_order import GradientOrder
 from downstream.running.resume.seeded_data import IndexWithDraw, SeededDataset, SkippingBatchSampler
 from downstream.running.runner import SuiteRunner
 from downstream.running.train import train
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
-
 from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 # Four steps: two epochs of two in detection. Drop path and augmentation draw random numbers.
 LONGER = {

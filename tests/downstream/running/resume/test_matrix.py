@@ -14,12 +14,12 @@ from downstream.running.checkpoint import files
 from downstream.running.hooks.preemption import PreemptedError
 from downstream.running.test import evaluate
 from downstream.running.train import train
-from tests.support import processes
 from tests.conftest import ROOT, write_tiny_config
-
-from tests.downstream.running.tiny_run import ADAMW, tiny_run
-from .test_exact_resume import TWISTED, require_equal_parts, require_same_training
 from tests.downstream.running.hooks.test_preemption import LateSignalHook
+from tests.downstream.running.tiny_run import ADAMW, tiny_run
+from tests.support import processes
+
+from .test_exact_resume import TWISTED, require_equal_parts, require_same_training
 
 pytestmark = pytest.mark.slow
 COUNTS = pytest.mark.parametrize('count', [2, 3, 4])

@@ -10,9 +10,8 @@ import torch
 from backbones import WeightsError
 from downstream.running.checkpoint import files
 from downstream.running.resume.start import Start, agree_on_start
-from tests.support import processes
-
 from tests.downstream.running.tiny_run import tiny_run
+from tests.support import processes
 
 
 def save(folder: Path, name: str, iteration: int) -> Path:
