@@ -122,6 +122,14 @@ def steps_of(pipeline: Iterable) -> Iterator[Mapping]:
             yield from steps_of(step)
 
 
+def steps_of_dataset(dataset: Mapping) -> Iterator[Mapping]:
+    """The transforms of a data set, and of those that it repeats, mixes or joins, the innermost first."""
+    for inner in (dataset.get('dataset'), *(dataset.get('datasets') or ())):
+        if isinstance(inner, Mapping):
+            yield from steps_of_dataset(inner)
+    yield from steps_of(dataset.get('pipeline') or ())
+
+
 def is_annotation_loader(step: Mapping) -> bool:
     """Whether a transform loads annotations, by the name of its class."""
     name = str(step.get('type')).rpartition('.')[2]
@@ -174,6 +182,24 @@ def boxes_only(pipeline: Iterable) -> list:
     return changed
 
 
+def labels_as_the_data_set_has_them(pipeline: Iterable) -> list:
+    """A pipeline whose loaders of masks leave it to their data set whether 0 stands for no class.
+
+    Args:
+        pipeline: Its transforms, which stay as they are.
+    """
+    changed: list = []
+    for step in pipeline:
+        if isinstance(step, (list, tuple)):
+            changed.append(labels_as_the_data_set_has_them(step))
+            continue
+        step = {key: value for key, value in step.items() if key != 'reduce_zero_label'}
+        if isinstance(step.get('transforms'), (list, tuple)):
+            step['transforms'] = labels_as_the_data_set_has_them(step['transforms'])
+        changed.append(step)
+    return changed
+
+
 def resized_by_pillow(pipeline: Iterable) -> list:
     """A pipeline that resizes by Pillow, as detectron2 does, and not by OpenCV.
 
@@ -217,6 +243,8 @@ _SIZES = (
     'img_scale',
     'image_scale',
     'image_size',
+    'border',
+    'random_size_range',
 )
 
 
@@ -240,8 +268,9 @@ def resized(part: object, factor: float) -> object:
 def _times(value: object, factor: float) -> object:
     if isinstance(value, (list, tuple)):
         return type(value)(_times(side, factor) for side in value)
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return max(1, int(value * factor + 0.5))
+    if isinstance(value, int) and not isinstance(value, bool) and value not in (0, -1):
+        size = max(1, int(abs(value) * factor + 0.5))
+        return size if value > 0 else -size  # a border that is cut off; -1 stands for any size
     return value
 
 

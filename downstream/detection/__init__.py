@@ -6,6 +6,7 @@ import_quietly('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation')
 
 from .completed import CompletedCOCO
 from .dino import DINODetector, DINODetectorHead, GroundingDINODetector
+from .heads import PredictingDynamicMaskHead, PredictingSSDHead
 from .metric import CocoInstanceMetric
 from .precision import Float32RoIExtractor, Float32RPNHead
 from .preprocessor import AsyncDetDataPreprocessor
@@ -21,4 +22,6 @@ __all__ = [
     'Float32RoIExtractor',
     'GroundingDINODetector',
     'InstanceTTAModel',
+    'PredictingDynamicMaskHead',
+    'PredictingSSDHead',
 ]

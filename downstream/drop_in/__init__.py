@@ -6,10 +6,9 @@ from .apply import (
     drop_in,
     linear_segmentor,
     mask2former,
-    num_classes,
     segmentor,
-    without_masks,
 )
+from .classes import num_classes, without_masks
 
 __all__ = [
     'detector',

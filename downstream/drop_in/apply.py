@@ -215,69 +215,6 @@ def _with_maps(
     return facts
 
 
-def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
-    """``model`` with ``num_classes=count`` added for every head of the config ``base``.
-
-    Args:
-        base: The whole ``model`` that the fields will change, ``_base_.model`` in a config.
-        count: Number of classes.
-        model: What :func:`detector` or :func:`segmentor` returned.
-    """
-    model = dict(model or {})
-    if 'panoptic_head' in base:
-        things = {'num_things_classes': count, 'num_stuff_classes': 0}
-        for head in ('panoptic_head', 'panoptic_fusion_head'):
-            model[head] = {**model.get(head, {}), **things}
-        model['panoptic_head'] |= _class_weight(base['panoptic_head'], count)
-        return model
-    if 'roi_head' not in base:
-        for head in ('decode_head', 'auxiliary_head', 'bbox_head'):
-            if base.get(head):
-                own = {'num_classes': count, **_class_weight(base[head], count)}
-                model[head] = {**model.get(head, {}), **own}
-        return model
-    heads = model['roi_head'] = dict(model.get('roi_head', {}))
-    for key in ('bbox_head', 'mask_head'):
-        head = base['roi_head'].get(key)
-        if isinstance(head, Sequence):
-            heads[key] = [{**stage, 'num_classes': count} for stage in head]
-        elif head:
-            heads[key] = {'num_classes': count}
-    return model
-
-
-def _class_weight(head: Mapping, count: int) -> dict:
-    """The weights of the classes of a Mask2Former's head: all 1 but that of no object, the last."""
-    weights = (head.get('loss_cls') or {}).get('class_weight')
-    if not isinstance(weights, Sequence):
-        return {}
-    return {'loss_cls': {'class_weight': [1.0] * count + [weights[-1]]}}
-
-
-def without_masks(base: dict, model: dict | None = None) -> dict:
-    """``model`` with the changes added that make a detector of boxes alone out of the config ``base``.
-
-    Args:
-        base: The whole ``model`` that the fields will change, ``_base_.model`` in a config.
-        model: What :func:`detector` or :func:`num_classes` returned.
-    """
-    model = dict(model or {})
-    if not (base.get('roi_head') or {}).get('mask_head'):
-        return model
-    if base.get('type') == 'MaskRCNN':
-        model['type'] = 'FasterRCNN'
-    heads = {**model.get('roi_head', {}), 'mask_roi_extractor': None, 'mask_head': None}
-    model['roi_head'] = heads
-    padding = model['data_preprocessor'] = {**model.get('data_preprocessor', {}), 'pad_mask': False}
-    augments = {**base.get('data_preprocessor', {}), **padding}.get('batch_augments')
-    if augments:
-        padding['batch_augments'] = [
-            {**augment, 'pad_mask': False} if 'pad_mask' in augment else dict(augment)
-            for augment in augments
-        ]
-    return model
-
-
 def _preprocessor(facts: BackboneFacts, task: str) -> dict:
     fields: dict = {}
     if facts.mean is not None:

@@ -22,6 +22,7 @@ from backbones.errors import UserError
 from backbones.weights.timm_catalog import first_line
 from downstream.drop_in import drop_in
 from downstream.operators.sync_bn import use_torch_sync_bn
+from downstream.running.stock_parts import use_predicting_heads
 from downstream.running.weights.initialise import initialise_randomly
 
 from .recipes import NOT_TRIED, Method, read
@@ -33,10 +34,6 @@ _SIDE, _SIDE_OF_DETRS = 64, 128
 _QUERIES = 100
 # What errors of the libraries mean, by a part of their text.
 _MEANINGS = {
-    "'SSDHead' object has no attribute 'loss_cls'": 'it trains; its prediction fails with any backbone: '
-    'mmdet 3.3 and later reads SSDHead.loss_cls, which that class does not set',
-    'upper bound and lower bound inconsistent': 'it trains; on a CPU mmdet cannot paste the mask of a '
-    'box outside of the image, and this head does not clip those of untrained weights',
     'Please run "pip install sklearn"': "its loss needs scikit-learn: pip install -e '.[methods]'",
 }
 _NEEDS = dict.fromkeys(('paa', 'lad'), "with scikit-learn: pip install -e '.[methods]'")
@@ -98,6 +95,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             drop_in(cfg, backbone)
             use_torch_sync_bn(cfg.model)
+            use_predicting_heads(cfg.model)
             _make_small(cfg.model, side)
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
             initialise_randomly(model)

@@ -25,6 +25,7 @@ from downstream.running.options.batch_probe import largest_batch, require_one_pr
 from downstream.running.options.channels import chosen_bands
 
 from . import leaf
+from .fit import dropped_class_weights, has_mask_branch, learns_masks, require_trainable
 from .objects import choose_objects
 from .recipe import TASKS, apply, read_schedule, recipe_file, task_of_recipe
 from .schedule import Schedule, schedule
@@ -97,21 +98,13 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
     boxes, found = choose_objects(found, data.objects)
     recipe = recipe_file(options.config, boxes)
     cfg = Config.fromfile(recipe)
-    if (
-        found.task == 'detection'
-        and not boxes
-        and not (cfg.model.get('roi_head') or {}).get('mask_head')
-    ):
-        if data.objects == 'masks':
-            raise ConfigError(f'--masks: {recipe.name} has no mask head; take another recipe.')
-        boxes, found = (
-            True,
-            found.with_notes('the recipe has no mask head: boxes alone are trained'),
-        )
-    if not any(cfg.model.get(head) for head in ('roi_head', 'bbox_head', 'decode_head')):
-        raise ConfigError(
-            f'--data: the model of {recipe.name} has no roi_head, bbox_head or decode_head, whose '
-            'classes could be set; take another recipe.'
+    require_trainable(cfg, recipe.name)
+    if found.task == 'detection':
+        boxes, found = _objects_of_recipe(cfg, recipe.name, boxes, found, data.objects)
+    dropped = dropped_class_weights(cfg.model, len(found.classes))
+    if dropped:
+        found = found.with_notes(
+            f"weights of the recipe's own classes are left out: {', '.join(dropped)}"
         )
     processes = process_count(options.launcher)
     chosen, fitted = _schedule(options, cfg, found, processes)
@@ -132,6 +125,22 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
         backbone=options.backbone,
         work_dir=Path(options.work_dir or f'work_dirs/{_name(recipe, source, options.backbone)}'),
     )
+
+
+def _objects_of_recipe(
+    cfg: Config, name: str, boxes: bool, found: Found, wanted: str | None
+) -> tuple[bool, Found]:
+    """Whether boxes alone are trained by a recipe, and the set with a note of why."""
+    if boxes and learns_masks(cfg) and not has_mask_branch(cfg.model):
+        raise ConfigError(
+            f'--data: {name} learns masks, and there is no part of it that could be left out to train '
+            'boxes alone; take another recipe.'
+        )
+    if not boxes and not learns_masks(cfg):
+        if wanted == 'masks':
+            raise ConfigError(f'--masks: {name} has no mask head; take another recipe.')
+        return True, found.with_notes('the recipe has no mask head: boxes alone are trained')
+    return boxes, found
 
 
 def _with_validation(found: Found, source: Path) -> Found:

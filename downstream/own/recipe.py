@@ -10,7 +10,7 @@ from mmengine.config import Config
 from backbones.errors import ConfigError
 from downstream.paths import find_config
 from downstream.running import settings
-from downstream.running.options.batch import recipe_batch, smallest_batch
+from downstream.running.options.batch import recipe_batch, smallest_batch, state_batch
 
 from .schedule import RecipeSchedule, Schedule
 
@@ -87,7 +87,7 @@ def read_schedule(cfg: Config) -> RecipeSchedule:
 def apply(chosen: Schedule, cfg: Config, images: int, processes: int) -> None:
     """Give ``cfg`` the schedule that was chosen for ``images`` training images."""
     cfg.train_dataloader.batch_size = int(chosen.batch.value) // processes
-    cfg.auto_scale_lr.base_batch_size = int(chosen.batch.value)
+    state_batch(cfg, int(chosen.batch.value))
     settings.set_epochs(cfg, int(chosen.epochs.value), images)
     settings.set_rate(cfg, chosen.rate.value)
     unit = 1 if 'max_epochs' in cfg.train_cfg else chosen.steps_per_epoch

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
 
 from mmengine.config import Config
 
+from downstream.data.checks.datasets import COCO_TYPES
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.write import Written
-from downstream.data.pipelines import pipeline_switches
+from downstream.data.pipelines import steps_of_dataset
 from downstream.running import settings
 
+from .fit import has_mask_branch, levels
 from .leaf import Name, assignment, path_of_base
 from .recipe import workers
 from .schedule import Schedule
 
 # Detections of an image that most recipes keep and that COCO counts.
 _DETECTIONS = 100
+_COCO_METRICS = ('CocoMetric', 'CocoInstanceMetric')
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def _head(plan: Plan, config: Path) -> str:
     imports = f'from downstream.drop_in import {", ".join(names)}\n'
     helpers = [
         *(['boxes_only'] if _drops_masks(plan) else []),
+        *(['labels_as_the_data_set_has_them'] if _sets_zero_label(plan.base) else []),
         *(['resized'] if plan.image_size else []),
     ]
     if helpers:
@@ -101,7 +106,13 @@ def _bands(plan: Plan) -> str:
 
 def _drops_masks(plan: Plan) -> bool:
     """Whether the recipe has masks that this run has not."""
-    return plan.boxes and bool((plan.base.model.get('roi_head') or {}).get('mask_head'))
+    return plan.boxes and has_mask_branch(plan.base.model)
+
+
+def _sets_zero_label(base: Config) -> bool:
+    """Whether the recipe's own loaders say that 0 stands for no class, as that of ADE20K."""
+    loaders = (base.train_dataloader, base.test_dataloader)
+    return any('reduce_zero_label' in s for one in loaders for s in steps_of_dataset(one.dataset))
 
 
 def _factor(plan: Plan) -> str:
@@ -156,21 +167,19 @@ def _kept_detections(most: int) -> int:
 
 
 def _data(plan: Plan, written: Written) -> str:
-    train, val = (_dataset(plan, written.datasets[part]) for part in ('train', 'val'))
-    test = _dataset(plan, written.datasets.get('test', written.datasets['val']))
-    text = ''
-    for name, part, loader in (('train', 'train', 'train'), ('test', 'val', 'test')):
-        pipeline = _pipeline(plan, f'_base_.{loader}_dataloader.dataset.pipeline')
-        if pipeline:
-            text += f'{name}_pipeline = {pipeline}\n'
-            (train if part == 'train' else val)['pipeline'] = Name(f'{name}_pipeline')
-            if part == 'val':
-                test['pipeline'] = Name('test_pipeline')
-    if pipeline and plan.base.get('tta_pipeline'):
+    text, pipelines = '', {}
+    for loader in ('train', 'test'):
+        lines, pipelines[loader] = _pipelines(plan, loader)
+        text += lines
+    if pipelines['test'] and plan.base.get('tta_pipeline'):
         text += f'tta_pipeline = {_pipeline(plan, "_base_.tta_pipeline")}\n'
     for key in ('crop_size', 'image_scale', 'image_size') if plan.image_size else ():
         if plan.base.get(key):
             text += assignment(key, plan.cfg[key])
+    last = 'test' if 'test' in written.datasets else 'val'
+    train = _dataset(plan, 'train', written.datasets['train'], pipelines['train'])
+    val = _dataset(plan, 'val', written.datasets['val'], pipelines['test'])
+    test = _dataset(plan, 'test', written.datasets[last], pipelines['test'])
     count, why = workers(plan.processes, plan.cores)
     text += assignment(
         'train_dataloader',
@@ -182,20 +191,34 @@ def _data(plan: Plan, written: Written) -> str:
         f'Batch: {plan.schedule.batch.value} images, {plan.schedule.batch.reason}. Workers: {why}.',
     )
     text += assignment('val_dataloader', dict(num_workers=count, dataset=val))
-    same = 'test' not in written.datasets
+    same = last == 'val'
     text += (
         'test_dataloader = val_dataloader\n'
         if same
         else assignment('test_dataloader', dict(num_workers=count, dataset=test))
     )
     if plan.found.task == 'detection':
-        text += assignment('val_evaluator', _evaluator(plan, written.datasets['val']))
+        text += assignment('val_evaluator', _evaluator(plan, 'val', written.datasets['val']))
         text += (
             'test_evaluator = val_evaluator\n'
             if same
-            else assignment('test_evaluator', _evaluator(plan, written.datasets['test']))
+            else assignment('test_evaluator', _evaluator(plan, 'test', written.datasets['test']))
         )
     return text
+
+
+def _pipelines(plan: Plan, loader: str) -> tuple[str, dict[int, Name]]:
+    """Lines that change the pipelines of a loader's data set, and their names by its levels."""
+    text, names = '', dict[int, Name]()
+    where = f'_base_.{loader}_dataloader'
+    for depth, level in enumerate(levels(plan.base[f'{loader}_dataloader'].dataset)):
+        where += '.dataset'
+        changed = _pipeline(plan, f'{where}.pipeline') if 'pipeline' in level else ''
+        if changed:
+            name = f'{loader}_pipeline' if not names else f'{loader}_pipeline_{depth}'
+            names[depth] = Name(name)
+            text += f'{name} = {changed}\n'
+    return text, names
 
 
 def _pipeline(plan: Plan, code: str) -> str:
@@ -205,24 +228,47 @@ def _pipeline(plan: Plan, code: str) -> str:
         changed = f'resized({changed}, {_factor(plan)})'
     if _drops_masks(plan):
         changed = f'boxes_only({changed})'
+    if _sets_zero_label(plan.base):
+        changed = f'labels_as_the_data_set_has_them({changed})'
     return '' if changed == code else changed
 
 
-def _dataset(plan: Plan, arguments: dict) -> dict:
-    """What a data set's config differs in from the recipe's."""
-    base = plan.base.train_dataloader.dataset
+def _dataset(plan: Plan, loader: str, arguments: dict, pipelines: dict[int, Name]) -> dict:
+    """What a data set's config differs in from the recipe's.
+
+    Args:
+        plan: Of the run.
+        loader: ``'train'``, ``'val'`` or ``'test'``.
+        arguments: Where its files are.
+        pipelines: Of the levels whose pipelines change.
+    """
+    *outer, base = levels(plan.base[f'{loader}_dataloader'].dataset)
     # Keys of the recipe's that the classes do not replace, such as a palette, are for its own classes.
     own = dict(_delete_=True) if base.get('metainfo') else {}
-    metainfo = dict(**own, classes=Name('classes'))
-    if plan.found.task == 'detection':
-        return dict(metainfo=metainfo, **arguments)
-    return dict(type='BaseSegDataset', metainfo=metainfo, **arguments)
+    changes = dict(metainfo=dict(**own, classes=Name('classes')), **arguments)
+    if plan.found.task != 'detection':
+        changes = dict(type='BaseSegDataset', **changes)
+    elif base.get('type') not in COCO_TYPES:
+        changes = dict(type='CocoDataset', **changes)
+    if len(outer) in pipelines:
+        changes['pipeline'] = pipelines[len(outer)]
+    for depth, level in reversed(list(enumerate(outer))):
+        changes = dict(dataset=changes)
+        if 'times' in level:
+            changes = dict(times=1, **changes)  # an epoch sees every image once
+        if depth in pipelines:
+            changes['pipeline'] = pipelines[depth]
+    return changes
 
 
-def _evaluator(plan: Plan, arguments: dict) -> dict:
+def _evaluator(plan: Plan, loader: str, arguments: dict) -> dict:
     """Of a part of a detection set; it reads the file that its loader reads."""
     fields: dict = dict(ann_file=arguments['ann_file'])
-    if _drops_masks(plan):
+    base = plan.base[f'{loader}_evaluator']
+    if not isinstance(base, Mapping) or base.get('type') not in _COCO_METRICS:
+        metric = 'bbox' if plan.boxes else ['bbox', 'segm']
+        fields = dict(_delete_=True, type='CocoMetric', metric=metric, **fields)
+    elif _drops_masks(plan):
         fields['metric'] = 'bbox'
     most = _most_objects(plan)
     if most > _DETECTIONS:
@@ -259,10 +305,10 @@ def _schedule(plan: Plan) -> str:
     if plan.patience is not None:
         hooks['patience'] = cfg.default_hooks.patience.to_dict()
     text += assignment('default_hooks', hooks)
-    if pipeline_switches(cfg):
+    if cfg.get('custom_hooks') != plan.base.get('custom_hooks'):
         text += assignment(
             'custom_hooks',
             [hook.to_dict() for hook in cfg.custom_hooks],
-            'The last pipeline begins at the same part of the run as in the recipe.',
+            'What differs in the last epochs begins at the same part of the run as in the recipe.',
         )
     return text + assignment('log_processor', dict(window_size=cfg.log_processor.window_size))

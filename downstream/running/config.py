@@ -34,11 +34,12 @@ from .checkpoint.locate import local_checkpoint
 from .checkpoint.read import read
 from .optimizer_kernels import fuse_on_cuda_alone
 from .options import overrides
-from .options.batch import keep_batch, recipe_batch
+from .options.batch import keep_batch, recipe_batch, state_batch
 from .options.batch_probe import largest_batch
 from .options.channels import chosen_bands, set_tested_statistics, use_bands
 from .options.log_to import add_loggers, drop_loggers
 from .options.precision import require_usable_gpu, set_precision
+from .stock_parts import use_decoder_of_file, use_predicting_heads
 
 # What a runner that tests has no use for: the training data need not even be there.
 _TRAINING_KEYS = (
@@ -159,6 +160,7 @@ def read_config(options: RunOptions) -> Config:
         drop_loggers(cfg)
     overrides.check_values(cfg)
     use_torch_sync_bn(cfg.get('model'))
+    use_predicting_heads(cfg.get('model'))
     _check_scope(cfg, path, options.scopes)
     use_bands(cfg, keep_statistics='model.data_preprocessor.mean' in options.cfg_options)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -294,7 +296,7 @@ def training_config(options: TrainOptions) -> Config:
     _start_from(cfg, options)
     _apply_settings(cfg, options)
     if options.auto_scale_lr:
-        recipe_batch(cfg, '--auto-scale-lr')
+        state_batch(cfg, recipe_batch(cfg, '--auto-scale-lr'))
         cfg.auto_scale_lr.enable = True
     if options.keep_batch:
         if options.auto_scale_lr:
@@ -358,7 +360,8 @@ def _start_from(cfg: Config, options: TrainOptions) -> None:
         raise ConfigError(
             '--resume CHECKPOINT continues a run, --from CHECKPOINT starts a new one; give one of them.'
         )
-    read(options.start_from, mmap=True)
+    content = read(options.start_from, mmap=True)
+    use_decoder_of_file(cfg, content['state_dict'], options.start_from)
     cfg.load_from = options.start_from
     # The backbone's weights are in the checkpoint; those of its pre-training would be replaced.
     _set_init_cfg(cfg, None)
@@ -462,6 +465,7 @@ def use_checkpoint(cfg: Config, checkpoint: str) -> None:
     """
     content = read(checkpoint, mmap=True)
     set_tested_statistics(cfg, content, checkpoint)
+    use_decoder_of_file(cfg, content['state_dict'], checkpoint)
     cfg.load_from = checkpoint
     # Weights of the backbone's pre-training would be fetched, and then replaced by the checkpoint's.
     _set_init_cfg(cfg, None)

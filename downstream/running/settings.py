@@ -10,10 +10,11 @@ from mmengine.registry import DefaultScope
 
 from backbones.errors import ConfigError
 from downstream.data.built import build_ahead
-from downstream.data.pipelines import pipeline_switches, resized
+from downstream.data.pipelines import pipeline_switches, resized, steps_of_dataset
 from downstream.quiet import without_coco_output
 
-from .options.batch import recipe_batch, smallest_batch
+from .length import set_length
+from .options.batch import recipe_batch, smallest_batch, state_batch
 
 # A warm-up takes at most this share of a run.
 _WARM_UP_SHARE = 0.1
@@ -60,9 +61,9 @@ def set_batch(cfg: Config, total: int, processes: int, scale_lr: bool = True) ->
     cfg.train_dataloader.batch_size = total // processes
     if scale_lr:
         cfg.optim_wrapper.optimizer.lr *= total / former
-    cfg.auto_scale_lr.base_batch_size = total
+    state_batch(cfg, total)
     if 'max_iters' in cfg.train_cfg:
-        _set_length(cfg, ceil(cfg.train_cfg.max_iters * former / total))
+        set_length(cfg, ceil(cfg.train_cfg.max_iters * former / total))
 
 
 def set_epochs(cfg: Config, epochs: int, images: int, batch: int | None = None) -> None:
@@ -79,48 +80,10 @@ def set_epochs(cfg: Config, epochs: int, images: int, batch: int | None = None) 
         ConfigError: ``epochs`` is below 1, or ``batch`` is not given and ``cfg`` states none.
     """
     require_epochs(epochs)
-    steps = epochs * ceil(images / (batch or recipe_batch(cfg, '--epochs')))
-    _set_length(cfg, epochs if 'max_epochs' in cfg.train_cfg else steps)
+    steps_per_epoch = ceil(images / (batch or recipe_batch(cfg, '--epochs')))
+    steps = epochs * steps_per_epoch
+    set_length(cfg, epochs if 'max_epochs' in cfg.train_cfg else steps, steps_per_epoch)
     limit_warm_up(cfg, steps)
-
-
-def _set_length(cfg: Config, length: int) -> None:
-    """Give a run ``length`` epochs or iterations, whichever its loop counts."""
-    by_epoch = 'max_epochs' in cfg.train_cfg
-    key = 'max_epochs' if by_epoch else 'max_iters'
-    former = cfg.train_cfg[key]
-    factor = length / former
-    cfg.train_cfg[key] = length
-    cfg.train_cfg.val_interval = _interval(cfg.train_cfg.get('val_interval', 1), factor, length)
-    if cfg.train_cfg.get('dynamic_intervals'):
-        cfg.train_cfg.dynamic_intervals = [
-            (max(1, round(begin * factor)), _interval(interval, factor, length))
-            for begin, interval in cfg.train_cfg.dynamic_intervals
-        ]
-    if by_epoch:
-        for hook in pipeline_switches(cfg):
-            hook.switch_epoch = round(hook.switch_epoch * factor)
-    checkpoint = (cfg.get('default_hooks') or {}).get('checkpoint')
-    if checkpoint and checkpoint.get('by_epoch', True) == by_epoch:
-        checkpoint.interval = _interval(checkpoint.get('interval', 1), factor, length)
-    for scheduler in cfg.param_scheduler:
-        if scheduler.get('by_epoch', True) != by_epoch or 'start_factor' in scheduler:
-            continue
-        # A scheduler ends with the run, or a fixed number of steps after it.
-        if 'end' in scheduler:
-            scheduler.end = scheduler.end - former + length
-        for name in ('begin', 'T_max'):
-            if scheduler.get(name):
-                scheduler[name] = round(scheduler[name] * factor)
-        if 'warm_up' in scheduler:
-            scheduler.warm_up *= factor
-        if 'milestones' in scheduler:
-            moved = (round(milestone * factor) for milestone in scheduler.milestones)
-            scheduler.milestones = sorted({m for m in moved if 0 < m < length})
-
-
-def _interval(former: int, factor: float, length: int) -> int:
-    return max(1, min(length, round(former * factor)))
 
 
 def require_epochs(epochs: int) -> None:
@@ -168,10 +131,11 @@ def image_size(cfg: Config) -> int:
     """
     if cfg.default_scope in ('mmseg', 'mmengine'):
         key = 'crop_size' if cfg.default_scope == 'mmseg' else 'size'
-        sizes = [step[key] for step in cfg.train_dataloader.dataset.pipeline if key in step]
+        steps = steps_of_dataset(cfg.train_dataloader.dataset)
+        sizes = [step[key] for step in steps if key in step]
     else:
-        pipeline = cfg.test_dataloader.dataset.pipeline
-        sizes = [step.scale for step in pipeline if step.type == 'Resize' and 'scale' in step]
+        steps = steps_of_dataset(cfg.test_dataloader.dataset)
+        sizes = [step['scale'] for step in steps if step['type'] == 'Resize' and 'scale' in step]
     if not sizes:
         raise ConfigError('--image-size: the pipelines of this config set no size of images.')
     size = sizes[0]
@@ -191,8 +155,8 @@ def set_image_size(cfg: Config, size: int) -> None:
     if size < 32:
         raise ConfigError(f'--image-size {size}: give at least 32 pixels.')
     factor = size / image_size(cfg)
-    pipeline = cfg.train_dataloader.dataset.pipeline
-    if factor != 1 and resized(pipeline, factor) == pipeline:
+    trained = cfg.train_dataloader.dataset
+    if factor != 1 and resized(trained, factor) == trained:
         raise ConfigError(
             '--image-size: the training pipeline of this config does not set the size of images; add a '
             'Resize to it.'
@@ -202,7 +166,7 @@ def set_image_size(cfg: Config, size: int) -> None:
         cfg[key] = value
     for key in _LOADERS:
         if cfg.get(key):
-            cfg[key].dataset.pipeline = resized(cfg[key].dataset.pipeline, factor)
+            cfg[key].dataset = resized(cfg[key].dataset, factor)
     for hook in pipeline_switches(cfg):
         hook.switch_pipeline = resized(hook.switch_pipeline, factor)
     for key, part in sized_parts(cfg.model, factor).items():

@@ -63,7 +63,7 @@ def check_class_weights(model: Mapping, where: str, classes: int) -> None:
         classes: How many it has; what classifies boxes or queries also weighs the background.
     """
     heads = ('bbox_head', 'decode_head', 'auxiliary_head', 'panoptic_head')
-    for key, loss in _losses(model, 'model'):
+    for key, loss in weighted_losses(model, 'model'):
         if not any(head in key for head in heads):
             continue
         weights = loss.get('class_weight')
@@ -78,13 +78,13 @@ def check_class_weights(model: Mapping, where: str, classes: int) -> None:
             )
 
 
-def _losses(node: object, key: str) -> Iterator[tuple[str, Mapping]]:
+def weighted_losses(node: object, key: str) -> Iterator[tuple[str, Mapping]]:
     """Configs with ``class_weight`` within a config, and their keys."""
     if isinstance(node, Mapping):
         if 'class_weight' in node:
             yield key, node
         for name, value in node.items():
-            yield from _losses(value, f'{key}.{name}')
+            yield from weighted_losses(value, f'{key}.{name}')
     elif isinstance(node, (list, tuple)):
         for place, value in enumerate(node):
-            yield from _losses(value, f'{key}.{place}')
+            yield from weighted_losses(value, f'{key}.{place}')

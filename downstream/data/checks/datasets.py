@@ -12,6 +12,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 
 from backbones.errors import ConfigError
+from downstream.data.class_counts import class_counts
 from downstream.data.files import shortened
 
 from .agreement import check_class_weights, check_evaluator
@@ -99,22 +100,14 @@ def _formats_only(evaluator: ConfigDict | Sequence[ConfigDict] | None) -> bool:
 
 
 def _check_heads(model: ConfigDict, where: str, count: int) -> None:
+    """ConfigError unless every head has as many classes as the data."""
     model = model.get('module', model)
-    roi_head = model.get('roi_head', {})
-    heads = {'decode_head': model.get('decode_head'), 'auxiliary_head': model.get('auxiliary_head')}
-    heads |= {f'roi_head.{key}': roi_head.get(key) for key in ('bbox_head', 'mask_head')}
-    if 'language_model' not in model:  # classes that are words have any number of them
-        heads['bbox_head'] = model.get('bbox_head')
-    for name, head in heads.items():
-        for part in head if isinstance(head, (list, tuple)) else [head]:
-            if part and part.get('num_classes', count) != count:
-                raise ConfigError(
-                    f'model.{name} has num_classes={part.num_classes}, but {where} has {count} '
-                    'classes; set it in every head (downstream.drop_in.num_classes does).'
-                )
-    things = (model.get('panoptic_head') or {}).get('num_things_classes', count)
-    if things != count:
+    for one in class_counts(model):
+        if one.value == count or one.key == 'num_stuff_classes':
+            continue
+        if 'language_model' in model and one.place.startswith('bbox_head'):
+            continue  # classes that are words have any number of them
         raise ConfigError(
-            f'model.panoptic_head has num_things_classes={things}, but {where} has {count} classes; set '
-            'it here and in panoptic_fusion_head (downstream.drop_in.num_classes does).'
+            f'model.{one.place} has {one.key}={one.value}, but {where} has {count} classes; set it in '
+            'every head (downstream.drop_in.num_classes does).'
         )

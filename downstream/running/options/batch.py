@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from mmengine.config import Config
 
 from backbones.errors import ConfigError
+
+# OpenMMLab's names of recipes: 4xb2 is 4 processes with 2 images each.
+_IN_A_NAME = re.compile(r'_(\d+)xb(\d+)(?=[-_.])')
 
 
 def recipe_batch(cfg: Config, option: str) -> int:
     """The batch that the learning rate of ``cfg`` is meant for.
 
+    mmseg's recipes say it in their names alone.
+
     Raises:
         ConfigError: The config does not say.
     """
     batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    named = _IN_A_NAME.search(Path(cfg.filename or '').name)
+    if not batch and named:
+        batch = int(named[1]) * int(named[2])
     if not batch:
         raise ConfigError(
             f'{option}: the config has no auto_scale_lr.base_batch_size, the batch that its learning '
             'rate is meant for.'
         )
     return batch
+
+
+def state_batch(cfg: Config, batch: int) -> None:
+    """Write into ``cfg`` for which batch its learning rate is meant."""
+    cfg.auto_scale_lr = {**(cfg.get('auto_scale_lr') or {}), 'base_batch_size': batch}
 
 
 # BatchNorm cannot learn from one image that was pooled to a point, as the pyramid of UperNet does.

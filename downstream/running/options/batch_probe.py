@@ -23,7 +23,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from backbones.errors import ConfigError
-from downstream.data.pipelines import padded_size, resize_scales
+from downstream.data.class_counts import recipe_classes
+from downstream.data.pipelines import padded_size, resize_scales, steps_of_dataset
 from downstream.running.checkpoint.writer import free_memory
 from downstream.running.weights.initialise import initialise_randomly
 
@@ -87,7 +88,7 @@ def largest_size(cfg: Config) -> tuple[int, int]:
         size = augment.get('size', size)
     if size:
         return tuple(size)
-    scales = resize_scales(cfg.train_dataloader.dataset.pipeline)
+    scales = resize_scales(list(steps_of_dataset(cfg.train_dataloader.dataset)))
     if not scales:
         raise ConfigError(
             '--batch-size auto: the training pipeline of this config sets no size of images.'
@@ -134,7 +135,7 @@ def _random_batch(cfg: Config, batch: int, size: tuple[int, int]) -> dict:
 def _segmented(cfg: Config, size: tuple[int, int]) -> BaseDataElement:
     from mmseg.structures import SegDataSample  # mmdet and mmseg take seconds to import
 
-    labels = torch.randint(0, cfg.model.decode_head.num_classes, (1, *size))
+    labels = torch.randint(0, recipe_classes(cfg.model) or 1, (1, *size))
     meta = dict(img_shape=size, ori_shape=size, pad_shape=size)
     return SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=labels))
 
@@ -144,13 +145,13 @@ def _detected(cfg: Config, size: tuple[int, int]) -> BaseDataElement:
     from mmdet.structures.mask import BitmapMasks
 
     height, width = size
-    heads = cfg.model.get('roi_head', {}).get('bbox_head') or cfg.model.get('bbox_head')
-    head = heads[0] if isinstance(heads, (list, tuple)) else heads
     corner = torch.rand(_OBJECTS, 2) * 0.75
     boxes = torch.cat([corner, corner + 0.05 + torch.rand(_OBJECTS, 2) * 0.2], 1)
     boxes *= torch.tensor([width, height, width, height])
-    objects = InstanceData(bboxes=boxes, labels=torch.randint(0, head.num_classes, (_OBJECTS,)))
-    if cfg.model.get('roi_head', {}).get('mask_head'):
+    labels = torch.randint(0, recipe_classes(cfg.model) or 1, (_OBJECTS,))
+    objects = InstanceData(bboxes=boxes, labels=labels)
+    steps = steps_of_dataset(cfg.train_dataloader.dataset)
+    if any(step.get('with_mask') for step in steps):
         masks = torch.zeros(_OBJECTS, height, width, dtype=torch.uint8)
         for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist()):
             mask[top:bottom, left:right] = 1
