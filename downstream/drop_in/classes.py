@@ -61,7 +61,7 @@ def _with_count(node: Any, place: str, former: int | None, count: int) -> Any:
             inner = _with_count(value, f'{place}.{key}', former, count)
             if inner:
                 found[key] = inner
-    if place in _BY_DEFAULT and not any(class_counts({place: node})):
+    if place in _BY_DEFAULT and 'num_classes' not in node and not any(class_counts({place: node})):
         found['num_classes'] = count
     return found or None
 

@@ -11,7 +11,9 @@ def learning_rates(cfg: Config, base: float, length: int, steps_per_epoch: int) 
     """The rate of each of ``length`` steps of a run whose optimizer has the rate ``base``."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=base)
     schedulers = [
-        PARAM_SCHEDULERS.build(dict(s), default_args={'optimizer': optimizer})
+        PARAM_SCHEDULERS.build(
+            dict(s), default_args={'optimizer': optimizer, 'epoch_length': steps_per_epoch}
+        )
         for s in cfg.param_scheduler
     ]
     found = []
