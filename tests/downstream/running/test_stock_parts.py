@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from downstream.running.config import TestOptions, TrainOptions, testing_config, training_config
+from downstream.running import config
 
 DINO = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 # As published; that of onedl-mmdetection's own class is twice as long.
@@ -20,8 +20,10 @@ def checkpoint(folder, width: int, prefix: str = '') -> str:
 @pytest.mark.parametrize('width', KINDS)
 @pytest.mark.parametrize('prefix', ['', 'transformer.'])  # mmdet's, detrex's
 def test_a_test_takes_the_decoder_of_the_file(width, prefix, tmp_path, capfd):
-    options = TestOptions(DINO, str(tmp_path), checkpoint=checkpoint(tmp_path, width, prefix))
-    assert testing_config(options).model.type == KINDS[width]
+    options = config.TestOptions(
+        DINO, str(tmp_path), checkpoint=checkpoint(tmp_path, width, prefix)
+    )
+    assert config.testing_config(options).model.type == KINDS[width]
     said = (
         'has the decoder of DINO as published: model.type is DINODetector' in capfd.readouterr().out
     )
@@ -29,5 +31,5 @@ def test_a_test_takes_the_decoder_of_the_file(width, prefix, tmp_path, capfd):
 
 
 def test_a_start_from_a_file_does_too(tmp_path):
-    options = TrainOptions(DINO, str(tmp_path), start_from=checkpoint(tmp_path, 512))
-    assert training_config(options).model.type == 'DINODetector'
+    options = config.TrainOptions(DINO, str(tmp_path), start_from=checkpoint(tmp_path, 512))
+    assert config.training_config(options).model.type == 'DINODetector'
