@@ -32,14 +32,14 @@ next one that takes another backbone, with random images on a CPU, without a com
 `python tools/methods.py try "mmdet::d*" --backbones my_module:MyBackbone` does the same with any other.
 A row says that a method runs, not how good it is: learning rate and schedule are those of its recipe.
 
-On your own data all heads get its classes, and the batch of mmseg's recipes is read from their names:
+On your own data all heads get its classes; the batch of mmseg's recipes is read from their names:
 
-    python tools/train.py mmdet::yolox/yolox_s_8xb8-300e_coco.py --backbone convnext-atto --data data/parts
+    python tools/train.py mmdet::yolox/yolox_s_8xb8-300e_coco.py --data data/parts --backbone swin-tiny
 
-What would learn more than such data have (maps of stuff, masks), or joins several data sets, is refused in
-one line. SSD and QueryInst get heads that predict, whatever their backbone: mmdet's `SSDHead` reads an
-attribute that it does not set, and its `DynamicMaskHead` cannot paste the mask of a box outside of its image
-on a CPU.
+What would learn more than such data have (maps of stuff, masks), or joins several data sets, is refused
+in one line. SSD and QueryInst get heads that predict, whatever their backbone: mmdet's `SSDHead` reads an
+attribute that it does not set, and its `DynamicMaskHead` cannot paste the mask of a box outside of its
+image on a CPU.
 """
 
 
