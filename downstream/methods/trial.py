@@ -95,7 +95,7 @@ def _try_recipe(cfg: Config, name: str, backbone: str, side: int) -> Outcome:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
             drop_in(cfg, backbone)
             use_torch_sync_bn(cfg.model)
-            use_predicting_heads(cfg.model)
+            use_predicting_heads(cfg)
             _make_small(cfg.model, side)
             model = revert_sync_batchnorm(MODELS.build(cfg.model))
             initialise_randomly(model)

@@ -160,7 +160,7 @@ def read_config(options: RunOptions) -> Config:
         drop_loggers(cfg)
     overrides.check_values(cfg)
     use_torch_sync_bn(cfg.get('model'))
-    use_predicting_heads(cfg.get('model'))
+    use_predicting_heads(cfg)
     _check_scope(cfg, path, options.scopes)
     use_bands(cfg, keep_statistics='model.data_preprocessor.mean' in options.cfg_options)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

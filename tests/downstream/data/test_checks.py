@@ -77,7 +77,7 @@ def test_a_subset_of_the_categories_may_be_learnt(shapes, tmp_path):
     cfg = config('detection', shapes, tmp_path)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.metainfo = {'classes': ('circle', 'square')}
-    with pytest.raises(ConfigError, match='bbox_head has num_classes=3, but train_dataloader'):
+    with pytest.raises(ConfigError, match='_head has num_classes=3, but train_dataloader'):
         check_datasets(cfg, ('train', 'val'))
     for head in (*cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
         head.num_classes = 2
