@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from backbones.arguments import checked_out_indices
 from backbones.base import Backbone
 from backbones.errors import ConfigError
+from backbones.multiples import crop_to_stride, pad_to_multiple
 from backbones.optim.layer_decay import depths_of
 from backbones.optim.layer_depth import Depth
 from backbones.pyramid import can_be_made, nearest_stride, pyramid_level
@@ -106,17 +106,15 @@ class CompletedBackbone(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
-        down, right = -height % self._divisor, -width % self._divisor
-        if down or right:
-            x = F.pad(x, (0, right, 0, down))
-        maps = self.net(x)
+        padded = pad_to_multiple(x, self._divisor)
+        maps = self.net(padded)
         outputs = []
         for i in self.out_indices:
             y = maps[self._taken[i]]
             if str(i) in self.pyramid:
                 y = self.pyramid[str(i)](y)
-            if down or right:
-                y = y[..., : -(-height // STRIDES[i]), : -(-width // STRIDES[i])]
+            if padded is not x:
+                y = crop_to_stride(y, height, width, STRIDES[i])
             outputs.append(y)
         return tuple(outputs)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from backbones.arguments import (
 from backbones.base import Backbone
 from backbones.errors import ConfigError
 from backbones.layers import LayerNorm2d
+from backbones.multiples import crop_to_stride, pad_to_multiple
 from backbones.optim.layer_depth import Depth, folded
 from backbones.pyramid import pyramid_level
 from backbones.weights.timm_catalog import input_statistics
@@ -131,17 +131,16 @@ class ConvNeXtIsotropic(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
-        down, right = -height % _STRIDE, -width % _STRIDE
-        if down or right:
-            x = F.pad(x, (0, right, 0, down))
-        if prefers_channels_last(x):
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stage(self.stem(x))
+        padded = pad_to_multiple(x, _STRIDE)
+        crops = padded is not x
+        if prefers_channels_last(padded):
+            padded = padded.contiguous(memory_format=torch.channels_last)
+        x = self.stage(self.stem(padded))
         maps = []
         for i in self.out_indices:
             y = self.pyramid[str(i)](x) if str(i) in self.pyramid else x
-            if down or right:
-                y = y[..., : -(-height // STRIDES[i]), : -(-width // STRIDES[i])]
+            if crops:
+                y = crop_to_stride(y, height, width, STRIDES[i])
             maps.append(getattr(self, f'norm{i}')(y))
         return tuple(maps)
 

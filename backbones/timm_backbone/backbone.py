@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,6 +19,7 @@ from backbones.base import Backbone, accepted_arguments, can_synchronise
 from backbones.convnext.weight_names import LAYOUTS
 from backbones.errors import ConfigError
 from backbones.layers import LayerNorm2d
+from backbones.multiples import crop_to_stride, pad_to_multiple
 from backbones.optim.layer_depth import (
     Depth,
     convnext_layer_depth,
@@ -198,11 +198,9 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         height, width = x.shape[-2:]
-        down, right = -height % self.input_divisor, -width % self.input_divisor
-        if down or right:
-            x = F.pad(x, (0, right, 0, down))
+        padded = pad_to_multiple(x, self.input_divisor)
         maps = self.model.forward_intermediates(
-            x, indices=self._taken, output_fmt='NCHW', intermediates_only=True
+            padded, indices=self._taken, output_fmt='NCHW', intermediates_only=True
         )
         by_stride = {self._stride_of[i]: m for i, m in zip(self._taken, maps)}
         outputs = []
@@ -210,8 +208,8 @@ class TimmBackbone(Backbone):
             y = by_stride[self._sources[i]]
             if str(i) in self.pyramid:
                 y = self.pyramid[str(i)](y)
-            if down or right:
-                y = y[..., : -(-height // STRIDES[i]), : -(-width // STRIDES[i])]
+            if padded is not x:
+                y = crop_to_stride(y, height, width, STRIDES[i])
             if self.output_norm:
                 y = getattr(self, f'norm{i}')(y)
             outputs.append(y)

@@ -11,6 +11,7 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
+from backbones.multiples import cells
 from backbones.upstream import required
 
 # Without these methods the overrides below would silently have no effect.
@@ -28,7 +29,7 @@ class _PadBeforeShift:
         height, width = x.shape[1:3]
         # In whole windows, not as a remainder: a tracer of any size knows that these have no remainder.
         down, right = (
-            -(-size // window) * window - size
+            cells(size, window) * window - size
             for size, window in zip((height, width), self.window_size)
         )
         padded = F.pad(x, (0, 0, 0, right, 0, down))

@@ -135,7 +135,7 @@ def write(
     with tempfile.TemporaryDirectory(prefix='.export-', dir=out.parent) as folder:
         inside = Path(folder, out.name)
         writers[format_name](program, graph.outputs, texts, inside)
-        found = open_exported(inside).run(example.numpy())
+        found = _run(inside, example, format_name)
         differs = difference(found, expected, facts.get('score_threshold') or 0)
         if not differs < _LARGEST_DIFFERENCE[facts.get('precision', 'fp32')]:
             raise ConfigError(
@@ -154,6 +154,19 @@ def outputs_of(
         outputs = graph(example)
     outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
     return {name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)}
+
+
+def _run(path: Path, example: torch.Tensor, format_name: str) -> dict[str, np.ndarray]:
+    """What a file returns for pictures of another size than the traced one."""
+    file = open_exported(path)
+    try:
+        return file.run(example.numpy())
+    except Exception as error:  # each runtime has errors of its own
+        height, width = example.shape[1:3]
+        raise ConfigError(
+            f'the {format_name} file does not run on a picture of {height} x {width}, and was not kept: '
+            f'{first_line(error)[:300]}. Try fixed sizes: --size HEIGHT WIDTH --batch 1.'
+        ) from error
 
 
 def _publish(inside: Path, out: Path) -> None:

@@ -1,12 +1,16 @@
 """Forms of operators for every size compute what the operators do, and put no condition on sizes."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from backbones.multiples import crop_to_stride, pad_to_multiple
+from backbones.timm_backbone.swin import PaddedSwinBlock
 from downstream.exporting import write
 from downstream.exporting.any_size import AnySize
+from downstream.exporting.files import open_exported
 
 MAPS = [(7, 5), (1, 1), (16, 3), (13, 40)]
 
@@ -98,3 +102,70 @@ def test_a_trace_takes_any_number_of_things():
             found, expected = program(image), net(image)
         assert len(found) == count
         torch.testing.assert_close(found, expected)
+
+
+class _Halved(nn.Module):
+    """A map of stride 2 by a pooling that takes multiples of 4 alone."""
+
+    outputs = ('map',)
+
+    def __init__(self, repeats):
+        super().__init__()
+        self.repeats = repeats
+
+    def forward(self, image):
+        x = image.permute(0, 3, 1, 2).float()
+        x = x.repeat_interleave(self.repeats, 2).repeat_interleave(self.repeats, 3)
+        height, width = x.shape[2:]
+        padded = pad_to_multiple(x, 4)
+        y = F.max_pool2d(padded, 2)
+        return y if padded is x else crop_to_stride(y, height, width, 2)
+
+
+def test_a_trace_of_multiples_pads_other_sizes():
+    net = _Halved(1)
+    program = write.trace(net, write.Shape(), 32).module()
+    for size in ((16, 24), (5, 6), (7, 32), (32, 33)):
+        image = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
+        assert torch.equal(program(image), net(image))
+
+
+def test_what_can_only_be_a_multiple_is_not_padded():
+    program = write.trace(_Halved(4), write.Shape(), 32)
+    assert not any('pad' in str(node.target) for node in program.graph.nodes)
+
+
+class _Windows(nn.Module):
+    """Shifted windows of a Swin Transformer, with borders that fill none."""
+
+    outputs = ('map',)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, 4)
+        options = dict(always_partition=True, dynamic_mask=True)
+        self.block = PaddedSwinBlock(8, (8, 8), 2, window_size=7, shift_size=3, **options)
+        nn.init.normal_(self.block.attn.relative_position_bias_table)
+
+    def forward(self, image):
+        with AnySize():
+            x = self.stem(image.permute(0, 3, 1, 2).float() / 50)
+            return self.block(x.permute(0, 2, 3, 1))
+
+
+def test_windows_of_every_size(tmp_path):
+    """ONNX divides integers towards 0, Python downwards."""
+    for package in write.FORMATS['onnx'][1]:
+        pytest.importorskip(package)
+    net = _Windows().eval()
+    program = write.trace(net, write.Shape(), 32)
+    path = tmp_path / 'windows.onnx'
+    any_size = dict(batch=1, height=None, width=None, channels=3, dtype='uint8')
+    facts = {'format': 1, 'task': 'segmentation', 'input': any_size}
+    write.write(program, net, facts, 'onnx', path, write.Shape().example(96, 128))
+    file = open_exported(path)
+    for height, width in ((96, 128), (112, 112), (33, 97), (28, 8), (150, 217)):
+        image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
+        with torch.no_grad():
+            expected = net(image)
+        np.testing.assert_allclose(file.run(image.numpy())['map'], expected.numpy(), atol=1e-4)
