@@ -82,17 +82,18 @@ def test_files_find_what_the_model_finds(tmp_path):
 
 @pytest.mark.parametrize('backbone', ['v1', 'resnet', 'swin'])
 @pytest.mark.slow
-def test_a_program_of_torch_takes_every_size(tmp_path, backbone):
+def test_files_take_every_size(tmp_path, backbone):
     """Even and odd numbers of cells, a single one, lengths around multiples of the stride."""
     config = model_config('mask-rcnn', backbone)
-    _, _, graph, (file,) = exported(config, tmp_path / 'a.pt2', ['torch'])
+    _, _, graph, files = exported(config, tmp_path / 'a.pt2', ['torch', 'onnx'])
     lengths = (1, 32, 33, 64, 65, 97, 160)
     counts = []
     for height, width in itertools.product(lengths, lengths[::2]):
         image = picture(height, width, height + width)[None]
         expected = write.outputs_of(graph, torch.from_numpy(image))
-        for name, found in file.run(image).items():
-            np.testing.assert_allclose(found, expected[name], atol=1e-3)
+        for file in files:
+            for name, found in file.run(image).items():
+                np.testing.assert_allclose(found, expected[name], atol=1e-3)
         counts.append(len(expected['boxes']))
     assert sum(count > 0 for count in counts) > 10
 

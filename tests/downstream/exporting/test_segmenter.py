@@ -20,6 +20,7 @@ from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
 from downstream.running.config import RunOptions, read_config
 
+from .detectors import BACKBONES, CHANNELS
 from .models import CLASSES, built, write_config
 
 STRIDE = 32
@@ -93,6 +94,30 @@ def test_a_file_equals_the_model_at_every_size(files, model, rules, name):
         assert found.shape == (size[0], len(CLASSES), *size[1:])
         assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
     assert {int(c) for c in np.unique(expected.argmax(1))} != {0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backbone', ['swin', 'resnet'])
+def test_a_file_of_another_backbone_at_every_size(config, rules, tmp_path, backbone):
+    """Windows that a map does not fill; maps that are rounded up."""
+    cfg = copy.deepcopy(config)
+    channels = CHANNELS.get(backbone, [8, 8, 16, 16])
+    cfg.model.backbone = BACKBONES[backbone]
+    cfg.model.decode_head.in_channels = channels
+    cfg.model.auxiliary_head.in_channels = channels[2]
+    model = built(cfg)
+    for parameter in model.backbone.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    graph = SegmenterGraph(copy.deepcopy(model), rules)
+    path = tmp_path / 'model.onnx'
+    program = write.trace(graph, SHAPE, STRIDE)
+    write.write(program, graph, FACTS, 'onnx', path, SHAPE.example(96, 128))
+    file = open_exported(path)
+    for size in SIZES:
+        images = pictures(*size)
+        found, expected = file.run(images)['logits'], logits_of(model, rules, images)
+        assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
 
 
 def test_one_file_of_a_recent_opset_with_facts(files):
