@@ -46,9 +46,9 @@ def atomic(path: Path, mode: str = 'w', flush: bool = False) -> Iterator[IO]:
         mode: ``'w'`` or ``'wb'``.
         flush: Write it through to the disk, so that it outlasts a machine that fails.
     """
-    text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
+    encoding, newline = (None, None) if 'b' in mode else ('utf-8', '')
     with atomic_path(path) as aside:
-        with aside.open(mode, **text) as file:
+        with aside.open(mode, encoding=encoding, newline=newline) as file:
             yield file
         if flush:
             flush_to_disk(aside)

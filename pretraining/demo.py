@@ -30,13 +30,14 @@ def demo() -> Path:
     if not encoder.is_file():
         pretrain(PretrainOptions(CONFIG, resume=_resume(Path(cfg.work_dir))))
     make_shapes(Path(read_config(TrainOptions(CONFIGS['detection'])).data_root))
+    work_dir = Path('work_dirs/cascade-mask-rcnn_convnextv2-atto_pretrained_shapes')
     options = TrainOptions(
         CONFIGS['detection'],
-        work_dir='work_dirs/cascade-mask-rcnn_convnextv2-atto_pretrained_shapes',
+        work_dir=str(work_dir),
         backbone='convnextv2-atto',
         weights=str(encoder),
+        resume=_resume(work_dir),
     )
-    options.resume = _resume(Path(options.work_dir))
     runner = train(options)
     last = f'epoch_{runner.max_epochs}.pth'
     evaluate(
@@ -44,7 +45,7 @@ def demo() -> Path:
             options.config,
             work_dir=options.work_dir,
             backbone=options.backbone,
-            checkpoint=str(Path(options.work_dir, last)),
+            checkpoint=str(work_dir / last),
         )
     )
     return encoder

@@ -9,13 +9,15 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones.convnext.weight_names import describe
 from backbones.weights.sources import find
 from downstream.commands.weights import save
 from downstream.distributed.wrapping import unwrapped
 from downstream.running.checkpoint import sharding
+
+from .fcmae import FCMAE
 
 _OWN = (
     'your own: trained from random weights; what the licences of your images ask for is up to you'
@@ -40,6 +42,7 @@ class EncoderHook(Hook):
 
     def after_train(self, runner) -> None:
         model = unwrapped(runner.model)
+        assert isinstance(model, FCMAE)
         if sharding.is_sharded(model):
             state = {
                 name.removeprefix('encoder.'): value
@@ -53,11 +56,11 @@ class EncoderHook(Hook):
             save_encoder(state, path, licence_of(model, runner.cfg.get('load_from')))
 
 
-def licence_of(model: nn.Module, load_from: str | None = None) -> str:
+def licence_of(model: FCMAE, load_from: str | None = None) -> str:
     """The licence of an encoder that was trained from what it started from.
 
     Args:
-        model: An FCMAE; the ``init_cfg`` of its encoder names weights, or it started from random ones.
+        model: The ``init_cfg`` of its encoder names weights, or it started from random ones.
         load_from: A checkpoint that the run started from.
     """
     origin = (model.encoder.init_cfg or {}).get('checkpoint')

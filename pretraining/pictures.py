@@ -9,7 +9,7 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from torch import nn
+from mmengine.runner import Runner
 
 from backbones.errors import DataError
 from downstream.atomic import atomic
@@ -17,6 +17,9 @@ from downstream.data.pictures.seen import BatchPictures
 from downstream.distributed.wrapping import unwrapped
 from downstream.drawing import beside, file_content
 from downstream.running.loggers.hook import background_loggers
+
+from .data import UnlabelledImages
+from .fcmae import FCMAE
 
 FOLDER = 'reconstructions'
 _TITLES = ('original', 'visible cells', 'completed')
@@ -54,7 +57,7 @@ class ReconstructionPicturesHook(Hook):
             return
         self._drawn = epoch
         # All processes: the parts of a sharded model are put together.
-        picture = self.picture(unwrapped(runner.model), runner.train_dataloader.dataset)
+        picture = self.picture(_fcmae(runner), runner.train_dataloader.dataset)
         if picture is None or not is_main_process():
             return
         with atomic(Path(runner.work_dir, FOLDER, f'epoch_{epoch:04d}.jpg'), 'wb') as file:
@@ -62,12 +65,12 @@ class ReconstructionPicturesHook(Hook):
         for logger in background_loggers(runner.visualizer):
             logger.add_image(FOLDER, picture[..., ::-1], runner.iter)
 
-    def picture(self, model: nn.Module, dataset: object) -> np.ndarray | None:
+    def picture(self, model: FCMAE, dataset: UnlabelledImages) -> np.ndarray | None:
         """A row for each image, BGR ``(H, W, 3)`` of uint8; None if none can be read.
 
         Args:
-            model: An FCMAE.
-            dataset: As :class:`.data.UnlabelledImages`.
+            model: In training or evaluation mode, which it keeps.
+            dataset: Where the images come from.
         """
         samples = []
         for index in np.unique(np.linspace(0, len(dataset) - 1, self.images).astype(int)):
@@ -93,7 +96,13 @@ class ReconstructionPicturesHook(Hook):
         return np.vstack([beside(rows[0], _TITLES), *(np.hstack(row) for row in rows[1:])])
 
 
-def centred(dataset: object, index: int) -> dict:
+def _fcmae(runner: Runner) -> FCMAE:
+    model = unwrapped(runner.model)
+    assert isinstance(model, FCMAE)
+    return model
+
+
+def centred(dataset: UnlabelledImages, index: int) -> dict:
     """A sample of a data set without what is random in its pipeline."""
     results = dataset.get_data_info(index)
     for step in dataset.pipeline.transforms:

@@ -2,6 +2,7 @@
 """Your data: python tools/data.py check | show | split | convert | classes."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import downstream  # noqa: F401  before mmdet and mmseg
@@ -53,7 +54,7 @@ def main() -> None:
     def command() -> None:
         from downstream.commands import data, formats
 
-        functions = {
+        functions: dict[str, Callable[..., object]] = {
             'check': data.check,
             'show': data.show,
             'split': formats.split,

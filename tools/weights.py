@@ -2,6 +2,7 @@
 """List, download, inspect, convert and check pretrained weights."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from downstream.commands.line import run
@@ -47,7 +48,7 @@ def main() -> None:
     args = vars(parser.parse_args())
     from downstream.commands import weights
 
-    functions = {
+    functions: dict[str, Callable[..., object]] = {
         'list': weights.list_weights,
         'show': weights.show,
         'fetch': weights.fetch,

@@ -52,7 +52,7 @@ class Recounted:
         rows = zip(self.whole, self.sampled, self.support, repeat(self.top), self._influences())
         each = {name: self.samples.interval(*row) for name, row in zip(self.classes, rows)}
         mean = self.samples.interval(
-            _mean(self.whole),
+            float(_mean(self.whole)),
             _mean(self.sampled),
             len(self.samples.weights),
             self.top,
@@ -91,7 +91,7 @@ class Recounted:
         )
         each = {name: self.samples.difference(*row) for name, row in zip(self.classes, rows)}
         mean = self.samples.difference(
-            (_mean(other.whole), _mean(self.whole)),
+            (float(_mean(other.whole)), float(_mean(self.whole))),
             (_mean(other.sampled), _mean(self.sampled)),
             len(mine),
             self.top,

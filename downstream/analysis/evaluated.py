@@ -92,7 +92,9 @@ class Evaluated:
         self.evaluation = hotcoco_evaluation(
             counted, found, rules, [(low**2, high**2) for low, high in ranges]
         )
-        self.arrays = self.evaluation.eval
+        arrays = self.evaluation.eval
+        assert arrays is not None  # it is accumulated
+        self.arrays = arrays
         # hotcoco has the classes in the order of their ids.
         self.order = [counted.categories[id_] - 1 for id_ in rules.categories]
         self.place = {id_: place for place, id_ in enumerate(rules.categories)}

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -203,8 +204,8 @@ def _mask_arrays(predictions: Sequence[Mapping], texts: list) -> dict[str, np.nd
 
 
 def _by_image(images: Sequence, arrays: Mapping[str, np.ndarray]) -> list[dict]:
-    ends = np.cumsum(arrays['counts'])[:-1] if len(images) else []
-    parts = {
+    ends = np.cumsum(arrays['counts'])[:-1].tolist() if len(images) else []
+    parts: dict[str, list] = {
         key: np.split(arrays[name], ends)
         for key, name in (
             ('bboxes', 'boxes'), ('scores', 'scores'), ('labels', 'labels'),
@@ -227,7 +228,7 @@ def _by_image(images: Sequence, arrays: Mapping[str, np.ndarray]) -> list[dict]:
     ]
 
 
-def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write a file atomically, not compressed: numbers of this kind shrink by a tenth."""
     with atomic(path, 'wb', flush=True) as file:
         np.savez(file, **arrays)

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import cv2
@@ -183,11 +184,19 @@ def read_counts(path: Path) -> KeptCounts:
         DataError: The file is damaged or of another version.
     """
     header, arrays = _read(path)
-    texts = {name: tuple(header[name]) for name in ('names', 'digests', 'classes')}
-    return KeptCounts(root=header['root'], **texts, **arrays)
+    return KeptCounts(
+        root=header['root'],
+        names=tuple(header['names']),
+        sizes=arrays['sizes'],
+        digests=tuple(header['digests']),
+        classes=tuple(header['classes']),
+        confusion=arrays['confusion'],
+        boundary=arrays['boundary'],
+        regions=arrays['regions'],
+    )
 
 
-class LabelMaps(Sequence):
+class LabelMaps:
     """Label maps of a test, in the order of its counts, decoded when they are asked for.
 
     An item is ``(H, W)`` of int32: class indices, -1 where there is none.
@@ -213,7 +222,9 @@ class LabelMaps(Sequence):
 
     def __getitem__(self, place: int) -> np.ndarray:
         end, length = self._ends[place], self._lengths[place]
-        labels = cv2.imdecode(self._pngs[end - length : end], cv2.IMREAD_UNCHANGED)
+        labels: np.ndarray | None = cv2.imdecode(
+            self._pngs[end - length : end], cv2.IMREAD_UNCHANGED
+        )
         if labels is None:
             raise DataError(f'{self._path} is damaged; run the test again.')
         none = np.iinfo(labels.dtype).max
@@ -237,8 +248,9 @@ def _table(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _save(path: Path, header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
     content = json.dumps({'format': _FORMAT, **header}).encode()
+    parts: dict[str, Any] = {'header': np.frombuffer(content, np.uint8), **arrays}
     with atomic(path, 'wb', flush=True) as file:
-        np.savez_compressed(file, header=np.frombuffer(content, np.uint8), **arrays)
+        np.savez_compressed(file, **parts)
 
 
 def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:

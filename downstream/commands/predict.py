@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from downstream.atomic import require_folder
 from downstream.predicting.predictor import Predictor
@@ -21,7 +22,7 @@ def predict(
     out: str,
     score: float | None = None,
     as_dataset: str | None = None,
-    **model: object,
+    **model: Any,
 ) -> Summary:
     """Predict on sources, write the results, and say what came of it.
 

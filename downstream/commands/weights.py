@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones.convnext.classifier import classifier_of, describe_file, encoder_of
 from backbones.convnext.model import STRIDES
@@ -193,6 +193,7 @@ def _check_classifier(
     state: dict[str, Tensor], name: str, pixels: Tensor, backbone: str | None
 ) -> Tensor:
     """Print the top five classes of a classifier; its logits."""
+    model: nn.Module
     if backbone is None:
         model = classifier_of(state, name)
     else:

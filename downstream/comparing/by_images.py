@@ -52,4 +52,4 @@ def refuse_mixed(runs: Sequence[Run]) -> None:
 
 
 def _test_of(run: Run) -> TestRun:
-    return find_tests(run.metrics)[0]
+    return find_tests(run.report)[0]

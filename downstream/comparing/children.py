@@ -64,10 +64,11 @@ class Child:
             print(f'$ {command}', file=log, flush=True)
             self.offset = log.tell()
             self.process = start(command, log, lock)
+        self._words = command.words
 
     def stop(self) -> None:
         """Ask it to save and leave."""
-        if Path(self.process.args[1]).name.startswith('slurm_'):
+        if Path(self._words[1]).name.startswith('slurm_'):
             os.killpg(self.process.pid, signal.SIGTERM)  # bash would leave srun behind
         else:
             self.process.send_signal(signal.SIGTERM)
@@ -105,7 +106,8 @@ _LIBC = ctypes.CDLL(None) if sys.platform.startswith('linux') else None
 
 def _end_with_parent() -> None:
     """Ask Linux to stop this process, as a signal would, when the comparison is killed."""
-    _LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
+    if _LIBC is not None:
+        _LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGTERM)
 
 
 class Children:

@@ -93,7 +93,7 @@ def write_comparison_page(made: Plan) -> None:
         return
     try:
         write_page(
-            [run.metrics for run in chosen],
+            [run.report for run in chosen],
             made.folder / _PAGE,
             names=[run.name for run in chosen],
         )

@@ -16,7 +16,7 @@ from .state import Run
 
 CONFIDENCE = 0.95
 # Name of a figure in tables -> where metrics.json has it, and what makes it percent.
-_FIGURES = {
+_FIGURES: dict[str, dict[str, tuple[str, str | None, float]]] = {
     'detection': {'box AP': ('bbox', 'AP', 100.0), 'mask AP': ('segm', 'AP', 100.0)},
     'segmentation': {'mIoU': ('mIoU', None, 1.0)},
 }
@@ -104,7 +104,9 @@ def _row(candidate: Candidate, made: Plan, done: Sequence[Run], first: Mapping[s
     # A detector of boxes alone has no masks.
     reported = first or {name for one in measured for name in one}
     names = _FIGURES[made.task]
-    collected = {name: [m[name] for m in measured if m.get(name) is not None] for name in names}
+    collected = {
+        name: [value for m in measured if (value := m.get(name)) is not None] for name in names
+    }
     figures = {
         name: spread(values, first[name].values if first else None)
         for name, values in collected.items()
@@ -157,8 +159,9 @@ def _half_width(a: Sequence[float], b: Sequence[float]) -> float | None:
 
 def measured_figures(run: Run) -> dict[str, float | None]:
     """The figures of a run's test that are compared, in percent; None where a test could not tell."""
-    report = json.loads(run.metrics.read_text())
-    metrics, found = report['metrics'], {}
+    report = json.loads(run.report.read_text())
+    metrics = report['metrics']
+    found: dict[str, float | None] = {}
     for name, (key, inner, factor) in _FIGURES[report['task']].items():
         value = metrics.get(key)
         value = value.get(inner) if isinstance(value, Mapping) else value
@@ -188,7 +191,7 @@ class _Logs:
         self.step_seconds = _median(times[1:] or times)
         memory = [line['memory'] for line in trained if line.get('memory')]
         self.peak_gib = max(memory) / 1024 if memory else None
-        test = run.metrics.parent
+        test = run.report.parent
         tested = _lines(test / f'{test.name}.json')
         seconds = _median([line['time'] for line in tested if 'time' in line])
         batch = config.get('test_dataloader.batch_size', 1) * run.identity['processes']

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -47,7 +48,8 @@ def draw(rows: Sequence[Row], folder: Path) -> Figure | None:
     figure.set_layout_engine('none')
     for name, line in zip(names, panels):
         for cost, axes in zip(costs, line):
-            place_names(axes, [(row.backbone, *point) for row, *point in _shown(rows, name, cost)])
+            shown = _shown(rows, name, cost)
+            place_names(axes, [(row.backbone, x, y, half) for row, x, y, half in shown])
     for suffix in ('png', 'svg'):
         figure.savefig(folder / f'cost.{suffix}', dpi=150)
     return figure
@@ -94,7 +96,9 @@ def place_names(axes: Axes, points: Sequence[tuple[str, float, float, float]]) -
         axes: Their limits must not change any more.
         points: Name, place, and half of the error bar, in data coordinates.
     """
-    renderer = axes.figure.canvas.get_renderer()
+    canvas = axes.figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
+    renderer = canvas.get_renderer()
     scale = axes.figure.dpi / 72
     frame = axes.get_window_extent(renderer)
     taken = [_box_of_point(axes, x, y, half, 5 * scale) for _, x, y, half in points]
@@ -118,7 +122,7 @@ def _box_of_point(axes: Axes, x: float, y: float, half: float, radius: float) ->
 
 
 def _box(
-    point: Sequence[float], offset: tuple[float, float], width: float, height: float, scale: float
+    point: np.ndarray, offset: tuple[float, float], width: float, height: float, scale: float
 ) -> Bbox:
     """The box of a name that is ``offset`` points away from its point, in pixels."""
     x, y = point[0] + offset[0] * scale, point[1] + offset[1] * scale
@@ -127,7 +131,7 @@ def _box(
 
 
 def _free_place(
-    point: Sequence[float],
+    point: np.ndarray,
     width: float,
     height: float,
     scale: float,

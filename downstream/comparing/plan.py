@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -245,7 +246,7 @@ def _candidate(name: str, recipe: TrainOptions, folder: Path, own: Config) -> Ca
         file = local_file(find(checkpoint))  # fetched once, before all runs need it
         named = {'weights': sha256(file)} if weights else {}
     try:
-        model = build_on_meta(cfg)
+        model: Any = build_on_meta(cfg)
     except UserError:
         raise
     except Exception as error:

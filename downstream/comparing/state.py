@@ -52,6 +52,13 @@ class Run:
         return self.metrics is not None
 
     @property
+    def report(self) -> Path:
+        """``metrics`` of a run that is done."""
+        if self.metrics is None:
+            raise ValueError(f'{self.name} has not been tested.')
+        return self.metrics
+
+    @property
     def log(self) -> Path:
         """What its processes write to their standard output and error."""
         return self.folder / 'output.log'

@@ -63,12 +63,10 @@ def groups(fingerprints: Sequence[bytes | None], tolerance: int = TOLERANCE) -> 
     Returns:
         Groups of two images and more as indices, each in ascending order.
     """
-    known = [i for i, one in enumerate(fingerprints) if one is not None]
+    known = {i: one for i, one in enumerate(fingerprints) if one is not None}
     if len(known) < 2:
         return []
-    packed = np.frombuffer(b''.join(fingerprints[i] for i in known), np.uint8).reshape(
-        len(known), -1
-    )
+    packed = np.frombuffer(b''.join(known.values()), np.uint8).reshape(len(known), -1)
     bits = np.unpackbits(packed, axis=1)
     parents = list(range(len(known)))
 

@@ -64,11 +64,8 @@ def read_coco(path: Path, needs_truth: bool = True, bom: bool = False) -> dict:
         raise DataError(f'{error} {_ADVICE}') from error
     if isinstance(content, dict) and not needs_truth:
         content.setdefault('annotations', [])
-    absent = [
-        key
-        for key in LISTS
-        if not isinstance(content, dict) or not isinstance(content.get(key), list)
-    ]
+    lists = content if isinstance(content, dict) else {}
+    absent = [key for key in LISTS if not isinstance(lists.get(key), list)]
     if absent:
         raise DataError(f'{path} has no list {", ".join(absent)}. {_ADVICE}')
-    return content
+    return lists

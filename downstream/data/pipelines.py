@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import overload
 
 from mmengine.config import Config, ConfigDict
 
@@ -168,7 +169,7 @@ def boxes_only(pipeline: Iterable) -> list:
     Args:
         pipeline: Its transforms, which stay as they are.
     """
-    changed = []
+    changed: list = []
     for step in pipeline:
         if isinstance(step, (list, tuple)):
             changed.append(boxes_only(step))
@@ -248,6 +249,14 @@ _SIZES = (
 )
 
 
+@overload
+def resized(part: Mapping, factor: float) -> dict: ...
+@overload
+def resized(part: list, factor: float) -> list: ...
+@overload
+def resized(part: tuple, factor: float) -> tuple: ...
+@overload
+def resized(part: object, factor: float) -> object: ...
 def resized(part: object, factor: float) -> object:
     """A pipeline, or another part of a config, with every size in pixels times ``factor``.
 
@@ -290,6 +299,8 @@ def resize_scales(part: object) -> list[tuple[int, int]]:
     given = part.get('scales') or ([part['scale']] if part.get('scale') else [])
     factor = max(part.get('ratio_range') or (1,))
     own = [
-        tuple(int(side * factor) for side in scale) for scale in given if not isinstance(scale, int)
+        (int(scale[0] * factor), int(scale[1] * factor))
+        for scale in given
+        if not isinstance(scale, int)
     ]
     return own + resize_scales(part.get('transforms') or ())

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from mmengine.model import ImgDataPreprocessor as _Preprocessor
+else:
+    _Preprocessor = object
 
-class AsyncInputs:
+
+class AsyncInputs(_Preprocessor):
     """A mixin for OpenMMLab's data preprocessors: the host does not wait for the images of a batch.
 
     Copies are asynchronous where the data loader pins memory, and the channels are exchanged by a flip:
@@ -54,7 +60,7 @@ class AsyncInputs:
             data = {**data, 'inputs': flipped}
         return super().forward(data, training)
 
-    def cast_data(self, data: object) -> object:
+    def cast_data(self, data: Any) -> Any:
         """``data`` with its tensors on the device of the model."""
         if isinstance(data, Tensor):
             return data.to(self.device, non_blocking=True)

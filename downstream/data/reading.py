@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from backbones.errors import DataError
@@ -63,14 +64,24 @@ class CheckedLoader:
             self._turn_webp(loaded, path)
         return loaded
 
+    def image(self, path: str) -> np.ndarray:
+        """The image in a file, as the transform loads it.
+
+        Raises:
+            UnreadableError: As of a call.
+        """
+        loaded = self({'img_path': path})
+        if (
+            loaded is None
+        ):  # what ``ignore_empty`` of the transform makes of a file that is no image
+            raise UnreadableError(f'{path} cannot be read: it is no image, or cut off')
+        return loaded['img']
+
     def _turn_webp(self, loaded: dict | None, path: str) -> None:
         """Apply the EXIF orientation of a WebP file, which OpenCV applies to all formats but this."""
         decoder = getattr(self.transform, 'imdecode_backend', None)
-        if (
-            decoder != 'cv2'
-            or self.transform.color_type not in ('color', 'grayscale')
-            or not loaded
-        ):
+        color_type = getattr(self.transform, 'color_type', None)
+        if decoder != 'cv2' or color_type not in ('color', 'grayscale') or not loaded:
             return
         if not os.path.isfile(path) or not is_webp(path):
             return

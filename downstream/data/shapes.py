@@ -68,7 +68,8 @@ def _make_split(root: Path, split: str, count: int, seed: int) -> None:
     image_dir, mask_dir = root / 'images' / split, root / 'annotations' / split
     image_dir.mkdir(parents=True)
     mask_dir.mkdir(parents=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in range(count):
         # numpy pads with zeros: seed 0 gives the images that there were without a seed.
         rng = np.random.default_rng([_SPLITS[split], index, seed])
@@ -152,6 +153,7 @@ def _paint(rng, image: np.ndarray, pixels: np.ndarray, kind: int) -> None:
 
 def _annotation(visible: np.ndarray, kind: int, crowd: bool) -> dict:
     code = rle.encode(np.asfortranarray(visible.astype(np.uint8)))
+    segmentation: dict | list
     if crowd:
         segmentation = {'size': list(visible.shape), 'counts': _run_lengths(visible)}
     else:

@@ -186,7 +186,9 @@ class HotcocoTruth:
 
 def with_hotcoco(truth: HotcocoTruth, found: Detections, rules: Rules) -> dict[str, np.ndarray]:
     """The same by hotcoco, which equals pycocotools to the last bit."""
-    return hotcoco_evaluation(truth, found, rules).eval
+    arrays = hotcoco_evaluation(truth, found, rules).eval
+    assert arrays is not None  # it is accumulated
+    return arrays
 
 
 def hotcoco_evaluation(
@@ -213,7 +215,7 @@ def hotcoco_evaluation(
     if found.masks is None:
         detections = truth.coco.load_res(rows)
     else:
-        detections = truth.coco.load_res(rows, segmentation=found.masks)
+        detections = truth.coco.load_res(rows, segmentation=[*found.masks])
         # It takes the areas of the boxes; those of the masks decide what is small or large.
         detections.update_anns(ids=np.arange(1, len(found) + 1), area=found.areas)
     evaluation = hotcoco.COCOeval(truth.coco, detections, 'bbox' if found.masks is None else 'segm')
@@ -250,7 +252,7 @@ def figures_of(arrays: Mapping[str, np.ndarray], rules: Rules, names: Mapping[An
     """
     precision = np.asarray(arrays['precision'])[..., -1]
     recall = np.asarray(arrays['recall'])[..., -1]
-    report = {'AP': _mean(precision[..., 0])}
+    report: dict = {'AP': _mean(precision[..., 0])}
     for threshold in (0.5, 0.75):
         at = np.isclose(rules.thresholds, threshold)
         report[f'AP{threshold * 100:.0f}'] = _mean(precision[at][..., 0])

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmdet.datasets.api_wrappers import COCO
@@ -72,6 +73,9 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
 
     # process stores arrays, run-length codes and numbers.
     results_on_cpu = True
+    # Of CocoMetric: lists of ids, None until the annotations are known.
+    cat_ids: Any
+    img_ids: Any
 
     def __init__(
         self,
@@ -155,7 +159,7 @@ class CocoInstanceMetric(DataOnlyMetric, CocoMetric):
         if self.format_only:
             print_log(f'Detections: {", ".join(sorted(set(written[-1].values())))}', 'current')
             return {}
-        flat = {}
+        flat: dict[str, float] = {}
         for kind in self.metrics:
             self.report[kind] = self._evaluate(kind, predictions)
             flat |= self._flat(kind, self.report[kind])

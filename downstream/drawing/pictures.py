@@ -22,13 +22,13 @@ _ROOM = 1.2
 def draw_detections(
     image: np.ndarray,
     boxes: np.ndarray,
-    labels: Sequence[int],
-    scores: Sequence[float] | None = None,
+    labels: Sequence[int] | np.ndarray,
+    scores: Sequence[float] | np.ndarray | None = None,
     masks: np.ndarray | Sequence[np.ndarray | Mapping] | None = None,
     classes: Sequence[str] = (),
     *,
     captions: Sequence[str] | None = None,
-    crowds: Sequence[bool] | None = None,
+    crowds: Sequence[bool] | np.ndarray | None = None,
     min_score: float = 0.0,
     alpha: float = 0.45,
 ) -> np.ndarray:
@@ -50,30 +50,32 @@ def draw_detections(
         The picture, BGR, of the image's size.
     """
     picture = np.ascontiguousarray(image).copy()
-    boxes, labels = np.asarray(boxes, float).reshape(-1, 4), np.asarray(labels, int).reshape(-1)
+    boxes, classes_of = np.asarray(boxes, float).reshape(-1, 4), np.asarray(labels, int).ravel()
     shown = np.isfinite(boxes).all(1)  # a diverged model predicts boxes that are none
-    order = np.arange(len(boxes))
+    order: np.ndarray = np.arange(len(boxes))
     if scores is not None:
-        scores = np.asarray(scores, float)
-        order = np.argsort(scores, kind='stable')
-        shown &= scores >= min_score
+        ranked = np.asarray(scores, float)
+        order = np.argsort(ranked, kind='stable')
+        shown &= ranked >= min_score
     order = order[shown[order]]
     if not len(order):
         return picture
-    colors = _bgr(classes, int(labels.max()) + 1)
-    for one in order if masks is not None else ():
-        pixels, place = pixels_of(masks[one])
-        draw_region(picture, pixels, colors[labels[one]], alpha, place=place)
+    palette = _bgr(classes, int(classes_of.max()) + 1)
+    colors = [palette[label] for label in classes_of]
+    if masks is not None:
+        for one in order:
+            pixels, place = pixels_of(masks[one])
+            draw_region(picture, pixels, colors[one], alpha, place=place)
     for one in order:
-        draw_box(picture, boxes[one], colors[labels[one]])
+        draw_box(picture, boxes[one], colors[one])
     texts = captions
     if texts is None:
-        texts = [_name(classes, label) for label in labels]
+        texts = [_name(classes, label) for label in classes_of]
         if scores is not None:
             texts = [f'{text} {score:.2f}' for text, score in zip(texts, scores)]
     if crowds is not None:
         texts = [f'{text} crowd' if crowd else text for text, crowd in zip(texts, crowds)]
-    _draw_labels(picture, [(boxes[i], texts[i], colors[labels[i]]) for i in order[::-1]])
+    _draw_labels(picture, [(boxes[i], texts[i], colors[i]) for i in order[::-1]])
     return picture
 
 
@@ -138,7 +140,8 @@ def _name(classes: Sequence[str], label: int) -> str:
 def _draw_labels(picture: np.ndarray, labels: list[tuple]) -> None:
     """Write texts at boxes; the first are placed first and lie on top."""
     px, border = text_px(picture), (line_px(picture) + 1) // 2
-    taken, places = np.empty((0, 4)), []
+    taken: np.ndarray = np.empty((0, 4))
+    places: list[tuple[int, int]] = []
     for box, text, _ in labels:
         height, width = text_mask(text, px).shape
         outer = np.add(box, (-border, -border, border, border))

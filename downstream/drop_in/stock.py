@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from torch import Tensor
 
@@ -69,7 +70,7 @@ def stock_maps(backbone: Mapping) -> StockMaps:
     return StockMaps(len(found), tuple(TRIED[0] / m.shape[2] for m in found))
 
 
-def inner_model(model: Mapping) -> Mapping:
+def inner_model(model: ConfigDict) -> ConfigDict:
     """The part of ``model`` that has the backbone: semi-supervised and tracking ones have a detector."""
     inner = model.get('detector')
     # detectron2's, in its wrapper, is no config of mmdet: it has no type.

@@ -40,7 +40,7 @@ def choose_objects(found: Found, wanted: str | None) -> tuple[bool, Found]:
     if missing == objects:
         return True, found.with_notes('no object has a mask: boxes alone are trained')
     kept, images = (
-        sum(len(part.coco['images']) for part in some.parts.values())
+        sum(len(part.coco['images']) for part in _instances(some).values())
         for some in (_images_with_all_masks(found, strict=False), found)
     )
     return True, found.with_notes(
@@ -49,10 +49,15 @@ def choose_objects(found: Found, wanted: str | None) -> tuple[bool, Found]:
     )
 
 
+def _instances(found: Found) -> dict[str, Instances]:
+    """The parts of a set for detection."""
+    return {name: part for name, part in found.parts.items() if isinstance(part, Instances)}
+
+
 def _images_with_all_masks(found: Found, strict: bool = True) -> Found:
     """The images of a set without an object that has a box alone."""
     parts, notes = {}, []
-    for name, part in found.parts.items():
+    for name, part in _instances(found).items():
         parts[name] = _with_all_masks(part)
         kept, images = len(parts[name].coco['images']), len(part.coco['images'])
         if strict and images and not kept:

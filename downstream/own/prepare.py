@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -70,9 +71,8 @@ def prepare(options: TrainOptions, data: DataOptions) -> TrainOptions:
     config = plan.work_dir / f'{plan.work_dir.resolve().name}.py'
     written = write(plan.found, plan.work_dir / 'data')
     leaf.write(config, config_text(plan, written, config))
-    ready = replace(
-        options, config=str(config), work_dir=str(plan.work_dir), **dict.fromkeys(_WRITTEN)
-    )
+    in_config: dict[str, Any] = dict.fromkeys(_WRITTEN)
+    ready = replace(options, config=str(config), work_dir=str(plan.work_dir), **in_config)
     if probes:
         # The model that is trained decides: its backbone, its classes, its precision.
         with redirect_stdout(io.StringIO()):  # the report follows, when the run starts
@@ -164,6 +164,7 @@ def _schedule(
     """The schedule for a set, and the recipe with it."""
     images = _trained(found)
     fitted = deepcopy(cfg)
+    assert options.batch_size != 'auto'  # which is tried afterwards
     if options.image_size is not None:
         settings.set_image_size(fitted, options.image_size)
     chosen = schedule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Out = TypeVar('Out')
 
 def ahead(
     function: Callable[[In], Out], items: Iterable[In], workers: int, waiting: int
-) -> Iterator[Out]:
+) -> Generator[Out, None, None]:
     """``function`` of each item, computed in threads, in the order of the items.
 
     Decoding, resizing and encoding of pictures release the interpreter, so they run beside a model.

@@ -58,6 +58,7 @@ class PredictedDataset:
 
     def add(self, name: str, result: Detections, image_id: int) -> None:
         """Add the objects of an image; those that have no pixel are left out."""
+        assert self._coco is not None
         annotations = []
         shown = result.above(self._score)
         for place, entry in enumerate(shown.to_coco(image_id)):

@@ -24,7 +24,7 @@ def csv_file(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Iterable[
 
 
 @contextmanager
-def json_lines(path: Path) -> Iterator[Callable[[dict], None]]:
+def json_lines(path: Path) -> Iterator[Callable[[dict], object]]:
     """A file with a JSON object a line to write: a function that takes one."""
     with atomic(path) as file:
         yield lambda entry: file.write(f'{json.dumps(entry, ensure_ascii=False)}\n')

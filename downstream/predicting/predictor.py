@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,7 +148,8 @@ class Predictor:
                         f'--amp: the precision of {checkpoint} is its own; leave it out.'
                     )
                 model = MODELS.build(cfg.model)
-                content = {'meta': {'dataset_meta': trained_part(model).file.facts}}
+                exported: Any = trained_part(model)
+                content = {'meta': {'dataset_meta': exported.file.facts}}
                 self._classes = classes_of_model(cfg, content, str(checkpoint))
             else:
                 content = read(checkpoint, mmap=True)
@@ -162,7 +164,9 @@ class Predictor:
         """Names of the classes, in the order of their labels."""
         return self._classes.names
 
-    def __call__(self, source: Picture | Sequence[Picture]) -> Result | list[Result]:
+    def __call__(
+        self, source: Picture | list[Picture] | tuple[Picture, ...]
+    ) -> Result | list[Result]:
         """Predict.
 
         Args:
@@ -215,16 +219,16 @@ class Predictor:
 
     def load_once(self, source: Picture, name: str) -> Prepared:
         """The same for a picture that is drawn soon: it is held, and not read again."""
-        is_file = isinstance(source, (str, Path))
-        image = self._read(str(source)) if is_file else _as_loaded(source, self._load)
-        return self._prepared(
-            image, str(source) if is_file else name, name, partial(self._shown, image)
-        )
+        if isinstance(source, (str, Path)):
+            place, image = str(source), self._read(str(source))
+        else:
+            place, image = name, _as_loaded(source, self._load)
+        return self._prepared(image, place, name, partial(self._shown, image))
 
     def _read(self, path: str) -> np.ndarray:
         if not Path(path).is_file():
             raise UnreadableError(f'{path} does not exist.')
-        return self._load({'img_path': path})['img']
+        return self._load.image(path)
 
     def _picture_in(self, place: str) -> np.ndarray:
         if not is_url(place):
@@ -314,10 +318,10 @@ class Predictor:
         with scope, torch.no_grad(), precision, explain_full_gpu(PREDICTING):
             return self._model.test_step(pseudo_collate(batch))
 
-    def result(self, prepared: Prepared, sample: object) -> Result:
+    def result(self, prepared: Prepared, sample: Any) -> Result:
         """The result for a picture from the data sample that the model returned."""
         height, width = sample.ori_shape
-        common = dict(
+        common: dict[str, Any] = dict(
             name=prepared.name,
             height=int(height),
             width=int(width),
@@ -345,7 +349,7 @@ def _failure_on(name: str, error: Exception) -> UnreadableError:
     return UnreadableError(f'{name} makes the model fail: {reason}')
 
 
-def _arrays(instances: object, score: float | None) -> dict:
+def _arrays(instances: Any, score: float | None) -> dict:
     """The fields of :class:`.results.Detections` from mmdet's instances."""
     scores = instances.scores.float().cpu().numpy()
     kept = np.flatnonzero(scores >= np.float32(-1 if score is None else score))

@@ -44,6 +44,10 @@ class Result:
         """The picture with what was predicted, ``(H, W, 3)`` of uint8, BGR as OpenCV has it."""
         raise NotImplementedError
 
+    def to_coco(self, image_id: int) -> list[dict]:
+        """What was predicted in COCO's result format, ready for JSON; category ids count from 1."""
+        raise NotImplementedError
+
     def save(self, path: str | Path, **options) -> Path:
         """Write :meth:`draw` to a file; its folder is made.
 
@@ -169,10 +173,11 @@ class LabelMap(Result):
         """Class -> its number of pixels, for every class that occurs."""
         # Some rows at a time: numpy counts in a copy of 64 bits.
         step = max(1, _COUNTED_PIXELS // self.width)
-        counts = sum(
-            np.bincount(self.labels[top : top + step].ravel(), minlength=len(self.classes))
-            for top in range(0, self.height, step)
-        )
+        counts = np.zeros(len(self.classes), int)
+        for top in range(0, self.height, step):
+            counts += np.bincount(
+                self.labels[top : top + step].ravel(), minlength=len(self.classes)
+            )
         return {self.classes[k]: int(counts[k]) for k in np.flatnonzero(counts)}
 
     def values(self) -> np.ndarray:

@@ -153,7 +153,7 @@ class PredictionRun:
             }
             if self.coco is not None:
                 self.coco.add(image, result.to_coco(job.image_id))
-                if self.dataset is not None:
+                if self.dataset is not None and isinstance(result, Detections):
                     self.dataset.add(_dataset_name(job.source), result, job.image_id)
             self.tabulate(self._rows(job.source.name, '', result))
             self.summary.pictures += 1
@@ -165,7 +165,7 @@ class PredictionRun:
         """Skip a picture that the model cannot take."""
         self._skip(str(error))
         self.bar.update()
-        job = prepared.tag
+        job = _job_of(prepared)
         if job.source.is_url:
             job.path.unlink()
 
@@ -200,7 +200,7 @@ class PredictionRun:
     def _render(self, predicted: tuple[Prepared, object]) -> tuple[_Job, Result]:
         """Draw and write what belongs to one picture alone."""
         prepared, sample = predicted
-        job = prepared.tag
+        job = _job_of(prepared)
         result = self.predictor.result(prepared, sample)
         if isinstance(result, LabelMap):
             result.save_mask(self.out / 'masks' / f'{job.source.stem}.png')
@@ -229,13 +229,14 @@ class PredictionRun:
             for kind, pixels in result.pixels().items():
                 yield name, frame, kind, pixels, f'{pixels / total:.6f}'
             return
+        assert isinstance(result, Detections)
         shown = result.above(self.shown)
         areas = shown.areas()
         for place, (kind, box) in enumerate(zip(shown.names(), shown.boxes.tolist())):
             left, top, right, bottom = box
             numbers = (shown.scores[place], left, top, right - left, bottom - top)
-            pixels = '' if areas is None else areas[place]
-            yield name, frame, kind, *(f'{number:.4f}' for number in numbers), pixels
+            area = '' if areas is None else areas[place]
+            yield name, frame, kind, *(f'{number:.4f}' for number in numbers), area
 
     def _videos(self, sources: list[Source]) -> None:
         first_id = count(len(sources) + 1)
@@ -302,6 +303,11 @@ class PredictionRun:
             del entry['image_id']
             entries.append({'class': result.classes[entry['category_id'] - 1], **entry})
         return {'frame': frame.number, 'time': round(frame.time, 6), 'annotations': entries}
+
+
+def _job_of(prepared: Prepared) -> _Job:
+    assert isinstance(prepared.tag, _Job)
+    return prepared.tag
 
 
 def _dataset_name(source: Source) -> str:

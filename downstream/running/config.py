@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
@@ -100,7 +100,7 @@ class TrainOptions(RunOptions):
     weights: str | None = None
     epochs: int | None = None
     lr: float | None = None
-    batch_size: int | str | None = None
+    batch_size: int | Literal['auto'] | None = None
     image_size: int | None = None
     patience: int | None = None
     log_to: tuple[str, ...] = ()
@@ -154,7 +154,7 @@ def read_config(options: RunOptions) -> Config:
     stem = path.stem
     _set_channels(cfg, options)
     if options.backbone:
-        stem = _put_backbone(cfg, options, stem)
+        stem = _put_backbone(cfg, options.backbone, options, stem)
     overrides.merge(cfg, options.cfg_options)
     if not isinstance(options, TrainOptions):
         drop_loggers(cfg)
@@ -195,8 +195,8 @@ def _set_channels(cfg: Config, options: RunOptions) -> None:
     cfg.merge_from_dict(given)
 
 
-def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
-    """Drop ``options.backbone`` into ``cfg``, say what came of it, and name the run after it."""
+def _put_backbone(cfg: Config, backbone: str, options: RunOptions, stem: str) -> str:
+    """Drop a backbone into ``cfg``, say what came of it, and name the run after it."""
     from downstream.drop_in.apply import drop_in
 
     # What the user sets of the backbone decides how many channels it has.
@@ -214,10 +214,10 @@ def _put_backbone(cfg: Config, options: RunOptions, stem: str) -> str:
     former = _name_of_backbone(cfg.model.get('backbone') or {})
     _import_without_the_old_backbone(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        report = drop_in(cfg, options.backbone, **arguments.to_dict())
+        report = drop_in(cfg, backbone, **arguments.to_dict())
     # A work dir that a config names is for the config's own backbone.
     cfg.pop('work_dir', None)
-    name = re.sub(r'[^\w.-]+', '-', options.backbone)
+    name = re.sub(r'[^\w.-]+', '-', backbone)
     stem = stem.replace(former, name) if former and former in stem else f'{stem}_{name}'
     if is_first_process():
         lines = [report, *_start_in_words(options, cfg)]

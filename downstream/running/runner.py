@@ -102,6 +102,10 @@ class SuiteRunner(Runner):
         kwargs: Those of mmengine's.
     """
 
+    # Of mmengine's Runner, which does not say their types.
+    _train_dataloader: DataLoader | dict
+    _timestamp: str
+
     def __init__(
         self,
         model: nn.Module | dict,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -59,7 +60,7 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
     with explain_full_gpu(TESTING):
         flat = runner.test()
     seconds = perf_counter() - begin
-    report = {
+    report: dict = {
         'task': task_of(cfg),
         'config': options.config,
         'checkpoint': options.checkpoint,
@@ -82,7 +83,8 @@ def _require_classes(runner: Runner, path: str) -> None:
 
     dataset = runner.test_loop.dataloader.dataset
     names = getattr(dataset, 'metainfo', {}).get('classes') or ()
-    require_classes(trained_part(runner.model).file.facts, names, path)
+    exported: Any = trained_part(runner.model)
+    require_classes(exported.file.facts, names, path)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,9 @@ class TiledModel(BaseModel):
         batch_size: int = 1,
     ) -> None:
         super().__init__()
-        self.module = module if isinstance(module, torch.nn.Module) else MODELS.build(dict(module))
+        self.module: Any = (
+            module if isinstance(module, torch.nn.Module) else MODELS.build(dict(module))
+        )
         self.pipeline = Compose(list(pipeline))
         self.tiling = Tiling(tile, overlap)
         self.batch_size = batch_size
@@ -199,13 +202,14 @@ class TiledSegmenter(TiledModel):
         sample.pred_sem_seg = predicted.pred_sem_seg
 
     def _merge(self, picture: np.ndarray, sample: BaseDataElement) -> None:
-        blended = BlendedClasses(self.tiling, *picture.shape[:2], self._decide)
+        height, width = picture.shape[:2]
+        blended = BlendedClasses(self.tiling, height, width, self._decide)
         for window, scores in self._tiles(picture, sample):
             blended.add(window, scores)
         sample.pred_sem_seg = PixelData(data=blended.classes[None])
 
     @property
-    def _segmenter(self) -> torch.nn.Module:
+    def _segmenter(self) -> Any:
         return self.module.module if isinstance(self.module, BaseTTAModel) else self.module
 
     def _decide(self, scores: Tensor) -> Tensor:

@@ -120,6 +120,8 @@ def _agree(
         common: Area that their boxes share.
     """
     pair = (first, second)
+    areas: tuple[float, ...]
+    visible: tuple[float, ...]
     if found.regions is not None:
         a, b = (found.regions[number] for number in pair)
         common = a.shared(b)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from math import isclose
+from typing import Any, TypedDict
 
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -20,7 +21,16 @@ from .table import Row
 IMAGES = {'coco': 117_266, 'ade20k': 20_210}
 # Both papers trained on nodes of this many GPUs.
 GPUS = 8
-_PUBLISHED = {
+
+
+class _Schedule(TypedDict, total=False):
+    epochs: int
+    iterations: int
+    drops: list[int] | int
+    batch: int
+
+
+_PUBLISHED: dict[str, _Schedule] = {
     '1x': {'epochs': 12, 'drops': [8, 11], 'batch': 16},
     '3x': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
     '3x-frozen': {'epochs': 36, 'drops': [27, 33], 'batch': 16},
@@ -75,7 +85,7 @@ def _gmacs(row: Row, cfg: Config, model: nn.Module) -> str:
     return f'{found:.2f}'
 
 
-def _weights(row: Row, cfg: Config, model: nn.Module) -> str:
+def _weights(row: Row, cfg: Config, model: Any) -> str:
     """Load the tensors of the released file, as another implementation has them, into the backbone."""
     named = (cfg.model.backbone.get('init_cfg') or {}).get('checkpoint')
     if named != row.weights:

@@ -121,7 +121,7 @@ def compare(result: str, name: str) -> None:
             figure,
             '-' if reference is None else f'{reference:.2f}',
             '-' if value is None else f'{value:.2f}',
-            '-' if None in (value, reference) else f'{value - reference:+.2f}',
+            '-' if value is None or reference is None else f'{value - reference:+.2f}',
         )
     Console(width=100).print(table)
 

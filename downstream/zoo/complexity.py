@@ -15,9 +15,10 @@ counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
+from typing import Any
 
 import torch
 from mmdet.models.dense_heads import Mask2FormerHead
@@ -70,7 +71,7 @@ def padded_size(pipeline: Sequence[Mapping]) -> tuple[int, int] | None:
     return (size[1], size[0]) if size else None
 
 
-def gmacs(model: nn.Module, size: Sequence[int]) -> float:
+def gmacs(model: Any, size: Sequence[int]) -> float:
     """Billions of multiply-adds of a detector, or of a segmenter without its auxiliary head.
 
     Args:
@@ -83,9 +84,7 @@ def gmacs(model: nn.Module, size: Sequence[int]) -> float:
     return (sum(total) + outside) / 1e9
 
 
-def run_parts(
-    model: nn.Module, image: Tensor, rois: tuple[int, int] = (BOX_ROIS, MASK_ROIS)
-) -> int:
+def run_parts(model: Any, image: Tensor, rois: tuple[int, int] = (BOX_ROIS, MASK_ROIS)) -> int:
     """Run the parts of a model whose amount of work is fixed: backbone, neck and heads.
 
     Returns:
@@ -115,7 +114,7 @@ def run_parts(
     return 0
 
 
-def _as_list(modules: nn.Module) -> list[nn.Module]:
+def _as_list(modules: nn.Module) -> list[Any]:
     return list(modules) if isinstance(modules, nn.ModuleList) else [modules]
 
 
@@ -194,7 +193,7 @@ def _elements_in(module: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 # The first rule whose class a module is an instance of applies.
-_RULES = {
+_RULES: dict[type[nn.Module], Callable[..., int]] = {
     nn.SyncBatchNorm: _zero,
     LayerNorm2d: _zero,
     nn.LayerNorm: _norm,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.config import Config
-from torch import nn
 
 from backbones.errors import ConfigError
 from downstream.contract.saved_memory import saved_activation_bytes
@@ -143,7 +143,7 @@ class MemoryEstimate:
         fused = cfg.optim_wrapper.optimizer.get('fused', False)
         self.step = 0 if fused else trained * _STEP_BYTES
         self.mixed = cfg.optim_wrapper.type == 'AmpOptimWrapper'
-        self.per_image = activation_bytes(model, trained_size(cfg))
+        self.per_image: float = activation_bytes(model, trained_size(cfg))
         if self.mixed:
             self.fixed += 2 * (trained + frozen)
             self.per_image *= _MIXED
@@ -161,19 +161,20 @@ class MemoryEstimate:
 def trained_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the largest image that training sees."""
     if 'decode_head' in cfg.model:
-        return tuple(cfg.crop_size)
+        height, width = cfg.crop_size
+        return height, width
     size = padded_size(cfg.train_pipeline)
     return size or _TRAINED_SIZE['lsj' if 'image_size' in cfg else 'coco']
 
 
-def activation_bytes(model: nn.Module, size: Sequence[int]) -> int:
+def activation_bytes(model: Any, size: Sequence[int]) -> int:
     """What the backward pass of one image keeps, in float32, without the parameters."""
 
     def run() -> None:
         # two images, because a BatchNorm cannot learn from one that was pooled to a point
         channels = getattr(model.backbone, 'input_channels', 3)
         images = torch.zeros(2, channels, *size, device='meta')
-        run_parts(model, images, rois=tuple(2 * count for count in _ROIS))
+        run_parts(model, images, rois=(2 * _ROIS[0], 2 * _ROIS[1]))
         if getattr(model, 'with_auxiliary_head', False):
             with torch.no_grad():
                 maps = model.backbone(images)

@@ -217,7 +217,10 @@ def _figure(path: Path) -> tuple[dict, float]:
     """A ``metrics.json`` and its box AP or mIoU, percent."""
     try:
         report = json.loads(path.read_text())
-        figures = measured_figures(report)
-        return report, float(figures['mIoU' if report['task'] == 'segmentation' else 'box AP'])
+        name = 'mIoU' if report['task'] == 'segmentation' else 'box AP'
+        figure = measured_figures(report)[name]
+        if figure is None:
+            raise ValueError(f'its {name} is unknown')
+        return report, float(figure)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f'{path} is not a metrics.json of tools/test.py: {error}') from error

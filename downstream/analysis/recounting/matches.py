@@ -132,7 +132,8 @@ def _match(
     annotations = hotcoco.COCO(truth)
     detections = annotations.load_res(rows, **({} if masks is None else {'segmentation': masks}))
     evaluation = hotcoco.COCOeval(annotations, detections, 'bbox' if masks is None else 'segm')
-    evaluation.params.iouThrs, evaluation.params.maxDets = rules.thresholds, [rules.limits[-1]]
+    evaluation.params.iouThrs = rules.thresholds.tolist()
+    evaluation.params.maxDets = [rules.limits[-1]]
     evaluation.params.areaRng, evaluation.params.areaRngLbl = _ALL, ['all']
     evaluation.evaluate()
     states = np.zeros((2, len(rules.thresholds), len(chosen)), bool)

@@ -131,13 +131,13 @@ class Samples:
         multiple of the spread they count as for each figure alone.
         """
         figure = figures[1] - figures[0]
-        parts = [self._moments(*one, images) for one in zip(figures, samples)]
+        first, second = (self._moments(*one, images) for one in zip(figures, samples))
         moments = self._moments(figure, samples[1] - samples[0], images)
-        if moments is None or parts[0] is None or parts[1] is None:
+        if moments is None or first is None or second is None:
             return Difference(_known(figure))
         bias, spread = moments
-        ratios = [own / (wide or 1) for own, wide in parts]
-        hidden = spread * float(np.hypot(*ratios)) / 2**0.5
+        ratios = [own / (wide or 1) for own, wide in (first, second)]
+        hidden = spread * float(np.hypot(ratios[0], ratios[1])) / 2**0.5
         middle, wide = figure - bias, float(np.hypot(np.hypot(spread, bias), hidden))
         freedom = _freedom(influence)
         if wide:

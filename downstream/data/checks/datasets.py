@@ -95,7 +95,7 @@ def place_of(dataset: ConfigDict) -> dict:
 
 def _formats_only(evaluator: ConfigDict | Sequence[ConfigDict] | None) -> bool:
     """Whether no metric of an evaluator needs annotations."""
-    metrics = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    metrics: Sequence = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
     return all(metric and metric.get('format_only', False) for metric in metrics)
 
 

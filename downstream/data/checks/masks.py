@@ -198,7 +198,8 @@ def _init_defaults(cls: type) -> dict:
     return {
         name: parameter.default
         for base in reversed(cls.__mro__)
-        for name, parameter in inspect.signature(base.__init__).parameters.items()
+        if '__init__' in vars(base)
+        for name, parameter in inspect.signature(vars(base)['__init__']).parameters.items()
     }
 
 

@@ -98,7 +98,7 @@ def _single(
         [1, 2, 3, 4],
         0,
     )
-    kinds = (None, 'box-flat', 'box-outside', 'box-sticks-out', 'box-thin')
+    kinds = ('box-flat', 'box-outside', 'box-sticks-out', 'box-thin')
     for i in np.flatnonzero(reasons):
         x, y, width, height = (f'{value:g}' for value in boxes[i])
         box = f'bbox [{x}, {y}, {width}, {height}]'
@@ -109,7 +109,7 @@ def _single(
             3: f'has {box} in an {size}',
             4: f'has {box}, {sides[i][1] / sides[i][0]:.0f} times as long as wide',
         }[int(reasons[i])]
-        yield Finding(kinds[reasons[i]], file, detail, f'annotation {annotations[i]["id"]!r}')
+        yield Finding(kinds[reasons[i] - 1], file, detail, f'annotation {annotations[i]["id"]!r}')
 
 
 def _pairs(file: str, annotations: Sequence[Mapping], boxes: np.ndarray) -> Iterator[Finding]:

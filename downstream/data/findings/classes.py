@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .finding import Finding
 
@@ -54,7 +54,8 @@ def class_list_findings(where: str, given: object) -> list[Finding]:
     if isinstance(given, str):
         detail = f'is the text {given!r}, not a tuple: it is taken as one class'
         return [Finding('class-text', f'{where}.metainfo.classes', detail)]
-    repeated = [name for name, count in Counter(given or ()).items() if count > 1]
+    names = given if isinstance(given, Iterable) else ()
+    repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         detail = f'has {_shown(repeated)} twice'
         return [Finding('class-repeated', f'{where}.metainfo.classes', detail)]

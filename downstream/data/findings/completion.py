@@ -43,10 +43,10 @@ def complete(annotation: dict) -> Iterator[str]:
         The kind of finding of each that it lacked.
     """
     stated = annotation.get('area')
-    lacks = not isinstance(stated, Real) or isinstance(stated, bool)
-    if lacks or (stated <= 0 and min(annotation['bbox'][2:]) > 0):
+    known = stated if isinstance(stated, Real) and not isinstance(stated, bool) else None
+    if known is None or (known <= 0 and min(annotation['bbox'][2:]) > 0):
         computed = _area(annotation)
-        if lacks or computed != stated:
+        if known is None or computed != known:
             annotation['area'] = computed
             yield 'area-missing'
     crowd = annotation.get('iscrowd')

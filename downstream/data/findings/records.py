@@ -35,7 +35,7 @@ def sound_records(file: str, content: Mapping) -> tuple[dict[str, list[dict]], l
         The three lists without broken records, and the findings.
     """
     found: list[Finding] = []
-    complete = {}
+    complete: dict[str, list[dict]] = {}
     for key, fields in _REQUIRED.items():
         complete[key] = []
         for record in content[key]:
@@ -62,8 +62,9 @@ def sound_records(file: str, content: Mapping) -> tuple[dict[str, list[dict]], l
 
 
 def _name(key: str, record: object) -> str:
-    known = isinstance(record, Mapping) and 'id' in record
-    return f'{_ONE[key]} {record["id"]!r}:' if known else ''
+    if isinstance(record, Mapping) and 'id' in record:
+        return f'{_ONE[key]} {record["id"]!r}:'
+    return ''
 
 
 def _lacking(record: object, fields: tuple[str, ...]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from downstream.data.run_lengths import polygon_area
@@ -33,13 +33,12 @@ def segment_findings(
     for annotation in content['annotations']:
         image = images[annotation['image_id']]
         segmentation = annotation.get('segmentation')
+        reasons: Iterable[tuple[str, str]] = []
         if segmentation:
             reasons = _reasons(segmentation, annotation['bbox'], image)
         elif with_mask:
             total = len(content['annotations'])
             reasons = [('segment-missing', f'has no mask; {with_mask} of {total} have one')]
-        else:
-            reasons = []
         for kind, detail in reasons:
             path = folder / image['file_name']
             box = tuple(annotation['bbox'])
@@ -92,8 +91,9 @@ def _form(segmentation: object, image: Mapping) -> str | None:
                 f'has run lengths of size {size}; those of its image are '
                 f'[{image["height"]}, {image["width"]}], height first'
             )
-        if isinstance(counts, list) and sum(counts) != size[0] * size[1]:
-            return f'has run lengths of {sum(counts)} pixels; its image has {size[0] * size[1]}'
+        pixels = image['height'] * image['width']
+        if isinstance(counts, list) and sum(counts) != pixels:
+            return f'has run lengths of {sum(counts)} pixels; its image has {pixels}'
         return None if isinstance(counts, (str, bytes, list)) else 'has run lengths without counts'
     if not isinstance(segmentation, list):
         return (

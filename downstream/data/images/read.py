@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from backbones.errors import DataError
 
@@ -137,7 +138,7 @@ def _valid(orientation: object) -> int:
 
 
 def _pillow_header(image: Image.Image, start: bytes, file: BinaryIO) -> ImageHeader:
-    dtype = np.dtype('uint8')
+    dtype: np.dtype = np.dtype('uint8')
     if start.startswith(b'\x89PNG'):
         file.seek(24)  # the bit depth of IHDR; Pillow shows 16-bit colours as 8-bit ones
         dtype = np.dtype('uint16') if file.read(1) == b'\x10' else dtype
@@ -185,6 +186,8 @@ def _tiff_header(file: BinaryIO, path: str | Path) -> ImageHeader:
         image = Image.open(file)
     except UnidentifiedImageError as error:
         raise DataError(_needs_tifffile(path)) from error
+    if not isinstance(image, TiffImageFile):
+        raise DataError(_needs_tifffile(path))
     tags = image.tag_v2
     kind = {1: 'uint', 2: 'int', 3: 'float'}.get(_first(tags.get(_SAMPLE_FORMAT, 1)), 'uint')
     dtype = np.dtype(f'{kind}{max(8, _first(tags.get(_BITS_PER_SAMPLE, 8)))}')
@@ -195,7 +198,7 @@ def _tiff_header(file: BinaryIO, path: str | Path) -> ImageHeader:
     return ImageHeader(size, tags.get(_SAMPLES_PER_PIXEL, 1), dtype, orientation, is_color)
 
 
-def _first(value: object) -> int:
+def _first(value: int | tuple[int, ...]) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 

@@ -37,8 +37,7 @@ class RunningMoments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: np.ndarray | float = 0.0
-        self.squares: np.ndarray | float = 0.0
+        self.mean = self.squares = np.zeros(1)
 
     def add(self, image: np.ndarray) -> None:
         """Add the pixels of ``image``, ``(H, W, C)``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class BatchPictures:
         samples = batch['data_samples']
         return [self._one(image, sample) for image, sample in zip(batch['inputs'], samples)]
 
-    def _one(self, image: Tensor, sample: object) -> np.ndarray:
+    def _one(self, image: Tensor, sample: Any) -> np.ndarray:
         picture = self.shown(image)
         annotated = draw_truth(picture, sample, self.classes)
         picture = picture if annotated is None else annotated
@@ -50,7 +51,8 @@ class BatchPictures:
         """An image ``(C, H, W)`` as the model gets it as a picture, BGR ``(H, W, 3)`` of uint8."""
         image = image.detach().float().cpu()
         mean, std = (getattr(self.preprocessor, name, None) for name in ('mean', 'std'))
-        if getattr(self.preprocessor, '_enable_normalize', mean is not None):
+        normalised = getattr(self.preprocessor, '_enable_normalize', True)
+        if normalised and mean is not None and std is not None:
             image = image * std.cpu() + mean.cpu()
         pixels = image.permute(1, 2, 0).numpy()
         if self._bands is not None:

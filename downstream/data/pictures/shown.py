@@ -22,7 +22,7 @@ def shown_image(dataset: object, path: str) -> np.ndarray:
     loader = next((loader for loader in loaders_of(dataset) if loader.loads_image), None)
     if loader is None:  # images that come with the data set in another way
         return mmcv.imread(path, channel_order='rgb')
-    return picture_of(loader, loader({'img_path': path})['img'])
+    return picture_of(loader, loader.image(path))
 
 
 def picture_of(loader: CheckedLoader, image: np.ndarray) -> np.ndarray:

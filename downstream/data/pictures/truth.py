@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from downstream.drawing import draw_detections, draw_segmentation
 
 
-def draw_truth(image: np.ndarray, sample: object, classes: Sequence[str]) -> np.ndarray | None:
+def draw_truth(image: np.ndarray, sample: Any, classes: Sequence[str]) -> np.ndarray | None:
     """An image with its annotations; None where the sample has none.
 
     Objects that are crowds are named as such; pixels without a label stay as they are.
@@ -42,12 +43,12 @@ def draw_truth(image: np.ndarray, sample: object, classes: Sequence[str]) -> np.
     )
 
 
-def as_array(values: object) -> np.ndarray:
+def as_array(values: Any) -> np.ndarray:
     """A tensor, or boxes of one of mmdet's types, as an array."""
     return getattr(values, 'tensor', values).detach().cpu().numpy()
 
 
-def _masks(objects: object, shape: Sequence[int]) -> list[np.ndarray]:
+def _masks(objects: Any, shape: Sequence[int]) -> list[np.ndarray]:
     """The masks of objects at the size of an image; empty ones where they have none."""
     whole = np.zeros((len(objects.labels), *shape), np.uint8)
     if 'masks' in objects:

@@ -44,10 +44,11 @@ def read(location: str | Path, mmap: bool = False) -> dict:
         tensors = content.get('model', content)
         if isinstance(tensors, dict) and tensors and _are_tensors(tensors):
             content = {'state_dict': tensors, **_stated_by(path)}
-    state = content.get('state_dict') if isinstance(content, dict) else None
+    found = content if isinstance(content, dict) else {}
+    state = found.get('state_dict')
     if not isinstance(state, dict) or not state or not _are_tensors(state):
         raise WeightsError(f"{path} holds no 'state_dict': it is not the checkpoint of a model.")
-    return content
+    return found
 
 
 def _stated_by(path: Path) -> dict:
@@ -174,6 +175,7 @@ def _renamed(state: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str,
     renamed = {k: v for k, v in state.items() if not k.startswith(prefix)}
     for name, value in translate(backbone).tensors.items():
         wanted = expected.get(prefix + name)
-        same_size = wanted is not None and wanted.numel() == value.numel()
-        renamed[prefix + name] = value.reshape(wanted.shape) if same_size else value
+        if wanted is not None and wanted.numel() == value.numel():
+            value = value.reshape(wanted.shape)
+        renamed[prefix + name] = value
     return renamed

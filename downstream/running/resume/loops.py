@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 
-from .seeded_data import SkippingBatchSampler, seed_step
+from .seeded_data import NumberedSampler, SkippingBatchSampler, seed_step
 
 
 @LOOPS.register_module()
@@ -45,11 +45,13 @@ class _Stream:
     def skip_iter(self, count: int) -> None:
         """Continue after the first ``count`` batches."""
         batches: SkippingBatchSampler = self.dataloader.batch_sampler
-        if hasattr(batches.sampler.sampler, 'skip'):  # endless: one round
+        sampler = batches.sampler
+        assert isinstance(sampler, NumberedSampler)
+        if hasattr(sampler.sampler, 'skip'):  # endless: one round
             batches.skip_once(count)
             return
         self._round, rest = divmod(count, len(batches))
-        batches.sampler.set_epoch(self._round)
+        sampler.set_epoch(self._round)
         batches.skip_once(rest)
 
     def __next__(self) -> Sequence[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine import dist
 from mmengine.logging import print_log
@@ -77,7 +78,7 @@ def _adapting_stem(backbone: nn.Module | None) -> Iterator[None]:
     """
     convolutions = (m for m in backbone.modules() if isinstance(m, nn.Conv2d)) if backbone else ()
     stem = next(iter(convolutions), None)
-    if stem is None or stem.in_channels == RGB:
+    if backbone is None or stem is None or stem.in_channels == RGB:
         yield
         return
 
@@ -100,6 +101,7 @@ def _forget_pretrained(model: nn.Module) -> None:
 
     mmdet's DetectoRS keeps the file's name in an attribute besides, and loads that.
     """
+    module: Any
     for module in model.modules():
         if isinstance(getattr(module, 'pretrained', None), str):
             module.pretrained = None
@@ -132,7 +134,8 @@ def load_backbone_strict(backbone: nn.Module | None) -> None:
     """
     init_cfg = getattr(backbone, 'init_cfg', None)
     if (
-        not isinstance(init_cfg, Mapping)
+        not isinstance(backbone, BaseModule)
+        or not isinstance(init_cfg, Mapping)
         or init_cfg.get('type') != 'Pretrained'
         or getattr(type(backbone), 'init_weights', None) is not BaseModule.init_weights
         or type(backbone).__module__.split('.')[0] in ('mmcv', 'mmdet', 'mmseg', 'mmpretrain')

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, HOOKS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from mmengine.structures import BaseDataElement
 
 from downstream.running.checkpoint import files
@@ -49,6 +50,21 @@ class SlowHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         time.sleep(0.02)
+
+
+@METRICS.register_module()
+class ScriptedMetric(BaseMetric):
+    """Figures that are given beforehand."""
+
+    def __init__(self, figures: list[float]) -> None:
+        super().__init__()
+        self.figures = iter(figures)
+
+    def process(self, data_batch, data_samples) -> None:
+        self.results.append(0)
+
+    def compute_metrics(self, results) -> dict[str, float]:
+        return {'mIoU': next(self.figures)}
 
 
 REGULAR = dict(

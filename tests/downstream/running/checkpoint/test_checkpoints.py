@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
-from mmengine.registry import METRICS
 
 from backbones import WeightsError
 from downstream.running import config
@@ -291,21 +289,6 @@ def test_where_memory_is_short_nothing_is_copied(tmp_path, monkeypatch):
 
 def test_free_memory_is_that_of_this_machine():
     assert 2**20 < writer.free_memory() < 2**50
-
-
-@METRICS.register_module()
-class ScriptedMetric(BaseMetric):
-    """Figures that are given beforehand."""
-
-    def __init__(self, figures: list[float]) -> None:
-        super().__init__()
-        self.figures = iter(figures)
-
-    def process(self, data_batch, data_samples) -> None:
-        self.results.append(0)
-
-    def compute_metrics(self, results) -> dict[str, float]:
-        return {'mIoU': next(self.figures)}
 
 
 def best_run(work_dir, figures: list[float], resume: bool = False, epochs: int = 4) -> SuiteRunner:
