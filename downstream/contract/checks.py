@@ -11,6 +11,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -121,7 +123,7 @@ class ContractChecks:
         if weights and hasattr(self.model, 'init_weights'):
             self.model.init_weights()
 
-    def build(self) -> nn.Module:
+    def build(self) -> Any:
         """A new instance with random weights."""
         return MODELS.build(dict(self.config)).to(self.device)
 
@@ -295,7 +297,9 @@ class ContractChecks:
                 + (', ...' if len(none) > 3 else ''),
                 'Remove what no output uses; distributed training stops at such parameters.',
             )
-        broken = [n for n, p in trained.items() if not torch.isfinite(p.grad).all()]
+        broken = [
+            n for n, p in trained.items() if p.grad is not None and not torch.isfinite(p.grad).all()
+        ]
         if broken:
             raise CheckFailedError(
                 f'not finite in {broken[0]}', 'Look for a division or a root near zero there.'
@@ -375,7 +379,7 @@ class ContractChecks:
         image = self.image(EVEN_SIZES[0])
         expected = self.maps(image)
         torch.compiler.reset()
-        compiled = torch.compile(self.model, backend='aot_eager', fullgraph=True)
+        compiled: Any = torch.compile(self.model, backend='aot_eager', fullgraph=True)
         try:
             found = self.maps(image, compiled)
         except Exception as error:
@@ -417,19 +421,19 @@ class ContractChecks:
         channels = self.facts.input_channels
         reference = ConvNeXt('tiny', in_channels=channels).to(self.device)
         image = self.image(_TIMED_SIZE, 2)
-        mine, theirs = (
-            {mode: [] for mode in ('inference', 'training')} for _ in (self.model, reference)
-        )
+        modes = ('inference', 'training')
+        mine: dict[str, list[float]] = {mode: [] for mode in modes}
+        theirs: dict[str, list[float]] = {mode: [] for mode in modes}
         for _ in range(_REPEATS + 1):
             for model, times in ((self.model, mine), (reference, theirs)):
                 for mode, values in times.items():
                     values.append(_seconds(model, image, mode, self.device))
         ratios = {
             mode: statistics.median(mine[mode][1:]) / statistics.median(theirs[mode][1:])
-            for mode in mine
+            for mode in modes
         }
         saved = [
-            saved_activation_bytes(m.train(), lambda m=m: m(image)) for m in (self.model, reference)
+            saved_activation_bytes(m.train(), partial(m, image)) for m in (self.model, reference)
         ]
         words = ', '.join(f'{mode} {ratio:.2f} x its time' for mode, ratio in ratios.items())
         return Finding(

@@ -105,12 +105,12 @@ def linear_segmentor(name: str, **backbone_args) -> dict:
     if len(facts.channels) > 1 and takes_indices and 'out_indices' not in facts.config:
         last = (len(facts.channels) - 1,)
         facts = _with_maps(facts, last, 'segmentation', **backbone_args)
-    last = facts.channels[-1]
+    width = facts.channels[-1]
     return {
         'backbone': facts.config,
         'decode_head': {
-            'in_channels': last,
-            'channels': last,  # there is no convolution before the classifier
+            'in_channels': width,
+            'channels': width,  # there is no convolution before the classifier
             'in_index': len(facts.channels) - 1,
         },
         'data_preprocessor': _preprocessor(facts, 'segmentation'),
@@ -217,7 +217,7 @@ def _with_maps(
 
 def _preprocessor(facts: BackboneFacts, task: str) -> dict:
     fields: dict = {}
-    if facts.mean is not None:
+    if facts.mean is not None and facts.std is not None:
         fields |= {'mean': list(facts.mean), 'std': list(facts.std), 'bgr_to_rgb': True}
     if task == 'detection':
         fields['pad_size_divisor'] = lcm(max(facts.strides), facts.divisor)

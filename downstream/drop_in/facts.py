@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from math import lcm
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -92,7 +93,7 @@ def inspect_backbone(
     if frozen and 'frozen_stages' not in config:
         config['frozen_stages'] = _all_stages(name, built, accepted)
     config = {**_batch_norm_policy(built, accepted, bool(config.get('init_cfg')), task), **config}
-    resolved = getattr(built, 'resolved_arguments', dict)()
+    resolved: dict = getattr(built, 'resolved_arguments', dict)()
     config |= {key: value for key, value in resolved.items() if key not in config}
     if config.get('init_cfg') and 'init_cfg' not in accepted:
         config = dict(with_init_cfg(config, config['init_cfg']))
@@ -385,7 +386,7 @@ class _Probe:
 
     def _runs_at_odd_sizes(self) -> bool:
         try:
-            maps = run_once(self.built, _ODD, self.input_channels)
+            maps: Any = run_once(self.built, _ODD, self.input_channels)
             sizes = [tuple(m.shape[-2:]) for m in maps]
         except Exception:  # it does not take such sizes, whatever the error is
             return False

@@ -37,7 +37,8 @@ def report(
         *_weights_lines(facts),
     ]
     lines.append(('input', _input_in_words(preprocessor, facts.input_channels)))
-    divisor = preprocessor.get('pad_size_divisor') if task == 'detection' else facts.divisor
+    padded = preprocessor.get('pad_size_divisor') or 1
+    divisor = padded if task == 'detection' else facts.divisor
     lines.append(
         ('padding', f'to multiples of {divisor}' if divisor > 1 else 'none: takes any size')
     )
@@ -59,7 +60,7 @@ def _made_lines(facts: BackboneFacts) -> list[tuple[str, str]]:
 
 def _input_in_words(preprocessor: Mapping, channels: int) -> str:
     mean, std = preprocessor.get('mean'), preprocessor.get('std')
-    if mean is None or len(mean) not in (1, channels):
+    if mean is None or std is None or len(mean) not in (1, channels):
         return f'{channels} channels; mean and std are measured from the data'
     return f'mean {_short(mean)}, std {_short(std)}'
 

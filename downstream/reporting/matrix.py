@@ -28,13 +28,13 @@ def confusion(rows: Sequence[str], columns: Sequence[str], matrix: np.ndarray) -
         return none('Nothing was annotated and nothing predicted.')
     wrong = matrix.astype(float)
     np.fill_diagonal(wrong, 0)
-    chosen = range(len(rows))
+    chosen = list(range(len(rows)))
     parts = []
     if len(rows) > MOST_CLASSES:
         most = wrong.sum(1) + wrong.sum(0)
         chosen = sorted(np.argsort(-most, kind='stable')[:MOST_CLASSES].tolist())
         parts.append(soft(f'The {MOST_CLASSES} rows of {len(rows)} with most errors.'))
-    parts.append(_table(rows, columns, matrix, list(chosen)))
+    parts.append(_table(rows, columns, matrix, chosen))
     parts.append(_pairs(rows, columns, matrix, wrong))
     return html(*parts)
 
@@ -91,7 +91,7 @@ def _pairs(
                 rows[row],
                 columns[one],
                 count(int(matrix[row, one])),
-                figure(100 * shares[row, one], 1),
+                figure(100 * float(shares[row, one]), 1),
             ]
             for row, one in places
         ],

@@ -117,7 +117,7 @@ class Run:
         if self.test:
             return self.test.task
         scope = (self.config or {}).get('default_scope')
-        return {'mmdet': 'detection', 'mmseg': 'segmentation'}.get(scope)
+        return {'mmdet': 'detection', 'mmseg': 'segmentation'}.get(str(scope))
 
 
 def read_runs(sources: Sequence[str | Path], names: Sequence[str] | None = None) -> list[Run]:

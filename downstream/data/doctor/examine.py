@@ -32,7 +32,7 @@ def examine(parts: Sequence[Part], workers: int | None = None) -> list[Finding]:
     for part in parts:
         own = [*part.findings, *_files(part, facts)]
         if part.content is not None:
-            own += _instances(part)
+            own += _instances(part, part.content)
         elif part.image_of:
             own += _masks(part, facts)
         found += [replace(finding, part=part.name) for finding in own]
@@ -74,19 +74,19 @@ def _files(part: Part, facts: Mapping[Path, FileFacts]) -> Iterator[Finding]:
         yield Finding('mask-missing', str(image), 'has no mask', image=image)
 
 
-def _instances(part: Part) -> list[Finding]:
-    """What the annotations of a part show."""
-    arguments = (part.file, part.content, part.folder)
+def _instances(part: Part, content: dict) -> list[Finding]:
+    """What the annotations of a part, ``content``, show."""
+    file, folder = part.file, part.folder
     found = [
-        *box_findings(*arguments),
-        *segment_findings(*arguments),
-        *small_findings(*arguments, part.scale, part.stride),
-        *class_findings(part.file, part.classes, object_counts(part.content)),
+        *box_findings(file, content, folder),
+        *segment_findings(file, content, folder),
+        *small_findings(file, content, folder, part.scale, part.stride),
+        *class_findings(file, part.classes, object_counts(content)),
     ]
-    annotated = {one['image_id'] for one in part.content['annotations']}
-    empty = sum(one['id'] not in annotated for one in part.content['images'])
+    annotated = {one['image_id'] for one in content['annotations']}
+    empty = sum(one['id'] not in annotated for one in content['images'])
     if empty:
-        detail = f'has {empty} images without annotations among {len(part.content["images"])}'
+        detail = f'has {empty} images without annotations among {len(content["images"])}'
         found.append(Finding('no-annotations', part.file, detail))
     return found
 
@@ -103,7 +103,8 @@ def _masks(part: Part, facts: Mapping[Path, FileFacts]) -> list[Finding]:
     if pixels:
         found += set_findings(part.file, pixels, part.classes, part.values, part.trained)
     for path, own in pixels.items():
-        factor = trained_factor(facts[path].size, part.scale)
+        size = facts[path].size
+        factor = trained_factor(size, part.scale) if size else 1.0
         small = {
             part.classes[part.values[value]]: count
             for value, count in own.items()

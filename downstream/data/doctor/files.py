@@ -210,8 +210,9 @@ def _odd(path: Path, image: Image.Image) -> Iterator[tuple[str, str]]:
         yield _DEEP
     elif image.mode in _KINDS_OF_IMAGES:
         yield 'channels', f'is {_KINDS_OF_IMAGES[image.mode]}'
-    if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
-        yield 'frames', f'holds {image.n_frames} images'
+    frames = getattr(image, 'n_frames', 1)
+    if frames > 1 and image.format != 'MPO':
+        yield 'frames', f'holds {frames} images'
     yield from _odd_sizes(image.size)
 
 

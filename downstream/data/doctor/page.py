@@ -90,7 +90,7 @@ def _contents(findings: Sequence[Finding]) -> str:
 
 def _section(kind: str, part: str, group: Sequence[Finding], loading: Loading) -> str:
     severity = group[0].severity
-    figures = []
+    figures: list[str] = []
     for finding in group:
         if len(figures) == _PICTURES_OF_A_KIND:
             break

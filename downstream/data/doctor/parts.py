@@ -202,8 +202,9 @@ def _coco_part(name: str, where: str, dataset: ConfigDict) -> Part:
     ann_file = root / dataset.ann_file
     if not ann_file.is_file():
         raise DataError(f'{where}: the annotation file {ann_file} (ann_file) does not exist.')
-    _, content = read_annotations(ann_file, full=True)
-    content, findings = sound_records(str(ann_file), content)
+    _, read = read_annotations(ann_file, full=True)
+    assert read is not None  # for it is asked in full
+    content, findings = sound_records(str(ann_file), read)
     given = (dataset.get('metainfo') or {}).get('classes')
     folder = root / dataset.data_prefix.get('img', '')
     part = Part(name, str(ann_file), folder, classes_of(given))

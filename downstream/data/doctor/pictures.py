@@ -79,8 +79,9 @@ def _with_boxes(image: np.ndarray, boxes: tuple[Box, ...], longest: int) -> np.n
     after = np.clip(np.ceil(high - (width, height)), 0, (width, height)).astype(int)
     if before.any() or after.any():
         pad = _FRAME + np.stack([before, after])
+        (left, top), (right, bottom) = pad.tolist()
         image = cv2.copyMakeBorder(
-            image, *pad[:, 1], *pad[:, 0], cv2.BORDER_CONSTANT, value=(210, 210, 210)
+            image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(210, 210, 210)
         )
         cv2.rectangle(
             image, tuple(pad[0].tolist()), tuple((pad[0] + (width, height)).tolist()), (0, 0, 0), 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from downstream.markup import element, html
+from downstream.markup import Markup, element, html
 
 from ..figures import per_class
 from ..parts import Section, column, count, figure, none, panels, scrolled, soft, words
@@ -36,7 +36,7 @@ def section(runs: Sequence[Run]) -> Section:
 
 def _table(
     runs: Sequence[Run], classes: Sequence[str], columns: Sequence[tuple[str, dict, str]]
-) -> object:
+) -> Markup:
     numbers = _numbers(runs)
     rows = []
     for name in classes:

@@ -62,7 +62,8 @@ def _body(metric: str, by_run: Mapping[str, Recounted], base: str) -> Markup:
     first = by_run[base]
     others = {name: one for name, one in by_run.items() if name != base}
     factor = 100 / first.top
-    rows, tables = [], []
+    rows: list[list[object]] = []
+    tables = []
     for name, one in others.items():
         try:
             difference = one.minus(first)

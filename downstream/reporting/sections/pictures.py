@@ -23,10 +23,10 @@ _PART = 0.6
 
 def segmentation_section(runs: Sequence[Run]) -> Section:
     """The images of the lowest mean IoU, and those with most wrong pixels of each class."""
-    tested = [run for run in runs if run.test]
+    tested = [(run.name, run.test) for run in runs if run.test]
     bodies = [
-        (run.name, _segmented(f'worst-{place}', run.test, share(len(tested), _PART)))
-        for place, run in enumerate(tested)
+        (name, _segmented(f'worst-{place}', test, share(len(tested), _PART)))
+        for place, (name, test) in enumerate(tested)
     ]
     body = panels('pictures', bodies) if bodies else none('No test with pictures.')
     return Section('pictures', 'Worst pictures', body)
@@ -44,7 +44,7 @@ def detection_section(runs: Sequence[Run]) -> Section:
 
 
 def _detected(name: str, run: Run, most: int) -> Markup:
-    if not isinstance(run.pictures, DetectionPictures):
+    if run.test is None or not isinstance(run.pictures, DetectionPictures):
         return none(str(run.pictures))
     images = worst_of(run.test)
     chosen = {one.image: one for one in images[: most // 4] if one.total}

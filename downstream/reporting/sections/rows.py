@@ -28,7 +28,7 @@ def section(runs: Sequence[Run]) -> Section:
             [run.config for run in tested], [seed_of(run) for run in tested]
         )
     ]
-    found = [[measured_figures(run.test.report) for run in group] for group in groups]
+    found = [[measured_figures(run.test.report) for run in group if run.test] for group in groups]
     names = list(dict.fromkeys(name for group in found for one in group for name in one))
     rows = [
         (_called(group), [_figure([one.get(name) for one in values], len(group)) for name in names])

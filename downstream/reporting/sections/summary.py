@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from downstream.analysis.bootstrap import Recounted
+from downstream.analysis.kept import TestRun
 from downstream.markup import Markup, element, html
 from downstream.zoo.figures import measured_figures, published_figures
+from downstream.zoo.table import Row
 
 from ..figures import figures_of, spread
 from ..parts import Section, figure, none, scrolled, soft, words
@@ -35,14 +37,16 @@ def section(runs: Sequence[Run], recounted: Mapping[str, Mapping[str, Recounted]
         parts.append(_tiles(runs[0]))
     if len(runs) > 1 and tested:
         parts += [_table(runs), _seeds(runs)]
-    parts += [_tested_on(run) for run in tested[:1]]
+    parts += [_tested_on(run.test) for run in tested[:1] if run.test]
     intervals = {
         name: (by_run, 100 / next(iter(by_run.values())).top)
         for metric, by_run in recounted.items()
         for name in [NAMES.get(metric, metric)]
     }
     parts.append(_intervals(runs, intervals))
-    parts += [_paper(run, intervals) for run in tested if run.row]
+    parts += [
+        _paper(run.name, run.test, run.row, intervals) for run in runs if run.test and run.row
+    ]
     return Section('summary', 'Summary', html(*parts))
 
 
@@ -136,11 +140,11 @@ def _over(group: Sequence[Run], name: str) -> Markup:
     return element('td', text if deviation is None else f'{text} ± {deviation:.2f}', class_='n')
 
 
-def _tested_on(run: Run) -> Markup:
-    data, report = run.test.data, run.test.report
+def _tested_on(test: TestRun) -> Markup:
+    data, report = test.data, test.report
     protocol = data.get('protocol') or {}
     said = [f'{data["images"]:,} images' if 'images' in data else None]
-    said += [f'{len(run.test.classes)} classes' if run.test.classes else None]
+    said += [f'{len(test.classes)} classes' if test.classes else None]
     said += [f'annotations {data["annotations"]}' if 'annotations' in data else None]
     said += ['test-time augmentation' if report.get('tta') else None]
     said += [f'tiles of {protocol["tile"]} pixels' if protocol.get('tile') else None]
@@ -149,17 +153,18 @@ def _tested_on(run: Run) -> Markup:
     return soft(f'Tested on {text}. {unit}' if text else unit)
 
 
-def _paper(run: Run, intervals: Mapping) -> Markup:
-    published = published_figures(run.row)
+def _paper(run: str, test: TestRun, row: Row, intervals: Mapping) -> Markup:
+    """The figures of the test of a run, by its name, beside those of the row that it is."""
+    published = published_figures(row)
     if not published:
         return html()
     rows = []
-    for name, value in measured_figures(run.test.report).items():
+    for name, value in measured_figures(test.report).items():
         paper = published.get(name)
         by_run, factor = intervals.get(name, ({}, 1))
         interval = html(None)
-        if run.name in by_run and paper is not None:
-            one = by_run[run.name].interval()
+        if run in by_run and paper is not None:
+            one = by_run[run].interval()
             if one.low is not None and one.high is not None:
                 low, high = factor * one.low - paper, factor * one.high - paper
                 interval = html(f'{low:+.2f} to {high:+.2f}')
@@ -167,8 +172,8 @@ def _paper(run: Run, intervals: Mapping) -> Markup:
         rows.append([name, figure(paper), figure(value), gap, interval])
     heads = [element('th', name, class_='n') for name in ('paper', 'this run', 'difference')]
     return html(
-        element('h3', f'{run.name} beside the paper'),
-        soft(f'{run.row.name}: {run.row.source}. {_other_data(run)}'),
+        element('h3', f'{run} beside the paper'),
+        soft(f'{row.name}: {row.source}. {_other_data(test, row)}'),
         scrolled(['figure', *heads, 'interval of the difference'], rows),
     )
 
@@ -177,14 +182,14 @@ def _gap(value: float | None, reference: float | None) -> float | None:
     return None if value is None or reference is None else value - reference
 
 
-def _other_data(run: Run) -> str:
+def _other_data(test: TestRun, row: Row) -> str:
     """What makes the paper's figures another thing than this run's."""
-    images, classes = _DATA_OF_ROWS[run.row.data.partition('-')[0]]
-    own = run.test.data.get('images')
-    if len(run.test.classes) == classes and own == images:
+    images, classes = _DATA_OF_ROWS[row.data.partition('-')[0]]
+    own = test.data.get('images')
+    if len(test.classes) == classes and own == images:
         return ''
     tested = f'{own:,} images' if own is not None else 'images that it does not name'
     return (
         f'Not the same data: the paper tests on {images:,} images of {classes} classes, this run on '
-        f'{tested} of {len(run.test.classes)}.'
+        f'{tested} of {len(test.classes)}.'
     )

@@ -26,7 +26,7 @@ def section(runs: Sequence[Run]) -> Section:
 
 
 def _of(name: str, run: Run, most: int) -> Markup:
-    if not isinstance(run.pictures, DetectionPictures):
+    if run.test is None or not isinstance(run.pictures, DetectionPictures):
         return none(str(run.pictures))
     found = suspects_of(run.test)
     if not found:

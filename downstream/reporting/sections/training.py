@@ -9,7 +9,7 @@ from downstream.markup import Markup, element, html
 from ..charts import MOST_POINTS, Line, chart, key
 from ..parts import Section, figure, none, scrolled, soft
 from ..runs import Run
-from ..scalars import Curve
+from ..scalars import TrainingLog
 
 _TITLES = {
     'loss': 'loss, all terms',
@@ -19,34 +19,35 @@ _TITLES = {
     'memory': 'GPU memory, MiB',
     'grad_norm': 'norm of the gradient',
 }
+# Place among the runs of the page, name, log.
+Logged = tuple[int, str, TrainingLog]
 _FIRST = ('loss', 'lr', 'time', 'data_time', 'memory', 'grad_norm')
 
 
 def section(runs: Sequence[Run]) -> Section:
     """Every figure that was logged, one chart for each, all runs in it."""
-    logged = [(place, run) for place, run in enumerate(runs) if run.log]
+    logged = [(place, run.name, run.log) for place, run in enumerate(runs) if run.log]
     parts = [
         none(f'{run.name}: no logs of its training are beside its test or its checkpoint.')
         for run in runs
         if not run.log
     ]
     if logged:
-        parts += [_overview([run for _, run in logged])]
+        parts += [_overview(logged)]
         if len(logged) > 1:
-            parts.append(key([(run.name, place) for place, run in logged]))
+            parts.append(key([(name, place) for place, name, _ in logged]))
         parts.append(_validation(logged))
         parts += [_charts(logged)]
     return Section('training', 'Training', html(*parts))
 
 
-def _overview(runs: Sequence[Run]) -> Markup:
+def _overview(logged: Sequence[Logged]) -> Markup:
     rows = []
-    for run in runs:
-        log = run.log
+    for _, name, log in logged:
         memory = log.training.get('memory')
         rows.append(
             [
-                run.name,
+                name,
                 element('td', f'{log.steps:,}', class_='n'),
                 element('td', _duration(log.seconds), class_='n'),
                 element('td', f'{max(memory.values):,.0f} MiB' if memory else None, class_='n'),
@@ -66,12 +67,12 @@ def _duration(seconds: float | None) -> str | None:
     return f'{hours} h {minutes:02} min' if hours else f'{minutes} min {rest:02} s'
 
 
-def _validation(logged: Sequence[tuple[int, Run]]) -> Markup:
+def _validation(logged: Sequence[Logged]) -> Markup:
     names = _names(logged, validation=True)
     if not names:
         return none('No validation was logged during training.')
     title = element('h3', 'Validation during training')
-    curves = [run.log.validation for _, run in logged if run.log]
+    curves = [log.validation for _, _, log in logged]
     if all(len(curve.steps) == 1 for found in curves for curve in found.values()):
         return html(title, _validated_once(names, logged))
     charts = [
@@ -85,24 +86,21 @@ def _validation(logged: Sequence[tuple[int, Run]]) -> Markup:
     return html(title, _grid(shown), more)
 
 
-def _validated_once(names: Sequence[str], logged: Sequence[tuple[int, Run]]) -> Markup:
+def _validated_once(names: Sequence[str], logged: Sequence[Logged]) -> Markup:
     rows = []
     for name in names:
-        found = [run.log.validation.get(name) for _, run in logged if run.log]
-        rows.append([name, *(figure(curve and curve.values[0], 4) for curve in found)])
-    heads = [element('th', run.name, class_='n') for _, run in logged]
+        found = [log.validation.get(name) for _, _, log in logged]
+        rows.append([name, *(figure(curve.values[0] if curve else None, 4) for curve in found)])
+    heads = [element('th', name, class_='n') for _, name, _ in logged]
     return html(soft('There was one, as logged:'), scrolled(['figure', *heads], rows))
 
 
-def _charts(logged: Sequence[tuple[int, Run]]) -> Markup:
+def _charts(logged: Sequence[Logged]) -> Markup:
     names = _names(logged, validation=False)
     first = [_chart(_TITLES[name], name, logged) for name in _FIRST if name in names]
     terms = [_chart(name, name, logged) for name in names if name not in _FIRST]
     thinned = any(
-        len(curve.steps) > MOST_POINTS
-        for _, run in logged
-        if run.log
-        for curve in run.log.training.values()
+        len(curve.steps) > MOST_POINTS for _, _, log in logged for curve in log.training.values()
     )
     note = (
         soft(f'Lines of more than {MOST_POINTS} values are drawn as means of neighbours.')
@@ -118,26 +116,21 @@ def _charts(logged: Sequence[tuple[int, Run]]) -> Markup:
     )
 
 
-def _names(logged: Sequence[tuple[int, Run]], validation: bool) -> list[str]:
+def _names(logged: Sequence[Logged], validation: bool) -> list[str]:
     """What was logged, without what is another figure again."""
     names = dict.fromkeys(
-        name
-        for _, run in logged
-        if run.log
-        for name in (run.log.validation if validation else run.log.training)
+        name for _, _, log in logged for name in (log.validation if validation else log.training)
     )
     dropped = {'time', 'data_time', 'memory'} if validation else {'base_lr'}
     return [name for name in names if name not in dropped]
 
 
-def _chart(
-    title: str, name: str, logged: Sequence[tuple[int, Run]], validation: bool = False
-) -> Markup:
+def _chart(title: str, name: str, logged: Sequence[Logged], validation: bool = False) -> Markup:
     lines = []
-    for place, run in logged:
-        curve: Curve | None = (run.log.validation if validation else run.log.training).get(name)
+    for place, run, log in logged:
+        curve = (log.validation if validation else log.training).get(name)
         if curve:
-            lines.append(Line(run.name, curve.steps, curve.values, place, points=validation))
+            lines.append(Line(run, curve.steps, curve.values, place, points=validation))
     return chart(title, lines, 'step', legend=False)
 
 
