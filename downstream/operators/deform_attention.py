@@ -9,7 +9,7 @@ mmcv's module.
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -65,7 +65,7 @@ def ms_deform_attn_backward(
         into.copy_(grad)
 
 
-def replace_in(module: ModuleType) -> None:
+def replace_in(module: Any) -> None:
     """Have ``mmcv.ops.multi_scale_deform_attn`` compute on every device with the suite's operator."""
     REPLACED['pytorch'] = module.multi_scale_deformable_attn_pytorch
     module.multi_scale_deformable_attn_pytorch = multi_scale_deformable_attn

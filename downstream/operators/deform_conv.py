@@ -27,14 +27,29 @@ class _Convolution:
     groups: int
     offset_groups: int
 
-    def __call__(self, *tensors: Tensor | None) -> Tensor:
-        """The result for input, weight, offset, mask and bias; without a mask it is not modulated."""
-        sources, words = self._arguments(*tensors)
+    def __call__(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """The result; without a mask it is not modulated."""
+        sources, words = self._arguments(input, weight, offset, mask, bias)
         return torch.ops.torchvision.deform_conv2d(*sources, *words)
 
-    def gradients(self, grad_output: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def gradients(
+        self,
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        offset: Tensor,
+        mask: Tensor | None,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, ...]:
         """Those of the five tensors of :meth:`__call__`."""
-        sources, words = self._arguments(*tensors)
+        sources, words = self._arguments(input, weight, offset, mask, bias)
         return _backward(grad_output.to(sources[0].dtype), *sources, *words)
 
     def _arguments(

@@ -134,9 +134,9 @@ class _Pool:
     ) -> Tensor:
         """Coordinates ``(K, *size, count)`` of the samples along an axis."""
         bins = self.size[axis]
-        kind = dict(device=start.device, dtype=start.dtype)
-        step = (torch.arange(count, **kind) + 0.5) / count
-        place = torch.arange(bins, **kind)[:, None] + step  # in bins
+        device, dtype = start.device, start.dtype
+        step = (torch.arange(count, device=device, dtype=dtype) + 0.5) / count
+        place = torch.arange(bins, device=device, dtype=dtype)[:, None] + step  # in bins
         at = start[:, None, None] + place * (side / bins)[:, None, None]
         at = at[:, :, None] if axis == 0 else at[:, None]
         if offset is not None:
