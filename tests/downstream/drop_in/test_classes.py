@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from backbones import ConfigError
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.data.class_counts import class_counts, recipe_classes
 from downstream.drop_in import num_classes
 from downstream.paths import find_config

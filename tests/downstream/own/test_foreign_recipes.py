@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from backbones import ConfigError
 from backbones.uninitialised import on_meta
-from downstream.data.checks import check_datasets
+from downstream.data.checks.datasets import check_datasets
 from downstream.own.prepare import DataOptions, prepare
 from downstream.running.config import TrainOptions, training_config
 from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture

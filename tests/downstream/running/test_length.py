@@ -5,7 +5,7 @@ from mmengine.config import Config
 
 from downstream.paths import find_config
 from downstream.running import settings
-from tests.schedules import learning_rates
+from tests.support.schedules import learning_rates
 
 YOLOX = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
 RATE = 0.01
