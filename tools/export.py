@@ -16,7 +16,12 @@ def parse_args() -> argparse.Namespace:
         choices=['onnx', 'openvino', 'torch'],
         help='by the name of --out, else ONNX; torch: a program of torch.export',
     )
-    parser.add_argument('--precision', choices=['fp32', 'fp16'], default='fp32')
+    parser.add_argument(
+        '--precision',
+        choices=['fp32', 'fp16', 'bf16'],
+        default='fp32',
+        help='fp32; bf16: for OpenVINO, on CPUs that compute in it',
+    )
     parser.add_argument(
         '--size',
         nargs='+',

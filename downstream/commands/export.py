@@ -41,7 +41,7 @@ class ExportOptions:
 
     Attributes:
         format: ``'onnx'``, ``'openvino'`` or ``'torch'``; None: by the name of ``out``, else ONNX.
-        precision: ``'fp32'`` or ``'fp16'``.
+        precision: ``'fp32'``, ``'fp16'``, or ``'bf16'`` for OpenVINO.
         size: Height and width; None: any.
         batch: Pictures at once; 0: any number; None: any for segmenters, 1 for detectors.
         output: Of segmenters, ``'logits'`` or ``'classes'``.
@@ -76,6 +76,11 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
             f'{checkpoint} is an exported file already; give the checkpoint it came from.'
         )
     format_name, out = _target(checkpoint, how)
+    if how.precision == 'bf16' and format_name != 'openvino':
+        raise ConfigError(
+            f'--precision bf16: of the formats OpenVINO computes in bfloat16, {format_name} does not; give '
+            '--format openvino.'
+        )
     write.require_packages(format_name)
     cfg = read_config(options)
     if cfg.default_scope == 'mmdet':
@@ -121,7 +126,7 @@ def _target(checkpoint: str, how: ExportOptions) -> tuple[str, Path]:
     format_name = how.format or by_name or 'onnx'
     suffix = write.FORMATS[format_name][0]
     if how.out is None:
-        half = '-fp16' if how.precision == 'fp16' else ''
+        half = '' if how.precision == 'fp32' else f'-{how.precision}'
         folder, name = _folder_and_name(checkpoint)
         out = folder / f'{name}{half}{suffix}'
     else:

@@ -161,16 +161,18 @@ def _open_xml(path: str | Path, threads: int | None) -> tuple:
         raise ValueError(f'{path} does not exist.')
     try:
         model = core.read_model(str(path))
-        # Its default on newer CPUs is bfloat16.
-        settings: dict = {'INFERENCE_PRECISION_HINT': 'f32'}
+        info = model.get_rt_info(RT_INFO).astype(dict) if model.has_rt_info(RT_INFO) else {}
+        texts = {
+            key: value if isinstance(value, str) else value.astype(str)
+            for key, value in info.items()
+        }
+        # Otherwise it chooses bfloat16 by itself on newer CPUs.
+        precision = 'bf16' if texts.get('precision') == '"bf16"' else 'f32'
+        settings: dict = {'INFERENCE_PRECISION_HINT': precision}
         settings |= {'INFERENCE_NUM_THREADS': threads} if threads else {}
         compiled = core.compile_model(model, 'CPU', settings)
     except RuntimeError as error:
         raise ValueError(f'{path} cannot be read: {_first_line(error)}') from error
-    info = model.get_rt_info(RT_INFO).astype(dict) if model.has_rt_info(RT_INFO) else {}
-    texts = {
-        key: value if isinstance(value, str) else value.astype(str) for key, value in info.items()
-    }
     names = [output.get_any_name() for output in compiled.outputs]
 
     def run(images: np.ndarray) -> list[np.ndarray]:

@@ -38,7 +38,7 @@ _ONNX_BYTES = 2**31 - 2**24
 # Pixels along a side: a detector finds something in a picture of squares, and nothing in noise.
 _SQUARE = 24
 # What a file may differ by from its model, which computes in float32.
-_LARGEST_DIFFERENCE = {'fp32': 0.05, 'fp16': 0.3}
+_LARGEST_DIFFERENCE = {'fp32': 0.05, 'fp16': 0.3, 'bf16': 0.3}
 _patch_config = required('torch.fx.experimental._config.patch')
 
 

@@ -168,6 +168,29 @@ def test_the_command_line(tool, trained, tmp_path):
     assert names == ['model.bin', 'model.xml', 'published.pth']
 
 
+def test_openvino_computes_in_bfloat16_what_asks_for_it(tool, trained, exported, tmp_path):
+    import openvino
+
+    config, checkpoint = trained
+    out = tmp_path / 'model.xml'
+    result = tool('export', config, checkpoint, '--out', out, '--precision', 'bf16')
+    assert result.code == 0, result.err
+    file = open_exported(out)
+    assert file.facts['precision'] == 'bf16'
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8)
+    found = file.run(image)['logits']
+    core = openvino.Core()
+    own, exact = (
+        core.compile_model(str(out), 'CPU', {'INFERENCE_PRECISION_HINT': precision})(image)[0]
+        for precision in ('bf16', 'f32')
+    )
+    np.testing.assert_array_equal(found, own)
+    if 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+        assert np.abs(found - exact).max() > 0
+    plain = open_exported(exported).run(image)['logits']
+    assert np.abs(found - plain).max() < 0.05 * np.abs(plain).max()
+
+
 def refused(tool, name, *words):
     result = tool(name, *words)
     assert result.code == 2
@@ -182,6 +205,7 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
         tool, 'export', config, checkpoint, '--format', 'onnx', '--out', 'a.xml'
     )
     assert 'HEIGHT WIDTH' in refused(tool, 'export', config, checkpoint, '--size', '64')
+    assert '--format openvino' in refused(tool, 'export', config, checkpoint, '--precision', 'bf16')
     assert 'does not exist' in refused(tool, 'export', config, tmp_path / 'none.pth')
     other = tmp_path / 'other'
     other.mkdir()
