@@ -78,8 +78,8 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
     format_name, out = _target(checkpoint, how)
     if how.precision == 'bf16' and format_name != 'openvino':
         raise ConfigError(
-            f'--precision bf16: of the formats OpenVINO computes in bfloat16, {format_name} does not; give '
-            '--format openvino.'
+            '--precision bf16: of the formats OpenVINO computes in bfloat16; give --format openvino '
+            f'instead of {format_name}.'
         )
     write.require_packages(format_name)
     cfg = read_config(options)
