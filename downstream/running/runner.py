@@ -56,6 +56,7 @@ _FILE_ONLY = (
     'Config:\n',
     '\n-----',
     'Hooks will be executed',
+    'paramwise_options -- ',
     'Distributed training is not used',
     'Exp name:',
     *KNOWN_LOG_MESSAGES,
@@ -194,6 +195,7 @@ class SuiteRunner(Runner):
         self,
         out_dir: str,
         filename: str,
+        file_client_args: dict | None = None,
         save_optimizer: bool = True,
         save_param_scheduler: bool = True,
         meta: dict | None = None,
@@ -209,6 +211,7 @@ class SuiteRunner(Runner):
         Args:
             out_dir: A folder.
             filename: Of the checkpoint.
+            file_client_args: As mmengine's hook gives it, for storage that is not a disk; not used.
             save_optimizer: Whether to save the state of the optimizer.
             save_param_scheduler: Whether to save that of learning rates and the like.
             meta: Of the checkpoint.

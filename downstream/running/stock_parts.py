@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
-from mmengine.utils import import_modules_from_strings
 from torch import Tensor
+
+from .stock_hooks import import_with
 
 # Heads that train and fail in their prediction (downstream.detection.heads).
 _HEADS = {
@@ -23,7 +24,7 @@ _REFERENCE_WEIGHT = 'decoder.ref_point_head.layers.0.weight'
 def use_predicting_heads(cfg: Config) -> None:
     """Let heads of ``cfg`` that cannot predict be the suite's, which are equal but for that."""
     if _replace(cfg.get('model')) or (cfg.get('model') or {}).get('type') in _DETECTORS:
-        _register(cfg)
+        import_with(cfg, _REGISTERED_BY)
 
 
 def _replace(node: object) -> int:
@@ -34,16 +35,6 @@ def _replace(node: object) -> int:
             node['type'] = _HEADS[kind]
         return (kind in _HEADS) + sum(map(_replace, node.values()))
     return sum(map(_replace, node)) if isinstance(node, (list, tuple)) else 0
-
-
-def _register(cfg: Config) -> None:
-    """Import the suite's parts of detectors, here and wherever the config is read again."""
-    known = cfg.get('custom_imports') or {}
-    names = known.get('imports') or []
-    names = [names] if isinstance(names, str) else list(names)
-    if _REGISTERED_BY not in names:
-        cfg.custom_imports = ConfigDict({**known, 'imports': [*names, _REGISTERED_BY]})
-    import_modules_from_strings(_REGISTERED_BY)
 
 
 def use_decoder_of_file(cfg: Config, state: Mapping[str, Tensor], source: str) -> None:
@@ -62,7 +53,7 @@ def use_decoder_of_file(cfg: Config, state: Mapping[str, Tensor], source: str) -
     shapes = [tuple(v.shape) for key, v in state.items() if key.endswith(_REFERENCE_WEIGHT)]
     if shapes and shapes[0][1] == 2 * shapes[0][0]:
         model['type'] = 'DINODetector'
-        _register(cfg)
+        import_with(cfg, _REGISTERED_BY)
         print_log(
             f'{source} has the decoder of DINO as published: model.type is DINODetector.', 'current'
         )

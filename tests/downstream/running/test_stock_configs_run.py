@@ -1,0 +1,67 @@
+"""A config of mmdet or mmseg trains with what the suite's own recipes can rely on."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from downstream.own.prepare import DataOptions, prepare
+from downstream.running.config import TrainOptions, training_config
+from downstream.running.runner import SuiteRunner
+from downstream.running.train import build_runner
+from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture
+
+RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+RECIPES = {
+    RETINANET: 'epoch_1.pth',
+    'mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py': 'iter_4.pth',
+}
+
+
+def config_for(recipe: str, data: Path, tmp_path: Path, **changes) -> Config:
+    options = TrainOptions(
+        recipe,
+        work_dir=str(tmp_path / 'run'),
+        backbone='convnext-atto',
+        epochs=1,
+        image_size=64,
+        batch_size=2,
+        cfg_options=changes,
+    )
+    return training_config(prepare(options, DataOptions(str(data))))
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_a_run_leaves_what_a_run_of_the_suite_leaves(recipe, instances, tmp_path):  # noqa: F811
+    cfg = config_for(recipe, instances, tmp_path)
+    runner = build_runner(cfg)
+    runner.train()
+    run = tmp_path / 'run'
+    last = Path((run / 'last_checkpoint').read_text())
+    assert last.is_file()
+    assert last.with_name(f'{last.name}.sha256').is_file()  # written by the suite
+    assert list(Path(runner.log_dir).glob('first_batches/*.jpg'))
+    complete = Config.fromfile(run / 'run.complete.py')
+    assert 'downstream.running' in complete.custom_imports.imports
+
+
+def test_hooks_that_a_config_has_or_leaves_out_stay(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(
+        f"_base_ = '{RETINANET}'\ndefault_hooks = dict(checkpoint=dict(interval=7), hanging=None)\n"
+    )
+    options = TrainOptions(str(path), cfg_options={'default_hooks.first_batches.batches': 1})
+    hooks = training_config(options).default_hooks
+    assert (hooks.checkpoint.type, hooks.checkpoint.interval) == ('SafeCheckpointHook', 7)
+    assert 'save_best' not in hooks.checkpoint  # mmdet's recipe saves no best one
+    assert hooks.hanging is None
+    assert (hooks.finite.type, hooks.first_batches.batches) == ('FiniteLossHook', 1)
+    assert hooks.visualization.type == 'DetVisualizationHook'
+
+
+def test_mmengines_own_hook_can_save(instances, tmp_path):  # noqa: F811
+    """Its third argument has a place."""
+    cfg = config_for(RETINANET, instances, tmp_path)
+    cfg.default_hooks.checkpoint.type = 'CheckpointHook'
+    SuiteRunner.from_cfg(cfg).train()
+    assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
