@@ -60,7 +60,7 @@ def set_batch(cfg: Config, total: int, processes: int, scale_lr: bool = True) ->
     former = recipe_batch(cfg, '--batch-size')
     cfg.train_dataloader.batch_size = total // processes
     if scale_lr:
-        cfg.optim_wrapper.optimizer.lr *= total / former
+        _use_rate(cfg, cfg.optim_wrapper.optimizer.lr * total / former)
     state_batch(cfg, total)
     if 'max_iters' in cfg.train_cfg:
         set_length(cfg, ceil(cfg.train_cfg.max_iters * former / total))
@@ -119,7 +119,16 @@ def set_rate(cfg: Config, rate: float) -> None:
         ConfigError: It is not above 0.
     """
     require_rate(rate)
-    cfg.optim_wrapper.optimizer.lr = rate
+    _use_rate(cfg, rate)
+
+
+def _use_rate(cfg: Config, rate: float) -> None:
+    """Set the learning rate, and in proportion the rates that decays end with."""
+    optimizer = cfg.optim_wrapper.optimizer
+    for scheduler in cfg.get('param_scheduler') or ():
+        if scheduler.get('eta_min'):
+            scheduler.eta_min *= rate / optimizer.lr
+    optimizer.lr = rate
 
 
 def image_size(cfg: Config) -> int:

@@ -31,7 +31,8 @@ class FirstBatchesHook(Hook):
     The pictures are of the tensors that the model gets, after augmentation, normalisation undone, with
     boxes, masks or label maps: what is wrong with data shows there before a run has cost anything. No
     figure of the run changes; a batch that cannot be drawn is said, and the run goes on. Under
-    ``compile`` a copy of the preprocessor makes them, from a copy of the batch and the same random numbers.
+    ``compile`` a copy of the preprocessor makes them, of a copy of the batch and with the same random
+    numbers.
 
     Args:
         batches: How many batches are drawn; 0: none.

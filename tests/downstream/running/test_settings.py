@@ -152,6 +152,16 @@ def test_the_rate_follows_the_batch_unless_it_is_given():
         settings.set_batch(cfg, 3, processes=2)
 
 
+def test_the_rate_that_a_decay_ends_with_follows():
+    cfg = read(RTMDET)
+    former, lowest = cfg.optim_wrapper.optimizer.lr, cfg.param_scheduler[1].eta_min
+    assert lowest == pytest.approx(former / 20)
+    settings.set_batch(cfg, 16, processes=1)
+    assert cfg.param_scheduler[1].eta_min == pytest.approx(former / 8 / 20)
+    settings.set_rate(cfg, 0.1)
+    assert cfg.param_scheduler[1].eta_min == pytest.approx(0.1 / 20)
+
+
 def test_a_segmenter_sees_as_many_images_at_another_batch():
     cfg = read(UPERNET)
     settings.set_batch(cfg, 8, processes=1)
