@@ -49,7 +49,7 @@ class FirstBatchesHook(Hook):
         self.images = images
         self.written: list[Path] = []
         self._drawn = 0
-        self._pictures: BatchPictures | None = None
+        self._pictures: BatchPictures  # of the training that has begun
         self._handle: RemovableHandle | None = None  # of a preprocessor that runs as it is
         self._compiled: nn.Module | None = None  # one that is part of a compiled step
 
