@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config
 
 from backbones.errors import ConfigError
 from downstream.exporting.files import is_exported
+from downstream.paths import find_config
 from downstream.running.checkpoint.locate import CHECKPOINT_SUFFIXES, is_remote
 from downstream.running.config import RunOptions, TestOptions, read_config, testing_config
 
@@ -52,16 +53,32 @@ def named(
         raise ConfigError(f'{wrong} is a second config: give it as --against {wrong}.')
     own = [Named(word, options, word) for word in files] or [Named(_name(options), options)]
     others = [
-        Named(config_stem(word), RunOptions(word))
+        Named(_name(RunOptions(word)), RunOptions(word))
         if _is_config(word)
         else Named(word, options, word)
         for word in against
     ]
-    names = [one.name for one in [*own, *others]]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(f'{twice} is named twice; name each model once.')
-    return own, others
+    models = _told_apart([*own, *others])
+    return models[: len(own)], models[len(own) :]
+
+
+def _told_apart(models: Sequence[Named]) -> list[Named]:
+    """The models, with as many of their folders before the names of configs as these need to differ."""
+    names = [one.name for one in models]
+    folders = 0
+    while twice := {name for name in names if names.count(name) > 1}:
+        folders += 1
+        longer = [
+            _name(one.options, folders) if one.file is None and name in twice else name
+            for one, name in zip(models, names)
+        ]
+        if longer == names:  # also with all folders that they are in
+            one = models[next(place for place, name in enumerate(names) if name in twice)]
+            raise ConfigError(
+                f'{one.file or one.options.config} is named twice; name each model once.'
+            )
+        names = longer
+    return [replace(one, name=name) for one, name in zip(models, names)]
 
 
 def _is_config(word: str) -> bool:
@@ -70,8 +87,17 @@ def _is_config(word: str) -> bool:
     return Path(word).suffix == '.py' or not Path(word).is_file() or '::' in word
 
 
-def _name(options: RunOptions) -> str:
-    """A config with what the command line changes in it, so that it can be compared with itself."""
+def _name(options: RunOptions, folders: int = 0) -> str:
+    """A config with what the command line changes in it, so that it can be compared with itself.
+
+    Args:
+        options: The config.
+        folders: How many of the folders that it is in are named before it.
+    """
+    stem = config_stem(options.config)
+    path = find_config(options.config) if folders else None
+    if path is not None:
+        stem = Path(*path.resolve().parent.parts[-folders:], stem).as_posix()
     bands = ' '.join(map(str, options.bands or ()))
     changes = [
         options.backbone,
@@ -79,7 +105,7 @@ def _name(options: RunOptions) -> str:
         f'--bands {bands}' if bands else None,
         *(f'{key}={value}' for key, value in options.cfg_options.items()),
     ]
-    return ' '.join([config_stem(options.config), *filter(None, changes)])
+    return ' '.join([stem, *filter(None, changes)])
 
 
 def config_stem(config: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -22,8 +22,8 @@ from downstream.running.tested import environment
 from .memory import peak_of_step
 from .names import Named, config_of, named
 from .pictures import Pictures, make_pictures, papers_size, size_of_test
-from .subjects import Subject, exported_subject, pytorch_subject
-from .timing import Spread, Timings, interleave
+from .subjects import ModelFacts, Subject, exported_subject, pytorch_subject
+from .timing import CoarseClockError, Spread, Timings, interleave
 
 # Height and width of what a model runs on before its memory is measured.
 _SMALL = (64, 64)
@@ -70,7 +70,7 @@ class Measured:
     """What was measured of a model.
 
     Attributes:
-        name, runtime, precision, parameters, gmacs, weight_bytes: As in :class:`.subjects.Subject`.
+        model: What is known of it without running it.
         step_bytes: Memory that a batch takes at its peak on top of the weights; None where the system
             does not report it.
         objects: Found in a picture, on average; None of a segmenter.
@@ -82,12 +82,7 @@ class Measured:
         seconds: Of each round.
     """
 
-    name: str
-    runtime: str
-    precision: str
-    parameters: int | None
-    gmacs: float | None
-    weight_bytes: int
+    model: ModelFacts
     step_bytes: int | None
     objects: float | None
     latency: Spread
@@ -140,21 +135,33 @@ def benchmark(options: BenchmarkOptions) -> Benchmark:
         memory: dict[str, int | None] = {}
         for one in [*own, *others]:
             subject = _subject(one, configs[one.name], size, device, dtype)
-            with _explained(subject.name, size, options.batch):
-                memory[subject.name] = _memory_of(subject, pictures, device)
-            objects[subject.name] = []
+            with _explained(one.name, size, options.batch):
+                memory[one.name] = _memory_of(subject, pictures, device)
+            objects[one.name] = []
             cases.append(subject)
-        steps = {subject.name: _step(subject, pictures, objects[subject.name]) for subject in cases}
-        clock = time.process_time if options.cpu_time else time.perf_counter
-        timings = interleave(steps, options.rounds, options.warm_up, 'rounds', clock)
+        steps = {
+            name: _step(subject, pictures, objects[name]) for name, subject in zip(objects, cases)
+        }
+        timings = _timed(steps, options)
     reference = (others or own)[0].name if len(cases) > 1 else None
     rows = [
-        _measured(subject, timings, reference, memory, objects, options.batch) for subject in cases
+        _measured(subject.facts, timings, reference, memory, objects, options.batch)
+        for subject in cases
     ]
     facts = _facts(options, cfg, pictures, device)
     if any(one.file is None for one in [*own, *others]):
         facts['weights'] = _RANDOM
     return Benchmark(tuple(rows), reference, facts)
+
+
+def _timed(steps: Mapping[str, Callable[[], None]], options: BenchmarkOptions) -> Timings:
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    try:
+        return interleave(steps, options.rounds, options.warm_up, 'rounds', clock)
+    except CoarseClockError as error:
+        raise ConfigError(
+            f'--cpu-time: {error}; leave it out, or time more at once with --batch or --size.'
+        ) from error
 
 
 def _subject(
@@ -220,23 +227,18 @@ def _step(subject: Subject, pictures: Pictures, objects: list) -> Callable[[], N
 
 
 def _measured(
-    subject: Subject,
+    model: ModelFacts,
     timings: Timings,
     reference: str | None,
     memory: dict[str, int | None],
     objects: dict[str, list],
     batch: int,
 ) -> Measured:
-    name = subject.name
+    name = model.name
     seconds = timings.seconds[name]
     found = [number for number in objects[name] if number is not None]
     return Measured(
-        name=name,
-        runtime=subject.runtime,
-        precision=subject.precision,
-        parameters=subject.parameters,
-        gmacs=subject.gmacs,
-        weight_bytes=subject.weight_bytes,
+        model=model,
         step_bytes=memory[name],
         objects=mean(found) / batch if found else None,
         latency=timings.spread(name),

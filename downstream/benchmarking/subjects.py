@@ -31,11 +31,8 @@ _RUNTIMES = {'.onnx': 'ONNX Runtime', '.xml': 'OpenVINO', '.pt2': 'torch.export'
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model that is timed from the pixels in memory to its predictions.
-
-    That is what ``tools/test.py`` does between loading a picture and its metrics: normalisation, padding,
-    network, non-maximum suppression, masks at the size of the picture.
+class ModelFacts:
+    """What is known of a model before it runs.
 
     Attributes:
         name: Of :class:`.names.Named`.
@@ -44,10 +41,6 @@ class Subject:
         parameters: Of the whole model, of a file those in it; None of a file that does not say.
         gmacs: Billions of multiply-adds of one picture; None where they cannot be counted.
         weight_bytes: What parameters and buffers take, or the file.
-        model: Takes what a pipeline packs, by ``test_step``.
-        scope: ``'mmdet'`` or ``'mmseg'``.
-        device: Where it runs.
-        dtype: Of mixed precision; None: as the model is.
     """
 
     name: str
@@ -56,6 +49,24 @@ class Subject:
     parameters: int | None
     gmacs: float | None
     weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is timed from the pixels in memory to its predictions.
+
+    That is what ``tools/test.py`` does between loading a picture and its metrics: normalisation, padding,
+    network, non-maximum suppression, masks at the size of the picture.
+
+    Attributes:
+        facts: What is known of it before it runs.
+        model: Takes what a pipeline packs, by ``test_step``.
+        scope: ``'mmdet'`` or ``'mmseg'``.
+        device: Where it runs.
+        dtype: Of mixed precision; None: as the model is.
+    """
+
+    facts: ModelFacts
     model: BaseModel
     scope: str
     device: torch.device
@@ -113,18 +124,15 @@ def pytorch_subject(
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = _built(cfg, named).to(device).eval()
     tensors = [*model.parameters(), *model.buffers()]
-    return Subject(
+    facts = ModelFacts(
         name=named.name,
         runtime='PyTorch',
         precision='fp32' if dtype is None else f'{str(dtype).rpartition(".")[2]} (mixed)',
         parameters=count,
         gmacs=macs,
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
-        model=model,
-        scope=cfg.default_scope,
-        device=device,
-        dtype=dtype,
     )
+    return Subject(facts, model, cfg.default_scope, device, dtype)
 
 
 def exported_subject(
@@ -158,7 +166,7 @@ def exported_subject(
             f'--device {opened.device}.'
         )
     stated = opened.facts.get('parameters')
-    return Subject(
+    facts = ModelFacts(
         name=named.name,
         runtime=runtime,
         precision=opened.facts['precision'],
@@ -166,10 +174,8 @@ def exported_subject(
         # Of a file that is another model than the config's they are unknown.
         gmacs=macs if stated == count else None,
         weight_bytes=file_bytes(path),
-        model=model,
-        scope=cfg.default_scope,
-        device=device,
     )
+    return Subject(facts, model, cfg.default_scope, device)
 
 
 def wait_for(device: torch.device) -> None:

@@ -21,8 +21,13 @@ def as_json(found: Benchmark) -> dict:
     return {
         'facts': found.facts,
         'reference': found.reference,
-        'rows': [asdict(row) for row in found.rows],
+        'rows': [_flat(asdict(row)) for row in found.rows],
     }
+
+
+def _flat(row: dict) -> dict:
+    """A row with what is known of its model beside what was measured."""
+    return row.pop('model') | row
 
 
 def print_table(found: Benchmark) -> None:
@@ -58,14 +63,14 @@ def _columns(found: Benchmark) -> dict[str, list[str]]:
     """Cells by the title of their column; a column that says nothing of any model is left out."""
     rows = found.rows
     columns = {
-        'model': [row.name for row in rows],
-        'runtime': [f'{row.runtime} {row.precision}' for row in rows],
-        'params (M)': [_number(row.parameters, 1, 1e-6) for row in rows],
-        'GMACs': [_number(row.gmacs, 1) for row in rows],
+        'model': [row.model.name for row in rows],
+        'runtime': [f'{row.model.runtime} {row.model.precision}' for row in rows],
+        'params (M)': [_number(row.model.parameters, 1, 1e-6) for row in rows],
+        'GMACs': [_number(row.model.gmacs, 1) for row in rows],
         'images/s': [_images(row) for row in rows],
         'latency ms': [_spread(row.latency, 1000) for row in rows],
         '95 % ms': [f'{1000 * row.latency_95:.1f}' for row in rows],
-        'weights MiB': [f'{row.weight_bytes / _MIB:.0f}' for row in rows],
+        'weights MiB': [f'{row.model.weight_bytes / _MIB:.0f}' for row in rows],
         'batch MiB': [_number(row.step_bytes, 0, 1 / _MIB) for row in rows],
         'objects': [_number(row.objects, 1) for row in rows],
     }

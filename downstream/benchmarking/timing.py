@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 
+class CoarseClockError(Exception):
+    """A clock shows no time for a round."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """A median and the quartiles around it."""
@@ -59,6 +63,9 @@ def interleave(
         title: For the progress bar.
         clock: ``time.process_time`` for the seconds that this process computes, which are the same beside
             others that need the machine.
+
+    Raises:
+        CoarseClockError: The clock counts in steps that are longer than a round of a case.
     """
     names = list(cases)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -67,6 +74,10 @@ def interleave(
         for name in names[first:] + names[:first]:
             begin = clock()
             cases[name]()
-            if round_ >= 0:
-                seconds[name].append(clock() - begin)
+            took = clock() - begin
+            if round_ < 0:
+                continue
+            if took <= 0:
+                raise CoarseClockError(f'the clock shows no time for a round of {name}')
+            seconds[name].append(took)
     return Timings(seconds)

@@ -88,6 +88,17 @@ def test_cpu_time_is_what_is_computed(tool, segmenter, tmp_path, monkeypatch):
         assert ('CPU time' in result.out) == bool(words)
 
 
+def test_a_clock_that_shows_no_time_is_one_line(tool, segmenter, tmp_path, monkeypatch):
+    """Some systems count what a process computes in steps of 16 ms."""
+    monkeypatch.setattr(Subject, 'run', lambda self, pictures: None)
+    monkeypatch.setattr(time, 'process_time', lambda: 0.015625)
+    result = tool('benchmark', segmenter[0], '--cpu-time', '--out', tmp_path / 'out', *SMALL)
+    assert result.code == 2
+    message = '--cpu-time: the clock shows no time for a round of segmentation; leave it out, or '
+    assert result.err == f'error: {message}time more at once with --batch or --size.\n'
+    assert not (tmp_path / 'out').exists()
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [

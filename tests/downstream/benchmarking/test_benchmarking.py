@@ -11,7 +11,8 @@ from downstream.benchmarking.memory import peak_of_step, reports_peaks
 from downstream.benchmarking.names import config_of, named
 from downstream.benchmarking.pictures import make_pictures, papers_size, size_of_test
 from downstream.benchmarking.run import Benchmark, _measured
-from downstream.benchmarking.table import markdown
+from downstream.benchmarking.subjects import ModelFacts
+from downstream.benchmarking.table import as_json, markdown
 from downstream.benchmarking.timing import Timings
 from downstream.running.config import RunOptions, read_config
 
@@ -85,6 +86,32 @@ def test_words_are_told_apart():
         named(RunOptions(DETECTOR), ('a.pth',), ('a.pth',))
 
 
+def test_configs_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [f'{folder}/net.py' for folder in ('one/a', 'two/a', 'b')]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    own, others = named(RunOptions(paths[0]), (), (paths[2],))
+    assert [one.name for one in (*own, *others)] == ['a/net', 'b/net']
+    assert [one.options.config for one in (*own, *others)] == [paths[0], paths[2]]
+    own, others = named(RunOptions(paths[0]), ('x.pth',), (*paths, 'y.pth'))
+    names = [one.name for one in (*own, *others)]
+    assert names == ['x.pth', 'one/a/net', 'two/a/net', 'b/net', 'y.pth']
+    changed = RunOptions(paths[0], cfg_options={'a': 1})
+    own, others = named(changed, (), (paths[0], paths[2]))
+    assert [one.name for one in (*own, *others)] == ['net a=1', 'a/net', 'b/net']
+
+    # a row beside a file of one's own, and the same file by two names
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / f'mine/{SEGMENTER}.py').touch()
+    own, others = named(RunOptions(SEGMENTER), (), (f'mine/{SEGMENTER}.py',))
+    assert [one.name for one in (*own, *others)] == [f'seg/{SEGMENTER}', f'mine/{SEGMENTER}']
+    for word in (paths[2], str(tmp_path / paths[2]), 'b/../b/net.py'):
+        with pytest.raises(ConfigError, match=r'^b/net\.py is named twice; name each model once'):
+            named(RunOptions(paths[2]), (), (word,))
+
+
 @pytest.mark.skipif(not reports_peaks(), reason='the system does not report peaks')
 def test_the_peak_of_a_step_is_what_it_takes_for_a_moment():
     def step() -> None:
@@ -97,21 +124,13 @@ def test_the_peak_of_a_step_is_what_it_takes_for_a_moment():
     assert 60 * 2**20 < peak_of_step(step) < 80 * 2**20
 
 
-class Counted:
-    """What is known of a model before it runs."""
-
-    runtime, precision, parameters, gmacs, weight_bytes = 'PyTorch', 'fp32', 5_000_000, None, 2**20
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
 def test_figures_of_seconds():
     seconds = {'a': [1.0, 2.0, 3.0, 4.0, 10.0], 'b': [2.0, 2.0, 6.0, 12.0, 10.0]}
     timings = Timings(seconds)
     objects = {'a': [8, 4, 6], 'b': [None] * 5}
     memory = {'a': 3 * 2**20, 'b': None}
-    a, b = (_measured(Counted(name), timings, 'b', memory, objects, batch=2) for name in ('a', 'b'))
+    models = [ModelFacts(name, 'PyTorch', 'fp32', 5_000_000, None, 2**20) for name in seconds]
+    a, b = (_measured(model, timings, 'b', memory, objects, batch=2) for model in models)
     assert (a.latency.low, a.latency.median, a.latency.high) == (2, 3, 4)
     assert a.latency_95 == pytest.approx(8.8)
     assert a.images_per_second.median == pytest.approx(2 / 3)
@@ -120,7 +139,10 @@ def test_figures_of_seconds():
     assert (a.objects, b.objects, b.speed) == (3, None, None)
 
     facts = {'pictures': 'noise', 'timed': '', 'weights': '', 'rounds': '', 'device': 'a CPU'}
-    text = markdown(Benchmark((a, b), 'b', facts | {'protocol': 'median of rounds'}))
+    found = Benchmark((a, b), 'b', facts | {'protocol': 'median of rounds'})
+    row = as_json(found)['rows'][0]
+    assert (row['name'], row['parameters'], row['fps']) == ('a', 5_000_000, a.fps)
+    text = markdown(found)
     header, _, first, second = (
         [c.strip() for c in line.split('|')] for line in text.splitlines()[:4]
     )
