@@ -7,14 +7,16 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
 
 from safetensors import SafetensorError, safe_open
 
 from backbones.errors import WeightsError
 
 HUB = 'https://huggingface.co/{repo}/resolve/{revision}/{file}'
-_HUB_URL = re.compile(r'https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)')
+# What follows the file, such as ?download=true, is for browsers.
+_HUB_URL = re.compile(r'https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/([^?#]+)(?:[?#].*)?')
 _HUB_FILES = ('model.safetensors', 'pytorch_model.bin')
 # Publishers whose repositories have the licence that their names tell.
 _PUBLISHERS = ('timm/', 'facebook/')
@@ -92,10 +94,31 @@ def find(name: str) -> Source:
     )
 
 
-def _of_hub_name(name: str, place: str) -> Source:
+def file_name(name: str) -> str:
+    """The name of the file that ``name`` means, without folders.
+
+    Args:
+        name: A path, a URL, whose query and fragment are no part of it, or ``hf:`` as of :func:`find`.
+
+    Returns:
+        The name; empty for a repository whose file is not given.
+    """
+    if name.startswith(('http://', 'https://')):
+        return PurePosixPath(urlparse(name).path).name
+    if name.startswith('hf:'):
+        return PurePosixPath(_parts_of_hub_name(name.removeprefix('hf:'))[1]).name
+    return Path(name).name
+
+
+def _parts_of_hub_name(place: str) -> tuple[str, str, str]:
+    """Repository, file and revision, empty where they are not given."""
     place, _, revision = place.partition('@')
     parts = place.split('/')
-    repo, file = '/'.join(parts[:2]), '/'.join(parts[2:])
+    return '/'.join(parts[:2]), '/'.join(parts[2:]), revision
+
+
+def _of_hub_name(name: str, place: str) -> Source:
+    repo, file, revision = _parts_of_hub_name(place)
     files = (file,) if file else _HUB_FILES
     return _of_hub(name, _licence_of_repo(repo), f'{repo}@{revision}', files)
 
@@ -133,7 +156,7 @@ def _of_timm(name: str, model_and_tag: str) -> Source:
 def _licence_of_url(url: str) -> str:
     """The licence of a row with this address, or else what the name suggests."""
     known = [row['licence'] for row in weights_table().values() if row['url'] == url]
-    return known[0] if known else _supposed(_licence_of(url))
+    return known[0] if known else _supposed(_licence_of(url.partition('?')[0]))
 
 
 def _licence_of_repo(repo: str) -> str:

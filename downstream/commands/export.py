@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import nn
 
 from backbones.errors import ConfigError
+from backbones.weights.sources import file_name
 from downstream.atomic import require_folder
 from downstream.data.pipelines import innermost
 from downstream.exporting import write
@@ -145,10 +146,9 @@ def _folder_and_name(checkpoint: str) -> tuple[Path, str]:
     """Where the file of a checkpoint goes, and its name without suffix."""
     path = Path(checkpoint)
     if is_remote(checkpoint):
-        place = checkpoint
-        if checkpoint.startswith('hf:'):
-            place = checkpoint.partition('@')[0]  # a revision may have slashes and dots
-        path = Path(place.rstrip('/').rpartition('/')[2].partition('?')[0])
+        # Without a file it is the repository's.
+        repository = checkpoint.partition('@')[0].rstrip('/').rpartition('/')[2]
+        path = Path(file_name(checkpoint) or repository)
     # The name of a repository may have a dot.
     name = path.stem if path.suffix in CHECKPOINT_SUFFIXES else path.name
     if not name:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from backbones.errors import ConfigError, WeightsError
+from backbones.weights.sources import file_name
 from backbones.weights.timm_catalog import first_line
 
 from .standalone import FORMATS, ExportedModel, check_images, facts_of_texts
@@ -24,10 +25,7 @@ _INSTALL = "pip install -e '.[export]'"
 
 def is_exported(location: str | Path) -> bool:
     """Whether a checkpoint is an exported file, by its name: a path, a URL or ``hf:``."""
-    name = str(location)
-    if name.startswith('hf:'):
-        name = '/'.join(name.partition('@')[0].split('/')[2:])
-    return Path(name).suffix in SUFFIXES
+    return Path(file_name(str(location))).suffix in SUFFIXES
 
 
 def file_bytes(path: Path) -> int:

@@ -147,6 +147,7 @@ def test_an_export_of_a_remote_model_goes_into_the_current_folder():
         'hf:lab/shapes/': 'shapes.onnx',
         'hf:lab/shapes/best.safetensors@v1.0': 'best.onnx',
         'https://host/a/shapes.pth?download=true': 'shapes.onnx',
+        'https://host/a/shapes.pth?name=b/c.pth': 'shapes.onnx',
     }.items():
         assert _target(name, ExportOptions())[1] == Path(out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from backbones.errors import WeightsError
@@ -41,8 +42,8 @@ def local_checkpoint(location: str | Path) -> Path:
     path = local_file(find(location))
     second = _BESIDE.get(path.suffix)
     if second:
-        place, at, revision = location.partition('@')
-        local_file(find(f'{place.removesuffix(path.suffix)}{second}{at}{revision}'))
+        # A revision or the query of a URL may follow the name.
+        local_file(find(re.sub(rf'{re.escape(path.suffix)}(?=$|[@?#])', second, location, count=1)))
         if not path.with_suffix(second).is_file():
             raise WeightsError(
                 f'{location}: {path.stem}{second} of it is not beside it: the repository changed during '

@@ -12,6 +12,8 @@ from downstream.exporting.files import is_exported
         'model.xml',
         'model.pt2',
         'https://host/model.onnx',
+        'https://host/model.onnx?download=1',
+        'http://host/a/model.pt2?name=a/b.pth#top',
         'hf:lab/pets/model.onnx',
         'hf:lab/pets/onnx/model.onnx@v1.0',
         'hf:lab/pets/model.xml@0123abc',
@@ -26,6 +28,7 @@ def test_names_of_exported_files(name):
     [
         'a/model.pth',
         'model.onnx.pth',
+        'https://host/model.pth?from=model.onnx',
         'hf:lab/pets',
         'hf:lab/pets.onnx',  # a repository
         'hf:lab/pets@v1.onnx',

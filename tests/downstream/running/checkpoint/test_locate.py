@@ -56,6 +56,19 @@ def test_both_files_of_openvino_are_fetched_into_one_folder(hub):
         local_checkpoint('hf:lab/pets/alone.xml')
 
 
+def test_the_query_of_an_address_is_no_part_of_the_name(hub):
+    address = f'http://127.0.0.1:{hub.server_port}'
+    for name in ('net.xml', 'net.bin'):
+        hub.files[f'/files/{name}?download=1&as=a.xml'] = name.encode()
+    found = local_checkpoint(f'{address}/files/net.xml?download=1&as=a.xml')
+    assert found.name == 'net.xml'
+    assert found.with_suffix('.bin').read_bytes() == b'net.bin'
+    # the Hub's own address for downloads
+    hub.files['/lab/pets/resolve/main/model.onnx'] = b'graph'
+    url = 'https://huggingface.co/lab/pets/resolve/main/model.onnx?download=true'
+    assert local_checkpoint(url).read_bytes() == b'graph'
+
+
 def test_what_is_nowhere_is_one_line(hub, tmp_path):
     with pytest.raises(WeightsError, match='checkpoint nowhere.pth does not exist'):
         local_checkpoint('nowhere.pth')
