@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -52,6 +53,54 @@ def atomic(path: Path, mode: str = 'w', flush: bool = False) -> Iterator[IO]:
             yield file
         if flush:
             flush_to_disk(aside)
+
+
+@contextmanager
+def atomic_files(folder: Path, former: Iterable[str] = ()) -> Iterator[Path]:
+    """A folder to write files to, all of which are in ``folder`` when the block has ended.
+
+    After an error ``folder`` is as it was before; it does not appear if it was not there.
+
+    Args:
+        folder: It may have other files, which stay. Files of the same names are replaced.
+        former: Names of files that are removed if the block has not written them.
+    """
+    if not folder.exists():
+        with atomic_path(folder) as aside:
+            aside.mkdir()
+            yield aside
+        return
+    with tempfile.TemporaryDirectory(prefix='.new-', dir=folder) as inside:
+        new, old = Path(inside, 'new'), Path(inside, 'old')
+        new.mkdir()
+        old.mkdir()
+        yield new
+        names = sorted(path.name for path in new.iterdir())
+        _exchange(folder, new, old, names, [name for name in former if (folder / name).exists()])
+
+
+def _exchange(
+    folder: Path, new: Path, old: Path, names: Sequence[str], former: Sequence[str]
+) -> None:
+    """Move ``names`` from ``new`` to ``folder``, and theirs and ``former`` from there to ``old``; or nothing."""
+    moved: list[tuple[Path, Path]] = []
+
+    def move(source: Path, target: Path) -> None:
+        moved.append((target, source))
+        source.replace(target)
+
+    try:
+        # All of the old ones first: whatever happens, none of them is beside a new one.
+        for name in dict.fromkeys([*former, *names]):
+            if (folder / name).exists():
+                move(folder / name, old / name)
+        for name in names:
+            move(new / name, folder / name)
+    except BaseException:
+        for there, back in reversed(moved):
+            if not back.exists():
+                there.replace(back)
+        raise
 
 
 def require_folder(path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +15,16 @@ from torch import Tensor
 from backbones.errors import ConfigError, WeightsError
 from backbones.weights.download import sha256
 from downstream.analysis.kept import TestRun
-from downstream.atomic import require_folder
+from downstream.atomic import atomic_files, require_folder
 from downstream.exporting.write import FORMATS, require_packages
 from downstream.publishing import hub
 from downstream.publishing.card import Published, model_card
 from downstream.publishing.figures import test_of
 from downstream.publishing.licence import Licence, inherited_licence, published_licence
 from downstream.running.checkpoint.files import raise_on_full_disk
-from downstream.running.checkpoint.read import read
-from downstream.running.config import TestOptions
+from downstream.running.checkpoint.read import matching_tensors, read
+from downstream.running.config import RunOptions, TestOptions, read_config
+from downstream.zoo.complexity import build_on_meta, parameters
 
 from .export import ExportOptions, export
 from .weights import save
@@ -86,23 +86,24 @@ def publish(options: PublishOptions) -> list[Path]:
         inherited_licence(cfg, _earlier_configs(options.work_dir)), options.licence
     )
     content = read(checkpoint)
+    count = _parameters(config, content, checkpoint)
     if repo and not options.dry_run:
         hub.require_access(repo)
     test = test_of(options.work_dir, config, checkpoint)
-    options.out.mkdir(parents=True, exist_ok=True)
+    former = hub.NAMES if repo else ()
     with (
         raise_on_full_disk(options.out, 'make room and publish again.'),
-        tempfile.TemporaryDirectory(prefix='.publish-', dir=options.out) as inside,
+        atomic_files(options.out, former) as folder,
     ):
-        folder = Path(inside)
-        files = Files(config.stem.removesuffix('.complete'), cfg, content, licence, test, repo)
+        model = config.stem.removesuffix('.complete')
+        files = Files(model, cfg, content, count, licence, test, repo)
         files.write_weights(folder)
         for name in options.formats:
             named = files.named(FORMATS[name][0])
             how = ExportOptions(name, out=str(folder / named), title=str(options.out / named))
             export(TestOptions(str(config), checkpoint=str(checkpoint)), how, licence.text)
         files.write_card(folder)
-        written = _moved(folder, options.out, replace=bool(repo))
+        written = [options.out / name for name in sorted(path.name for path in folder.iterdir())]
     if repo:
         _pushed(written, repo, options)
     return written
@@ -125,16 +126,6 @@ def _require_own_folder(out: Path) -> None:
         )
 
 
-def _moved(folder: Path, out: Path, replace: bool) -> list[Path]:
-    """The files of ``folder``, moved into ``out``; what an earlier publication left is removed."""
-    names = sorted(path.name for path in folder.iterdir())
-    if replace:
-        for name in hub.NAMES:
-            if name not in names:
-                (out / name).unlink(missing_ok=True)
-    return [(folder / name).replace(out / name) for name in names]
-
-
 def _pushed(written: Sequence[Path], repo: str, options: PublishOptions) -> None:
     sizes = ', '.join(f'{path.name} {path.stat().st_size / 1e6:.1f} MB' for path in written)
     if options.dry_run:
@@ -152,6 +143,7 @@ class Files:
         model: Name of the model.
         cfg: Config of its training; made free of what is its machine's.
         content: Of the checkpoint.
+        parameters: How many numbers the model learns.
         licence: Of the weights.
         test: Of the checkpoint.
         repo: On the Hub; None: files are named after the model.
@@ -162,6 +154,7 @@ class Files:
     model: str
     cfg: Config
     content: dict
+    parameters: int
     licence: Licence
     test: TestRun | None
     repo: str | None
@@ -175,12 +168,6 @@ class Files:
     @property
     def tensors(self) -> dict[str, Tensor]:
         return {key: value.contiguous() for key, value in self.content['state_dict'].items()}
-
-    @property
-    def parameters(self) -> int:
-        """How many numbers the weights are; those that layers share count once."""
-        own = {value.data_ptr(): value.numel() for value in self.content['state_dict'].values()}
-        return sum(own.values())
 
     @property
     def classes(self) -> list[str]:
@@ -263,6 +250,17 @@ def _config_of(work_dir: Path) -> Path:
             f'{work_dir} has no config; tools/train.py writes one into its work dir.'
         )
     return configs[-1]
+
+
+def _parameters(config: Path, content: Mapping, checkpoint: Path) -> int:
+    """How many numbers the model of a config learns; those that layers share count once.
+
+    Raises:
+        UserError: The model cannot be built, or the checkpoint is of another one.
+    """
+    model = build_on_meta(read_config(RunOptions(str(config))))
+    matching_tensors(content['state_dict'], model, str(checkpoint))
+    return parameters(model)
 
 
 def _earlier_configs(work_dir: Path) -> list[Config]:

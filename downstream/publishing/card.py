@@ -29,7 +29,7 @@ class Published:
         name: Of the model.
         cfg: The config of its training.
         classes: Their names.
-        parameters: How many numbers its weights are.
+        parameters: How many numbers it learns.
         iterations: Of the training; None: the checkpoint does not say.
         licence: Of the weights.
         test: The kept test of the checkpoint, None without one.

@@ -1,13 +1,15 @@
 """What appears under its name is complete."""
 
+import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from backbones.errors import ConfigError
-from downstream.atomic import atomic, atomic_path, require_folder
+from downstream.atomic import atomic, atomic_files, atomic_path, require_folder
 
 
 @pytest.mark.parametrize('flush', [False, True])
@@ -70,6 +72,55 @@ def test_folders_appear_and_vanish_whole(tmp_path):
         make('set')
     assert list(tmp_path.iterdir()) == [path]
     assert [one.name for one in path.iterdir()] == ['images']
+
+
+def write_files(folder: Path, *names: str, text: str, former: Iterable[str] = ()) -> None:
+    with atomic_files(folder, former) as inside:
+        for name in names:
+            (inside / name).write_text(text)
+        assert not folder.exists() or all(
+            path.read_text() != text for path in folder.iterdir() if path.is_file()
+        )
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_files_appear_together(tmp_path):
+    folder = tmp_path / 'deep' / 'out'
+    write_files(folder, 'a', 'b', text='1')
+    assert content(folder) == {'a': '1', 'b': '1'}
+    (folder / 'mine').write_text('mine')
+    write_files(folder, 'b', 'c', text='2', former=('a', 'c', 'nowhere'))
+    assert content(folder) == {'b': '2', 'c': '2', 'mine': 'mine'}
+    assert [path.name for path in folder.parent.iterdir()] == ['out']
+
+
+@pytest.mark.parametrize('moves', range(5))
+@pytest.mark.parametrize('error', [OSError(errno.EIO, 'broken'), KeyboardInterrupt()])
+def test_an_error_among_the_files_leaves_the_folder_as_it_was(moves, error, tmp_path, monkeypatch):
+    folder = tmp_path / 'out'
+    write_files(folder, 'a', 'b', 'mine', text='1')
+    replace, done = Path.replace, []
+
+    def fail_once(self: Path, target: Path) -> Path:
+        done.append(self)
+        if len(done) == moves + 1:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, 'replace', fail_once)
+    with pytest.raises(type(error)):
+        write_files(folder, 'b', 'c', 'd', text='2', former=('a',))
+    assert len(done) > moves
+    assert content(folder) == {'a': '1', 'b': '1', 'mine': '1'}
+
+
+def test_an_error_before_leaves_no_folder(tmp_path):
+    with pytest.raises(IsADirectoryError):
+        write_files(tmp_path / 'out', '.', text='')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_encoders_see_the_suffix_and_what_was_not_written_does_not_appear(tmp_path):

@@ -1,6 +1,8 @@
 """tools/publish.py from the command line: into a folder, and to a server in the place of the Hub."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from huggingface_hub import constants
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from backbones import ConfigError
+from backbones import ConfigError, ConvNeXtV2
 from backbones.weights.download import FOLDER, sha256
 from tests.conftest import read_metrics, write_tiny_config
 from tests.downstream.exporting.models import segmenter
@@ -166,19 +168,31 @@ def test_where_an_export_goes(tmp_path):
         _target('a.pth', ExportOptions(out=str(tmp_path / 'file' / 'model.onnx')))
 
 
+class Sharing(ConvNeXtV2):
+    """One norm under two names, as RTMDet's levels share their convolutions."""
+
+    def __init__(self, **arguments) -> None:
+        super().__init__(**arguments)
+        self.again = self.norm0
+
+
 def test_tensors_that_share_memory_are_published(tool, run, tmp_path):
-    """As those of RTMDet's head, whose levels share their convolutions."""
+    config = run / 'segmentation.py'
+    config.write_text(f"{config.read_text()}\nmodel['backbone']['type'] = '{__name__}.Sharing'\n")
     path = run / 'model.pth'
     content = torch.load(path)
     state = content['state_dict']
-    count = sum(value.numel() for value in state.values())
-    state['shared'] = state['decode_head.conv_seg.weight']
+    buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+    count = sum(value.numel() for name, value in state.items() if not name.endswith(buffers))
+    for kind in ('weight', 'bias'):
+        state[f'backbone.again.{kind}'] = state[f'backbone.norm0.{kind}']
     torch.save(content, path)
     result = tool('publish', run, tmp_path / 'out')
     assert result.code == 0, result.err
     found = load_file(next((tmp_path / 'out').glob('*.safetensors')))
     assert set(found) == set(state)
-    assert torch.equal(found['shared'], state['shared'])
+    name = 'backbone.again.weight'
+    assert torch.equal(found[name], state[name])
     assert f'- parameters: {count:,}\n' in next((tmp_path / 'out').glob('*.md')).read_text()
 
 
@@ -283,6 +297,11 @@ def test_refusals(tool, run, hub, tmp_path, monkeypatch):
     (out / 'README.md').write_text('mine')
     assert 'has other files in it' in refused(tool, run, out, '--to', 'hf:lab/a', '--dry-run')
     assert (out / 'README.md').read_text() == 'mine'
+    content = torch.load(run / 'model.pth')
+    del content['state_dict']['decode_head.conv_seg.weight']
+    torch.save(content, tmp_path / 'other.pth')
+    message = refused(tool, run, tmp_path / 'new', '--checkpoint', tmp_path / 'other.pth')
+    assert 'other.pth does not fit the model of this config' in message
     config = run / 'segmentation.py'
     init = "model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='hf:me/net')\n"
     config.write_text(config.read_text() + init)
@@ -300,4 +319,28 @@ def test_an_export_that_fails_leaves_no_files(tool, run, tmp_path, monkeypatch):
     monkeypatch.setattr(write, 'trace', fail)
     monkeypatch.setattr('downstream.commands.publish.require_packages', lambda *words: None)
     assert 'cannot be exported' in refused(tool, run, tmp_path / 'out', '--export', 'torch')
-    assert list((tmp_path / 'out').iterdir()) == []
+    assert not (tmp_path / 'out').exists()
+
+
+def test_files_that_cannot_be_moved_leave_the_folder_as_it_was(tool, run, hub, tmp_path, monkeypatch):
+    out = tmp_path / 'out'
+    words = (run, out, '--to', 'hf:lab/shapes', '--dry-run')
+    assert tool('publish', *words).code == 0
+    (out / 'model.onnx').write_bytes(b'of these weights')
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    state = torch.load(run / 'model.pth')
+    state['state_dict'] = {key: value + 1 for key, value in state['state_dict'].items()}
+    torch.save(state, run / 'model.pth')
+    replace = Path.replace
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == out / 'model.safetensors' and 'new' in self.parts:  # the last of three
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'replace', fail)
+        assert 'make room and publish again' in refused(tool, *words)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert tool('publish', *words).code == 0
+    assert not (out / 'model.onnx').exists()
