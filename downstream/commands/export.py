@@ -23,6 +23,7 @@ from downstream.exporting.facts import facts_of
 from downstream.exporting.files import SUFFIXES, file_bytes, is_exported
 from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
+from downstream.exporting.trace import Shape, trace
 from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model
 from downstream.publishing.licence import inherited_licence
@@ -110,7 +111,7 @@ def export(options: TestOptions, how: ExportOptions, licence: str | None = None)
             'stride': stride,
         }
         facts = facts_of(cfg, model, rules, shape, graph.outputs, stated)
-        program = write.trace(graph, shape, stride)
+        program = trace(graph, shape, stride)
         with raise_on_full_disk(out.parent, 'make room and export again.'):
             differs = write.write(program, graph, facts, format_name, out, example, expected)
     print(
@@ -172,11 +173,11 @@ def _require_for_detector(how: ExportOptions) -> None:
         )
 
 
-def _shape(cfg: Config, how: ExportOptions) -> write.Shape:
+def _shape(cfg: Config, how: ExportOptions) -> Shape:
     batch = how.batch if how.batch is not None else int(cfg.default_scope == 'mmdet')
     bands = chosen_bands(cfg)
     height, width = how.size or (None, None)
-    return write.Shape(
+    return Shape(
         height,
         width,
         batch or None,
@@ -219,7 +220,7 @@ def _compared(expected: Mapping[str, np.ndarray], differs: float) -> str:
     return f'of {count} objects that PyTorch finds in a random picture {differs:.1%} differ'
 
 
-def _sizes(shape: write.Shape) -> str:
+def _sizes(shape: Shape) -> str:
     side = (
         'pictures of any size' if shape.height is None else f'{shape.height} x {shape.width} pixels'
     )

@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import copy
 import io
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import ConvNeXt
 from backbones.errors import ConfigError, UserError
 from backbones.optim.layer_decay import depths_of
 from downstream.drop_in.facts import BackboneFacts, inspect_backbone
 
-from .saved_memory import saved_activation_bytes
+from .any_size import BackboneGraph, how_it_exports
+from .cost import cost_beside, gmacs
 
 # Heights and widths of the images that are tried; the first size serves the checks that need one.
 EVEN_SIZES = ((64, 96), (128, 128), (160, 64))
@@ -33,7 +30,6 @@ ODD_SIZES = ((75, 107), (97, 65))
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 # Where cost is counted: the size at which the papers count detectors, and one that is quick to run.
 _COUNTED_SIZE, _TIMED_SIZE = (1280, 800), (256, 256)
-_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -149,6 +145,7 @@ class ContractChecks:
             ('checkpoint', self.checkpoint),
             ('torch.compile', self.compiled),
             ('torch.export', self.exported),
+            ('tools/export.py', self.exported_for_any_size),
             ('GMACs', self.multiply_adds),
         ]
         if speed:
@@ -408,6 +405,18 @@ class ContractChecks:
         self._require_equal(found, expected, 'the exported one differs', 'Report it to PyTorch.')
         return f'{len(program.graph.nodes)} nodes, the same maps'
 
+    def exported_for_any_size(self) -> Finding:
+        self.model.eval()
+        graph = BackboneGraph(
+            copy.deepcopy(self.model).cpu(),
+            self.facts.input_channels,
+            self.facts.divisor,
+            max(self.facts.strides),
+        )
+        of_any, words = how_it_exports(graph)
+        # Training and testing need none of it.
+        return Finding('tools/export.py', of_any or None, words)
+
     def multiply_adds(self) -> Finding:
         counted = {}
         for size in ((224, 224), _COUNTED_SIZE):
@@ -418,58 +427,13 @@ class ContractChecks:
         return Finding('GMACs', None, f'{words} (matrix products and convolutions)')
 
     def cost(self) -> Finding:
-        channels = self.facts.input_channels
-        reference = ConvNeXt('tiny', in_channels=channels).to(self.device)
+        reference = ConvNeXt('tiny', in_channels=self.facts.input_channels).to(self.device)
         image = self.image(_TIMED_SIZE, 2)
-        modes = ('inference', 'training')
-        mine: dict[str, list[float]] = {mode: [] for mode in modes}
-        theirs: dict[str, list[float]] = {mode: [] for mode in modes}
-        for _ in range(_REPEATS + 1):
-            for model, times in ((self.model, mine), (reference, theirs)):
-                for mode, values in times.items():
-                    values.append(_seconds(model, image, mode, self.device))
-        ratios = {
-            mode: statistics.median(mine[mode][1:]) / statistics.median(theirs[mode][1:])
-            for mode in modes
-        }
-        saved = [
-            saved_activation_bytes(m.train(), partial(m, image)) for m in (self.model, reference)
-        ]
-        words = ', '.join(f'{mode} {ratio:.2f} x its time' for mode, ratio in ratios.items())
+        words = cost_beside(self.model, reference, image)
+        size = f'{_TIMED_SIZE[0]}x{_TIMED_SIZE[1]}'
         return Finding(
-            'beside ConvNeXt-T',
-            None,
-            f'{words}, activations {saved[0] / saved[1]:.2f} x its {saved[1] / 2**20:.0f} MiB '
-            f'(batch 2, {_TIMED_SIZE[0]}x{_TIMED_SIZE[1]}, {self.device})',
+            'beside ConvNeXt-T', None, f'{words} (batch 2, {size}, {self.device})'
         )
-
-
-@torch.no_grad()
-def gmacs(model: nn.Module, size: Sequence[int]) -> float:
-    """Billions of multiply-adds of matrix products and convolutions for one image ``size``, (C, H, W)."""
-    device = next(model.parameters()).device
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *size, device=device))
-    return counter.get_total_flops() / 2e9
-
-
-def _seconds(model: nn.Module, image: Tensor, mode: str, device: torch.device) -> float:
-    model.train(mode == 'training')
-    _wait(device)
-    start = time.perf_counter()
-    with torch.set_grad_enabled(mode == 'training'):
-        maps = model(image)
-        if mode == 'training':
-            sum(m.sum() for m in maps).backward()
-    _wait(device)
-    model.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 def require_all_passed(findings: Sequence[Finding], name: str) -> None:

@@ -12,7 +12,7 @@ from downstream.data.pipelines import innermost, is_annotation_loader, is_image_
 
 from .picture import PictureRules
 from .standalone import FORMAT
-from .write import Shape
+from .trace import Shape
 
 
 def facts_of(

@@ -1,22 +1,17 @@
-"""A graph as a file: traced by torch.export, then written as ONNX, OpenVINO or PyTorch's own format."""
+"""A traced graph as a file: ONNX, OpenVINO or PyTorch's own format."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from backbones.errors import ConfigError
-from backbones.upstream import required
 from backbones.weights.timm_catalog import first_line
 from downstream.atomic import atomic_path
 
@@ -25,6 +20,7 @@ from .detection import PictureDetector
 from .files import TORCH_FACTS, open_exported, require_package
 from .segmenter import SegmenterGraph
 from .standalone import RT_INFO
+from .trace import quiet_tracer
 
 #: Format -> the suffix of its file, and the packages that write and check it.
 FORMATS = {
@@ -35,71 +31,14 @@ FORMATS = {
 OPSET = 20
 # What one file of protobuf, and so of ONNX, can hold.
 _ONNX_BYTES = 2**31 - 2**24
-# Pixels along a side: a detector finds something in a picture of squares, and nothing in noise.
-_SQUARE = 24
 # What a file may differ by from its model, which computes in float32.
 _LARGEST_DIFFERENCE = {'fp32': 0.05, 'fp16': 0.3, 'bf16': 0.3}
-_patch_config = required('torch.fx.experimental._config.patch')
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The pictures that a file takes.
-
-    Attributes:
-        height: None: any.
-        width: None: any.
-        batch: None: any.
-        channels: Of a picture.
-        dtype: ``'uint8'`` or ``'float32'``.
-    """
-
-    height: int | None = None
-    width: int | None = None
-    batch: int | None = 1
-    channels: int = 3
-    dtype: str = 'uint8'
-
-    def example(self, height: int, width: int) -> torch.Tensor:
-        """Random pictures of coloured squares, of this size where any is taken."""
-        height, width = self.height or height, self.width or width
-        shape = (self.batch or 2, -(-height // _SQUARE), -(-width // _SQUARE), self.channels)
-        colors = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
-        pixels = colors.repeat_interleave(_SQUARE, 1).repeat_interleave(_SQUARE, 2)
-        return pixels[:, :height, :width].to(getattr(torch, self.dtype)).contiguous()
 
 
 def require_packages(format_name: str, option: str = '--format') -> None:
     """ConfigError unless what writes a format, which ``option`` asked for, is installed."""
     for package in FORMATS[format_name][1]:
         require_package(package, f'{option} {format_name}')
-
-
-def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
-    """``graph`` as a program of torch.export.
-
-    Args:
-        graph: Takes pictures as ``shape`` says.
-        shape: What stays open.
-        stride: The coarsest of the network.
-
-    Raises:
-        ConfigError: The network cannot be exported.
-    """
-    example = shape.example(5 * stride, 4 * stride)
-    sizes = (shape.batch, shape.height, shape.width)
-    dynamic = {place: Dim.DYNAMIC for place, size in enumerate(sizes) if size is None}
-    try:
-        # Otherwise a trace asks of every size whether it is 1, and holds for that answer alone.
-        with torch.no_grad(), _quietly(), _patch_config(backed_size_oblivious=True):
-            return torch.export.export(
-                graph, (example,), dynamic_shapes=(dynamic,) if dynamic else None, strict=False
-            )
-    except Exception as error:  # a network makes the tracer raise whatever it meets
-        advice = ' Try fixed sizes: --size HEIGHT WIDTH --batch 1.' if dynamic else ''
-        raise ConfigError(
-            f'the network cannot be exported: {first_line(error)[:300]}{advice}'
-        ) from error
 
 
 def write(
@@ -114,7 +53,7 @@ def write(
     """Write a program, run the file, and compare it with what was traced.
 
     Args:
-        program: Of :func:`trace`.
+        program: Of :func:`.trace.trace`.
         graph: What was traced.
         facts: Metadata; values as JSON has them.
         format_name: One of :data:`FORMATS`.
@@ -197,7 +136,7 @@ def _write_onnx(
             'or --format torch.'
         )
     try:
-        with _quietly():
+        with quiet_tracer():
             written = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -229,11 +168,3 @@ def _write_openvino(
     openvino.save_model(model, str(path), compress_to_fp16=False)
     del model  # it maps the file
     source.unlink()
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without warnings of the tracer about what it does not need."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield

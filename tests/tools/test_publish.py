@@ -311,12 +311,12 @@ def test_refusals(tool, run, hub, tmp_path, monkeypatch):
 
 
 def test_an_export_that_fails_leaves_no_files(tool, run, tmp_path, monkeypatch):
-    from downstream.exporting import write
+    from downstream.commands import export
 
     def fail(*args):
         raise ConfigError('the network cannot be exported: no.')
 
-    monkeypatch.setattr(write, 'trace', fail)
+    monkeypatch.setattr(export, 'trace', fail)
     monkeypatch.setattr('downstream.commands.publish.require_packages', lambda *words: None)
     assert 'cannot be exported' in refused(tool, run, tmp_path / 'out', '--export', 'torch')
     assert not (tmp_path / 'out').exists()

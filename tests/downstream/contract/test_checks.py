@@ -121,6 +121,23 @@ class BranchesOnValues(Good):
         return super().forward(x)
 
 
+class BranchesOnSizes(Good):
+    def forward(self, x):
+        return super().forward(x + 1 if x.shape[-1] > 140 else x)
+
+
+class KnowsOneSize(Good):
+    """Its positions are a table of one size, resized for others by numbers of Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 3, 8, 8))
+
+    def forward(self, x):
+        size = [int(side) for side in x.shape[-2:]]
+        return super().forward(x + nn.functional.interpolate(self.table, size, mode='bilinear'))
+
+
 class RaggedAtOddSizes(Good):
     def forward(self, x):
         assert x.shape[-1] % 256 == x.shape[-2] % 256 == 0 or x.shape[-2:] == (128, 192)
@@ -197,6 +214,27 @@ def test_what_is_broken_is_named(cls, check, words):
     assert found.passed is False
     assert words in str(found)
     assert len(str(found).splitlines()) == 2  # the advice
+
+
+@pytest.mark.parametrize(
+    ('cls', 'words'),
+    [
+        (Good, 'pictures of any size and number; the same maps at 97x75 and 229x287'),
+        (WindowsOf224, 'pictures of any size and number'),
+        (BranchesOnSizes, 'for fixed sizes only, with --size H W --batch 1: what was traced fails'),
+        (KnowsOneSize, 'for fixed sizes only, with --size H W --batch 1: '),
+        (BranchesOnValues, 'not possible: '),
+    ],
+)
+def test_what_can_be_exported_is_said_and_no_failure(cls, words):
+    found = next(
+        finding
+        for finding in check_backbone(cls, speed=False)
+        if finding.check == 'tools/export.py'
+    )
+    assert found.result.startswith(words)
+    assert found.passed is (True if words.startswith('pictures') else None)
+    assert len(str(found).splitlines()) == 1
 
 
 def test_outputs_that_are_not_stated_are_a_note():

@@ -9,6 +9,7 @@ from torch import nn
 from backbones.multiples import crop_to_stride, pad_to_multiple
 from backbones.timm_backbone.swin import PaddedSwinBlock
 from downstream.exporting import write
+from downstream.exporting.trace import Shape, trace
 from downstream.exporting.any_size import AnySize
 from downstream.exporting.files import open_exported
 
@@ -65,7 +66,7 @@ class _Net(nn.Module):
 
 def test_a_trace_takes_maps_of_every_size():
     net = _Net().eval()
-    program = write.trace(net, write.Shape(), 32).module()
+    program = trace(net, Shape(), 32).module()
     for height in (1, 32, 33, 70, 129):
         for width in (1, 64, 65, 160):
             image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
@@ -94,7 +95,7 @@ class _Rows(nn.Module):
 
 def test_a_trace_takes_any_number_of_things():
     net = _Rows().eval()
-    program = write.trace(net, write.Shape(), 32).module()
+    program = trace(net, Shape(), 32).module()
     for count in (0, 1, 7):
         image = torch.zeros(1, 9, 16, 3, dtype=torch.uint8)
         image[:, :count] = torch.randint(101, 256, (1, count, 16, 3))
@@ -124,14 +125,14 @@ class _Halved(nn.Module):
 
 def test_a_trace_of_multiples_pads_other_sizes():
     net = _Halved(1)
-    program = write.trace(net, write.Shape(), 32).module()
+    program = trace(net, Shape(), 32).module()
     for size in ((16, 24), (5, 6), (7, 32), (32, 33)):
         image = torch.randint(0, 256, (1, *size, 3), dtype=torch.uint8)
         assert torch.equal(program(image), net(image))
 
 
 def test_what_can_only_be_a_multiple_is_not_padded():
-    program = write.trace(_Halved(4), write.Shape(), 32)
+    program = trace(_Halved(4), Shape(), 32)
     assert not any('pad' in str(node.target) for node in program.graph.nodes)
 
 
@@ -158,11 +159,11 @@ def test_windows_of_every_size(tmp_path):
     for package in write.FORMATS['onnx'][1]:
         pytest.importorskip(package)
     net = _Windows().eval()
-    program = write.trace(net, write.Shape(), 32)
+    program = trace(net, Shape(), 32)
     path = tmp_path / 'windows.onnx'
     any_size = dict(batch=1, height=None, width=None, channels=3, dtype='uint8')
     facts = {'format': 1, 'task': 'segmentation', 'input': any_size}
-    write.write(program, net, facts, 'onnx', path, write.Shape().example(96, 128))
+    write.write(program, net, facts, 'onnx', path, Shape().example(96, 128))
     file = open_exported(path)
     for height, width in ((96, 128), (112, 112), (33, 97), (28, 8), (150, 217)):
         image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)

@@ -17,6 +17,7 @@ from downstream.exporting.detection import PictureDetector
 from downstream.exporting.files import open_exported
 from downstream.exporting.picture import PictureRules
 from downstream.exporting.standalone import pasted, placed_objects
+from downstream.exporting.trace import Shape, trace
 
 from .detectors import assert_equal, build, by_mmdet, model_config
 from .pictures import STRIDE, picture
@@ -44,7 +45,7 @@ def exported(config, path, formats):
     model = build(config)
     rules = PictureRules.of(config.data_preprocessor, STRIDE)
     graph = PictureDetector(copy.deepcopy(model), rules)
-    program = write.trace(graph, write.Shape(), STRIDE)
+    program = trace(graph, Shape(), STRIDE)
     facts = {**FACTS, 'outputs': list(graph.outputs)}
     example = torch.from_numpy(picture(128, 96))[None]
     files = []

@@ -18,13 +18,14 @@ from downstream.exporting import write
 from downstream.exporting.files import open_exported
 from downstream.exporting.picture import PictureRules
 from downstream.exporting.segmenter import SegmenterGraph
+from downstream.exporting.trace import Shape, trace
 from downstream.running.config import RunOptions, read_config
 
 from .detectors import BACKBONES, CHANNELS
 from .models import CLASSES, built, write_config
 
 STRIDE = 32
-SHAPE = write.Shape(batch=None)
+SHAPE = Shape(batch=None)
 FACTS = {
     'format': 1,
     'task': 'segmentation',
@@ -63,7 +64,7 @@ def rules(config):
 def files(model, rules, tmp_path_factory):
     """One trace in all formats."""
     graph = SegmenterGraph(copy.deepcopy(model), rules)
-    program = write.trace(graph, SHAPE, STRIDE)
+    program = trace(graph, SHAPE, STRIDE)
     folder = tmp_path_factory.mktemp('files')
     found = {}
     for name, (suffix, _) in write.FORMATS.items():
@@ -160,7 +161,7 @@ def test_float16_with_sums_beyond_float16(model, rules, tmp_path, monkeypatch):
     assert max(sums) > 65504
     large.backbone.stages[0][0].grn._forward_pre_hooks.clear()
     graph = SegmenterGraph(copy.deepcopy(large), rules, half=True)
-    program = write.trace(graph, SHAPE, STRIDE)
+    program = trace(graph, SHAPE, STRIDE)
     path = tmp_path / 'half.onnx'
     write.write(program, graph, FACTS, 'onnx', path, SHAPE.example(96, 128))
     found = open_exported(path).run(images)['logits']
@@ -179,9 +180,9 @@ def test_float16_with_sums_beyond_float16(model, rules, tmp_path, monkeypatch):
 
 
 def test_fixed_sizes_take_no_others(model, rules, tmp_path):
-    shape = write.Shape(64, 96, 1)
+    shape = Shape(64, 96, 1)
     graph = SegmenterGraph(copy.deepcopy(model), rules, 'classes')
-    program = write.trace(graph, shape, STRIDE)
+    program = trace(graph, shape, STRIDE)
     path = tmp_path / 'fixed.onnx'
     facts = {**FACTS, 'output': 'classes', 'outputs': ['classes']}
     facts['input'] = {**FACTS['input'], 'batch': 1, 'height': 64, 'width': 96}
