@@ -82,7 +82,10 @@ def atomic_files(folder: Path, former: Iterable[str] = ()) -> Iterator[Path]:
 def _exchange(
     folder: Path, new: Path, old: Path, names: Sequence[str], former: Sequence[str]
 ) -> None:
-    """Move ``names`` from ``new`` to ``folder``, and theirs and ``former`` from there to ``old``; or nothing."""
+    """Move ``names`` from ``new`` to ``folder``, after ``former`` and these names from there to ``old``.
+
+    After an error all are where they were.
+    """
     moved: list[tuple[Path, Path]] = []
 
     def move(source: Path, target: Path) -> None:

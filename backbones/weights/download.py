@@ -56,7 +56,7 @@ def local_file(source: Source) -> Path:
         target = weights_folder() / _file_name(url)
         if target.is_file():
             with _locked(target):
-                _verify(target, _digest_in_name(target), _record_of(target.name))
+                _verify(target, _digest_in_name(target), _record_of(target.name), url)
             return target
     if source.repo and not os.environ.get(MIRROR):
         return _from_hub(source, source.repo)
@@ -80,7 +80,7 @@ def _from_urls(source: Source) -> Path:
             with _locked(target) as locked:
                 if not target.is_file():
                     _download(_mirrored(url), target, _part_of(target, locked))
-                _verify(target, _digest_in_name(target), _record_of(target.name))
+                _verify(target, _digest_in_name(target), _record_of(target.name), url)
             return target
         except urllib.error.HTTPError as error:
             if error.code not in (401, 403, 404):
@@ -137,7 +137,7 @@ def _from_hub(source: Source, repo: str) -> Path:
         path = Path(found)
         # The Hub's cache names a large file by its SHA-256.
         named = re.fullmatch(r'[0-9a-f]{64}', path.resolve().name)
-        _verify(path, named and named[0], _record_of(_file_name(url)))
+        _verify(path, named and named[0], _record_of(_file_name(url)), url)
         return path
     files = ' or '.join(source.files)
     raise WeightsError(f'{source.name}: there is nothing at {source.urls[0]}: no {files}.')
@@ -253,16 +253,25 @@ def _digest_in_name(path: Path) -> str | None:
     return named and named[1]
 
 
-def _verify(path: Path, expected: str | None, record: Path) -> None:
+def _verify(path: Path, expected: str | None, record: Path, url: str) -> None:
     """Compare a file's SHA-256 with its first digits in ``expected`` and with that of its first use.
 
-    ``record`` holds the digest, as ``sha256sum -c`` reads it, and the file's size and time of
-    modification. As long as these two are unchanged the file is not hashed again.
+    ``record`` holds the digest, as ``sha256sum -c`` reads it, the file's size and time of modification,
+    and the address of the first use. As long as these two are unchanged the file is not hashed again.
+    A file of another address may be another one of the same name, unless its digest is ``expected``.
     """
     stat = path.stat()
     stamp = f'# {stat.st_size} bytes, modified at {stat.st_mtime_ns}'
     recorded = record.read_text().splitlines() if record.is_file() else []
+    origin = f'# from {_address(url)}'
+    if not expected and recorded[2:3] not in ([], [origin]):
+        raise WeightsError(
+            f'{path} is {recorded[2].removeprefix("# ")}; {_address(url)} may be another file of this '
+            f'name. Delete {path.name} and {record.name}, or name another folder in {FOLDER}.'
+        )
     if recorded[1:2] == [stamp]:
+        if len(recorded) == 2:  # of an older version
+            _write_record(record, f'{recorded[0]}\n{stamp}\n{origin}\n')
         return
     digest = sha256(path)
     if expected and not digest.startswith(expected):
@@ -278,7 +287,13 @@ def _verify(path: Path, expected: str | None, record: Path) -> None:
             f'{path} has changed since its first use (SHA-256 {recorded[0][:12]}..., now '
             f'{digest[:12]}...). If that is intended, delete {record}.'
         )
-    _write_record(record, f'{digest}  {path.name}\n{stamp}\n')
+    _write_record(record, f'{digest}  {path.name}\n{stamp}\n{origin}\n')
+
+
+def _address(url: str) -> str:
+    """Host and path: a user, a password or a query, which may be a secret, are not written down."""
+    parts = urlparse(url)
+    return f'{parts.netloc.rpartition("@")[2]}{parts.path}'
 
 
 def _write_record(record: Path, text: str) -> None:

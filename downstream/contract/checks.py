@@ -431,9 +431,7 @@ class ContractChecks:
         image = self.image(_TIMED_SIZE, 2)
         words = cost_beside(self.model, reference, image)
         size = f'{_TIMED_SIZE[0]}x{_TIMED_SIZE[1]}'
-        return Finding(
-            'beside ConvNeXt-T', None, f'{words} (batch 2, {size}, {self.device})'
-        )
+        return Finding('beside ConvNeXt-T', None, f'{words} (batch 2, {size}, {self.device})')
 
 
 def require_all_passed(findings: Sequence[Finding], name: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, statically_known_true
 from torch.overrides import TorchFunctionMode
 
 
@@ -18,6 +19,8 @@ class AnySize(TorchFunctionMode):
       and an exporter unrolls it for one size.
     - Pooling that only skips cells, as an FPN makes its coarsest level, is a selection of rows and
       columns. ``torch.export`` otherwise asks whether their number is even.
+    - Other maxima of windows are those of a map without the rows and columns that no window reaches.
+      ``torch.export`` otherwise asks whether there are any.
     - Maps of convolutions are contiguous. ``torch.export`` otherwise asks for the memory format of a map,
       which depends on whether it has more than one cell.
     - BatchNorm of as many boxes as there happen to be is a product and a sum. ``torch.export`` otherwise
@@ -36,6 +39,8 @@ class AnySize(TorchFunctionMode):
             return _pooled(*args, **kwargs)
         if func is F.max_pool2d and _skips_cells(*args[1:], **kwargs):
             return _every_nth(args[0], kwargs['stride'])
+        if func is F.max_pool2d:
+            return _max_pooled(*args, **kwargs)
         if func is torch.conv2d:
             return func(contiguous(args[0]), *args[1:], **kwargs)
         if func is F.batch_norm and free_unbacked_symbols(args[0]):
@@ -92,6 +97,44 @@ def _every_nth(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     for dim, step in zip((-2, -1), (stride, stride) if isinstance(stride, int) else stride):
         x = x.index_select(dim, torch.arange(0, x.shape[dim], step, device=x.device))
     return x
+
+
+def _max_pooled(
+    x: Tensor,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] | None,
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    ceil_mode: bool,
+    return_indices: bool,
+) -> Tensor:
+    """:func:`torch.nn.functional.max_pool2d`, where needed without the end that no window reaches."""
+    kernels, steps, pads, spacings = map(
+        _pair, (kernel_size, stride or kernel_size, padding, dilation)
+    )
+    # Sizes of the padded map, and what is left behind the last window.
+    sizes = [size + 2 * pad for size, pad in zip(x.shape[-2:], pads)]
+    rests = [
+        (size - spacing * (kernel - 1) - 1) % step
+        for size, kernel, step, spacing in zip(sizes, kernels, steps, spacings)
+    ]
+    if not ceil_mode and not return_indices and not all(_is_zero(rest) for rest in rests):
+        (above, left), (height, width) = pads, sizes
+        x = F.pad(x, (left, left, above, above), value=-inf)
+        x = x.narrow(-2, 0, height - rests[0]).narrow(-1, 0, width - rests[1])
+        x = contiguous(x)
+        padding = 0
+    return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+
+
+def _is_zero(size: int | torch.SymInt) -> bool:
+    """Whether a size is 0 whatever the picture is."""
+    return statically_known_true(size == 0)
+
+
+def _pair(value: int | Sequence[int]) -> Sequence[int]:
+    return (value, value) if isinstance(value, int) else value
 
 
 def _pooled(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:

@@ -322,7 +322,9 @@ def test_an_export_that_fails_leaves_no_files(tool, run, tmp_path, monkeypatch):
     assert not (tmp_path / 'out').exists()
 
 
-def test_files_that_cannot_be_moved_leave_the_folder_as_it_was(tool, run, hub, tmp_path, monkeypatch):
+def test_files_that_cannot_be_moved_leave_the_folder_as_it_was(
+    tool, run, hub, tmp_path, monkeypatch
+):
     out = tmp_path / 'out'
     words = (run, out, '--to', 'hf:lab/shapes', '--dry-run')
     assert tool('publish', *words).code == 0

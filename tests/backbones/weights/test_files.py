@@ -107,6 +107,27 @@ def test_a_file_is_hashed_once_and_again_when_it_changes(server, cache, monkeypa
         local_file(find(url(server)))
 
 
+def test_a_file_of_the_same_name_at_another_address_is_no_other_s(server, cache):
+    server.files['/a/epoch_12.pth'] = server.files['/a/epoch_12.pth?token=1'] = BODY
+    server.files['/b/epoch_12.pth'] = BODY[::-1]
+    path = local_file(find(url(server, '/a/epoch_12.pth?token=1')))
+    assert local_file(find(url(server, '/a/epoch_12.pth'))) == path
+    assert 'token' not in (cache / 'epoch_12.pth.sha256').read_text()
+    advice = f'Delete epoch_12.pth and epoch_12.pth.sha256, or name another folder in {FOLDER}.'
+    with pytest.raises(WeightsError, match=rf'is from [\d.:]+/a/epoch_12\.pth; .* {advice}'):
+        local_file(find(url(server, '/b/epoch_12.pth')))
+    for name in ('epoch_12.pth', 'epoch_12.pth.sha256'):
+        (cache / name).unlink()
+    assert local_file(find(url(server, '/b/epoch_12.pth'))).read_bytes() == BODY[::-1]
+
+
+def test_a_file_whose_name_has_its_digest_may_come_from_anywhere(server, cache):
+    name = f'net-{hashlib.sha256(BODY).hexdigest()[:8]}.pth'
+    server.files[f'/a/{name}'] = BODY
+    path = local_file(find(url(server, f'/a/{name}')))
+    assert local_file(find(url(server, f'/b/{name}'))) == path
+
+
 @pytest.mark.parametrize('code', [errno.ENOSYS, errno.ENOLCK])
 def test_a_file_system_without_locks_is_no_hindrance(server, cache, monkeypatch, code):
     def no_locks(*args) -> None:

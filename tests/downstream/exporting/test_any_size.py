@@ -74,6 +74,30 @@ def test_a_trace_takes_maps_of_every_size():
                 torch.testing.assert_close(program(image), net(image))
 
 
+class _Pools(nn.Module):
+    """Pooling as a ResNet has it, at sizes that nothing has padded."""
+
+    outputs = ('maps',)
+
+    def pooled(self, x):
+        x = F.max_pool2d(x, 3, 2, 1)
+        return F.max_pool2d(x, (3, 2), (3, 4), (0, 1), dilation=2)
+
+    def forward(self, image):
+        with AnySize():
+            return self.pooled(image.permute(0, 3, 1, 2).float())
+
+
+def test_a_trace_pools_maps_of_every_size():
+    net = _Pools()
+    program = trace(net, Shape(), 32).module()
+    for height in range(33, 39):
+        for width in range(40, 46):
+            image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
+            expected = net.pooled(image.permute(0, 3, 1, 2).float())
+            assert torch.equal(program(image), expected)
+
+
 class _Rows(nn.Module):
     """A head with BatchNorm on as many things as there are in an image."""
 
