@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 
 from backbones import ConfigError, ConvNeXtV2
 from backbones.weights.download import FOLDER, sha256
+from downstream.commands.export import ExportOptions
 from tests.conftest import read_metrics, write_tiny_config
 from tests.downstream.exporting.models import segmenter
 from tests.support.hub_push import pushed_to, use_to_push
@@ -100,18 +103,22 @@ def test_a_trained_model_in_a_folder(tool, shapes, tmp_path):
 
 
 def test_a_model_on_the_hub_is_one_like_any_other(tool, tested, hub, shapes, tmp_path, monkeypatch):
-    pytest.importorskip('onnxscript')
-    pytest.importorskip('onnxruntime')
     out = tmp_path / 'out'
     words = (tested, out, '--to', 'hf:lab/shapes', '--licence', 'Apache-2.0', '--private')
-    result = tool('publish', *words, '--export', 'onnx')
+    # The format and the size that are written fastest; tests of exports have the others.
+    of_test = partial(ExportOptions, size=(77, 96), batch=1)
+    monkeypatch.setattr('downstream.commands.publish.ExportOptions', of_test)
+    result = tool('publish', *words, '--export', 'torch')
     assert result.code == 0, result.err
     assert hub.created[0]['visibility'] == 'private'
     files = hub.repos['lab/shapes']
-    assert sorted(files) == ['README.md', 'config.py', 'model.onnx', 'model.safetensors']
+    assert sorted(files) == ['README.md', 'config.py', 'model.pt2', 'model.safetensors']
     assert all(files[path.name] == path.read_bytes() for path in out.iterdir())
-    assert f'\n{out / "model.onnx"}: ' in f'\n{result.out}'  # not the folder that it was written in
-    assert str(tested).encode() not in files['model.onnx']
+    assert f'\n{out / "model.pt2"}: ' in f'\n{result.out}'  # not the folder that it was written in
+    with zipfile.ZipFile(out / 'model.pt2') as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    assert any(b'Apache-2.0' in part for part in parts.values())
+    assert not any(str(tested).encode() in part for part in parts.values())
     assert hub.head_of('lab/shapes') in result.out  # the address of the commit
 
     card = header(files['README.md'].decode())
@@ -132,14 +139,14 @@ def test_a_model_on_the_hub_is_one_like_any_other(tool, tested, hub, shapes, tmp
     assert tool('test', config, checkpoint, '--work-dir', tmp_path / 'again').code == 0
     assert read_metrics(tmp_path / 'again') == figures
     picture = next((shapes / 'images' / 'validation').iterdir())
-    words = (config, f'{checkpoint}/model.onnx@main', picture, '--out', tmp_path / 'predicted')
+    words = (config, f'{checkpoint}/model.pt2@main', picture, '--out', tmp_path / 'predicted')
     result = tool('predict', *words)
     assert result.code == 0, result.err
     assert list((tmp_path / 'predicted').rglob('*.png'))
 
 
 def test_an_export_of_a_remote_model_goes_into_the_current_folder():
-    from downstream.commands.export import ExportOptions, _target
+    from downstream.commands.export import _target
 
     for name in ('hf:lab/shapes', 'hf:lab/shapes@v1', 'https://host/a/shapes.pth'):
         assert _target(name, ExportOptions()) == ('onnx', Path('shapes.onnx'))
@@ -155,7 +162,7 @@ def test_an_export_of_a_remote_model_goes_into_the_current_folder():
 
 
 def test_where_an_export_goes(tmp_path):
-    from downstream.commands.export import ExportOptions, _target
+    from downstream.commands.export import _target
 
     assert _target(f'{tmp_path}/shapes.pth', ExportOptions())[1] == tmp_path / 'shapes.onnx'
     with pytest.raises(ConfigError, match='names no checkpoint'):
