@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ def cost_beside(model: nn.Module, reference: nn.Module, image: Tensor) -> str:
         {mode: statistics.median(values[1:]) for mode, values in of_modes.items()}
         for of_modes in seconds.values()
     )
-    saved = [saved_activation_bytes(one.train(), lambda one=one: one(image)) for one in seconds]
+    saved = [saved_activation_bytes(one.train(), partial(one, image)) for one in seconds]
     times = ', '.join(f'{mode} {own[mode] / other[mode]:.2f} x its time' for mode in _MODES)
     return f'{times}, activations {saved[0] / saved[1]:.2f} x its {saved[1] / 2**20:.0f} MiB'
 
