@@ -112,7 +112,7 @@ def test_a_file_of_another_backbone_at_every_size(config, rules, tmp_path, backb
             torch.nn.init.normal_(parameter, std=0.2)
     graph = SegmenterGraph(copy.deepcopy(model), rules)
     path = tmp_path / 'model.onnx'
-    program = write.trace(graph, SHAPE, STRIDE)
+    program = trace(graph, SHAPE, STRIDE)
     write.write(program, graph, FACTS, 'onnx', path, SHAPE.example(96, 128))
     file = open_exported(path)
     for size in SIZES:
