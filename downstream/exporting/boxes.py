@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 import torchvision
@@ -23,9 +24,11 @@ _FAR_BOXES = [[-2e5, -2e5, -1e5, -1e5], [-4e5, -4e5, -3e5, -3e5]]
 _LEAST_SCORE = 1e-30
 
 
-def grid_anchors(
-    base: Tensor, stride: tuple[int, int], height: int | torch.SymInt, width: int | torch.SymInt
-) -> Tensor:
+# How many: an int, or symbolic while a network is traced, which torch's own annotations leave out.
+Length: TypeAlias = Any
+
+
+def grid_anchors(base: Tensor, stride: tuple[int, int], height: Length, width: Length) -> Tensor:
     """Anchors of one level, row by row of its map.
 
     Args:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .detector import DetectorGraph
@@ -22,7 +24,7 @@ class PictureDetector(nn.Module):
         ConfigError: A part of the detector cannot be exported.
     """
 
-    def __init__(self, model: nn.Module, rules: PictureRules, half: bool = False) -> None:
+    def __init__(self, model: Any, rules: PictureRules, half: bool = False) -> None:
         super().__init__()
         self.picture = PictureInput(rules)
         self.detector = DetectorGraph(model, half)

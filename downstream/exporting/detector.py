@@ -8,14 +8,14 @@ what is between them by itself, with equal results.
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .any_size import AnySize, contiguous
-from .boxes import Decoder, grid_anchors, suppression
+from .boxes import Decoder, Length, grid_anchors, suppression
 from .half import use_half
 from .roi_features import PyramidAlign
 from .supported import check_detector, stages
@@ -58,7 +58,9 @@ class DetectorGraph(nn.Module):
         replaces_soft_nms: Whether NMS stands in for soft-NMS.
     """
 
-    def __init__(self, model: nn.Module, half: bool = False) -> None:
+    model: Any
+
+    def __init__(self, model: Any, half: bool = False) -> None:
         super().__init__()
         check_detector(model)
         if half:
@@ -91,7 +93,7 @@ class DetectorGraph(nn.Module):
             )
 
     def forward(
-        self, image: Tensor, height: Tensor | int | torch.SymInt, width: Tensor | int | torch.SymInt
+        self, image: Tensor, height: Tensor | Length, width: Tensor | Length
     ) -> tuple[Tensor, ...]:
         """Detect objects in one image.
 
@@ -109,18 +111,17 @@ class DetectorGraph(nn.Module):
             height, width = _scalar(height, exact[0]), _scalar(width, exact[0])
             proposals = self._proposals(feats, height, width)
             boxes, scores, labels = self._detect(exact, feats[0].dtype, proposals, height, width)
-            found = Detections(boxes, scores, labels, None)
-            if self._mask_align:
-                found = found._replace(masks=self._masks(exact, feats[0].dtype, boxes, labels))
-        return tuple(found if self._mask_align else found[:3])
+            if not self._mask_align:
+                return boxes, scores, labels
+            return boxes, scores, labels, self._masks(exact, feats[0].dtype, boxes, labels)
 
     def _proposals(self, feats: tuple[Tensor, ...], height: Tensor, width: Tensor) -> Tensor:
         """Boxes of the region proposal network, best first, ``(n, 4)``."""
         head = self.model.rpn_head
         boxes, scores, levels = [], [], []
-        for level, (logits, deltas) in enumerate(zip(*head(feats), strict=True)):
-            base = self._base_anchors[level].to(logits.device)
-            anchors = grid_anchors(base, self._strides[level], *logits.shape[2:])
+        for number, (logits, deltas) in enumerate(zip(*head(feats), strict=True)):
+            base = self._base_anchors[number].to(logits.device)
+            anchors = grid_anchors(base, self._strides[number], *logits.shape[2:])
             deltas = _by_cell(deltas, 4)
             logits = _by_cell(logits, head.cls_out_channels)
             score = logits.sigmoid() if head.use_sigmoid_cls else logits.softmax(1)[:, :-1]
@@ -130,7 +131,7 @@ class DetectorGraph(nn.Module):
                 anchors, deltas = anchors[best], deltas[best]
             boxes.append(_decoder(head)(anchors, deltas, height, width))
             scores.append(score)
-            levels.append(torch.full_like(score, level))
+            levels.append(torch.full_like(score, number))
         box, score, level = torch.cat(boxes), torch.cat(scores), torch.cat(levels)
         if self._min_size >= 0:
             large = (box[:, 2:] - box[:, :2] > self._min_size).all(1).nonzero().squeeze(1)
@@ -175,7 +176,7 @@ class DetectorGraph(nn.Module):
         return sum(masks) / len(masks)
 
 
-def _networks(model: nn.Module) -> list[nn.Module]:
+def _networks(model: Any) -> list[nn.Module]:
     """The parts of a detector that compute on maps or on features of boxes."""
     roi_head = model.roi_head
     parts = [model.backbone, *([model.neck] if model.with_neck else []), model.rpn_head]
@@ -183,7 +184,7 @@ def _networks(model: nn.Module) -> list[nn.Module]:
     return [*parts, *(stages(roi_head.mask_head) if roi_head.with_mask else ())]
 
 
-def _last_layers(model: nn.Module) -> list[nn.Module]:
+def _last_layers(model: Any) -> list[nn.Module]:
     """The layers of the heads that scores, boxes and masks come out of."""
     roi_head = model.roi_head
     layers = [model.rpn_head.rpn_cls, model.rpn_head.rpn_reg]
@@ -195,7 +196,7 @@ def _last_layers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _scalar(value: Tensor | int | torch.SymInt, like: Tensor) -> Tensor:
+def _scalar(value: Tensor | Length, like: Tensor) -> Tensor:
     """A number as a tensor without dimensions, of ``like``'s dtype and device."""
     if isinstance(value, Tensor):
         return value.to(like).reshape(())
@@ -222,12 +223,12 @@ def _of_class(deltas: Tensor, classes: int, label: Tensor, row: Tensor | None = 
     return deltas.reshape(-1, 4)[row * classes + label]
 
 
-def _decoder(head: nn.Module) -> Decoder:
+def _decoder(head: Any) -> Decoder:
     coder = head.bbox_coder
     return Decoder(coder.means, coder.stds, coder.clip_border)
 
 
-def _align(extractor: nn.Module) -> PyramidAlign:
+def _align(extractor: Any) -> PyramidAlign:
     layer = extractor.roi_layers[0]
     return PyramidAlign(
         scales=[layer.spatial_scale for layer in extractor.roi_layers],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from mmengine.config import Config
 from torch import nn
@@ -59,7 +60,7 @@ def facts_of(
     return facts | of_task(model, outputs)
 
 
-def _of_segmenter(model: nn.Module, outputs: Sequence[str]) -> dict:
+def _of_segmenter(model: Any, outputs: Sequence[str]) -> dict:
     testing = model.test_cfg or {}
     inference: dict = {'mode': testing.get('mode', 'whole')}
     if inference['mode'] == 'slide':
@@ -74,7 +75,7 @@ def _of_segmenter(model: nn.Module, outputs: Sequence[str]) -> dict:
     }
 
 
-def _of_detector(model: nn.Module, outputs: Sequence[str]) -> dict:
+def _of_detector(model: Any, outputs: Sequence[str]) -> dict:
     testing = model.roi_head.test_cfg
     return {
         'task': 'detection',
@@ -90,7 +91,8 @@ def resize_rule(pipeline: Sequence[Mapping]) -> dict | None:
 
     None: it does not. ``unknown`` names transforms that no short rule describes.
     """
-    rule, unknown = None, []
+    rule: dict | None = None
+    unknown: list[str] = []
     for step in steps_of(pipeline):
         kind = str(step.get('type')).rpartition('.')[2]
         if is_image_loader(step) or is_annotation_loader(step) or kind.startswith('Pack'):

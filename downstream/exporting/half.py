@@ -7,6 +7,7 @@ becomes infinite in a network that is converted as a whole, and the detector fin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ def _from_float32(forward: Callable) -> Callable:
     return lambda x: forward(x.float())
 
 
-def cast(value: object, dtype: torch.dtype) -> object:
+def cast(value: Any, dtype: torch.dtype) -> Any:
     """``value`` with the float16 and float32 tensors in its lists, tuples and dicts as ``dtype``."""
     if isinstance(value, Tensor):
         return value.to(dtype) if value.dtype in (torch.float16, torch.float32) else value

@@ -34,7 +34,8 @@ class _File:
     """An exported file and how it takes the pictures of a pipeline."""
 
     def __init__(self, path: str) -> None:
-        self.model = _OPENED.pop(_version_of(path), None) or open_exported(path)
+        opened = _OPENED.pop(_version_of(path), None)
+        self.model = opened or open_exported(path)
         self.facts = self.model.facts
 
     def run(self, images: Tensor) -> dict[str, Tensor]:

@@ -60,6 +60,9 @@ class PictureInput(nn.Module):
         rules: What is done.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, rules: PictureRules) -> None:
         super().__init__()
         self.rules = rules

@@ -10,13 +10,16 @@ model. Pictures are read with OpenCV, or with Pillow where there is none.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+cv2: Any
 try:
-    import cv2
+    cv2 = import_module('cv2')
 except ImportError:
     cv2 = None
 
@@ -263,7 +266,9 @@ def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return low, np.minimum(low + 1, old - 1), (place - low).astype(np.float32)
 
 
-def segmented(run: object, image: np.ndarray, facts: Mapping) -> np.ndarray:
+def segmented(
+    run: Callable[[np.ndarray], Mapping], image: np.ndarray, facts: Mapping
+) -> np.ndarray:
     """The output of a segmenter for one picture, in windows where its test has them.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import RPNHead
@@ -30,12 +31,12 @@ BOX_HEADS = (BBoxHead, ConvFCBBoxHead, Shared2FCBBoxHead, Shared4Conv1FCBBoxHead
 EXTRACTORS = (SingleRoIExtractor, Float32RoIExtractor)
 
 
-def stages(heads: nn.Module) -> list[nn.Module]:
+def stages(heads: nn.Module) -> list[Any]:
     """The heads or extractors of each stage of a RoI head; a standard one has a single stage."""
     return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
 
 
-def check_detector(model: nn.Module) -> None:
+def check_detector(model: Any) -> None:
     """Stop with one line where a part of a detector computes what the exported graph does not.
 
     Classes are compared exactly: a subclass may predict differently.
@@ -82,11 +83,11 @@ def check_detector(model: nn.Module) -> None:
             )
 
 
-def _coders(roi_head: nn.Module) -> Iterator:
+def _coders(roi_head: Any) -> Iterator:
     return (head.bbox_coder for head in stages(roi_head.bbox_head))
 
 
-def _extractors(roi_head: nn.Module) -> Iterator[nn.Module]:
+def _extractors(roi_head: Any) -> Iterator[Any]:
     yield from stages(roi_head.bbox_roi_extractor)
     if roi_head.with_mask:
         yield from stages(roi_head.mask_roi_extractor)

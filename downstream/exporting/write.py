@@ -145,6 +145,7 @@ def _write_onnx(
                 output_names=list(names),
                 verbose=False,
             )
+        assert written is not None  # with dynamo=True
     except Exception as error:  # what has no translation is told in many ways
         raise ConfigError(
             f'the network cannot be written as ONNX: {first_line(error)[:300]}'
