@@ -99,16 +99,20 @@ def _every_nth(x: Tensor, stride: int | Sequence[int]) -> Tensor:
     return x
 
 
+# One number for height and width, or one for each.
+Sides = int | list[int] | tuple[int, ...]
+
+
 def _max_pooled(
     x: Tensor,
-    kernel_size: int | Sequence[int],
+    kernel_size: Sides,
     *,
-    stride: int | Sequence[int] | None,
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
+    stride: Sides | None,
+    padding: Sides,
+    dilation: Sides,
     ceil_mode: bool,
     return_indices: bool,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """:func:`torch.nn.functional.max_pool2d`, where needed without the end that no window reaches."""
     kernels, steps, pads, spacings = map(
         _pair, (kernel_size, stride or kernel_size, padding, dilation)
@@ -125,7 +129,10 @@ def _max_pooled(
         x = x.narrow(-2, 0, height - rests[0]).narrow(-1, 0, width - rests[1])
         x = contiguous(x)
         padding = 0
-    return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    words = (x, kernel_size, stride, padding, dilation, ceil_mode)
+    if return_indices:
+        return F.max_pool2d(*words, return_indices=True)
+    return F.max_pool2d(*words)
 
 
 def _is_zero(size: int | torch.SymInt) -> bool:
