@@ -22,7 +22,7 @@ from backbones.errors import UserError
 from backbones.weights.timm_catalog import first_line
 from downstream.drop_in import drop_in
 from downstream.operators.sync_bn import use_torch_sync_bn
-from downstream.running.stock_parts import use_predicting_heads
+from downstream.running.stock.parts import use_predicting_heads
 from downstream.running.weights.initialise import initialise_randomly
 
 from .recipes import NOT_TRIED, Method, read

@@ -39,8 +39,8 @@ from .options.batch_probe import largest_batch
 from .options.channels import chosen_bands, set_tested_statistics, use_bands
 from .options.log_to import add_loggers, drop_loggers
 from .options.precision import require_usable_gpu, set_precision
-from .stock_hooks import use_safe_hooks
-from .stock_parts import use_decoder_of_file, use_predicting_heads
+from .stock.hooks import use_safe_hooks
+from .stock.parts import use_decoder_of_file, use_predicting_heads
 
 # What a runner that tests has no use for: the training data need not even be there.
 _TRAINING_KEYS = (

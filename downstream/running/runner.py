@@ -46,7 +46,7 @@ from downstream.running.resume.start import Start, agree_on_start
 from .config_text import FormattedOnce
 from .gpu_memory import TRAINING, explain_full_gpu
 from .optimizer_kernels import keep_implementation
-from .schedule_fit import misfits
+from .schedule.fit import misfits
 from .weights.initialise import initialise
 
 required('mmengine.runner.Runner._init_model_weights')  # which is overridden

@@ -13,8 +13,8 @@ from downstream.data.built import build_ahead
 from downstream.data.pipelines import pipeline_switches, resized, steps_of_dataset
 from downstream.quiet import without_coco_output
 
-from .length import set_length
 from .options.batch import recipe_batch, smallest_batch, state_batch
+from .schedule.length import set_length
 
 # A warm-up takes at most this share of a run.
 _WARM_UP_SHARE = 0.1

@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 from downstream.detection import PredictingDynamicMaskHead
 from downstream.paths import find_config
 from downstream.running.config import RunOptions, read_config
-from downstream.running.stock_parts import use_predicting_heads
+from downstream.running.stock.parts import use_predicting_heads
 
 META = {'img_shape': (30, 40), 'ori_shape': (60, 80), 'scale_factor': (0.5, 0.5)}
 INSIDE = [[4.0, 3.0, 20.0, 25.0], [30.0, 20.0, 60.0, 50.0], [-9.0, -9.0, 3.0, 2.0]]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from downstream.running.schedule_fit import misfits
+from downstream.running.schedule.fit import misfits
 
 WARM_UP = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=501)
 STEPS = dict(type='MultiStepLR', by_epoch=True, begin=0, end=36, milestones=[27, 33], gamma=0.1)

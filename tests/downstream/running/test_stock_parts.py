@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from downstream.running import config, stock_parts
+from downstream.running import config
+from downstream.running.stock import parts
 
 DINO = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 # As published; that of onedl-mmdetection's own class is twice as long.
@@ -21,7 +22,7 @@ def checkpoint(folder, width: int, prefix: str = '') -> str:
 @pytest.mark.parametrize('prefix', ['', 'transformer.'])  # mmdet's, detrex's
 def test_a_test_takes_the_decoder_of_the_file(width, prefix, tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(stock_parts, 'print_log', lambda line, logger: said.append(line))
+    monkeypatch.setattr(parts, 'print_log', lambda line, logger: said.append(line))
     options = config.TestOptions(
         DINO, str(tmp_path), checkpoint=checkpoint(tmp_path, width, prefix)
     )

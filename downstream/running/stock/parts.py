@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from torch import Tensor
 
-from .stock_hooks import import_with
+from .hooks import import_with
 
 # Heads that train and fail in their prediction (downstream.detection.heads).
 _HEADS = {

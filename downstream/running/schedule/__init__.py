@@ -1,0 +1,1 @@
+"""The length of a run, and whether its schedule fits it."""

@@ -1,0 +1,1 @@
+"""What other people's recipes get of this suite, whatever their backbone."""
