@@ -127,12 +127,16 @@ def _require_own_folder(out: Path) -> None:
 
 
 def _pushed(written: Sequence[Path], repo: str, options: PublishOptions) -> None:
-    sizes = ', '.join(f'{path.name} {path.stat().st_size / 1e6:.1f} MB' for path in written)
+    sizes = ', '.join(f'{path.name} ({_size(path.stat().st_size)})' for path in written)
     if options.dry_run:
-        print(f'Dry run: nothing was pushed to hf:{repo}. It would be {sizes}.')
+        print(f'Dry run: nothing was pushed to hf:{repo}. A push sends {sizes}.')
         return
     url = hub.push(options.out, repo, options.private)
     print(f'Pushed {sizes}: {url}\nAnyone can take it as CHECKPOINT: hf:{repo}.')
+
+
+def _size(count: int) -> str:
+    return f'{count / 1e6:.1f} MB' if count >= 1e5 else f'{count / 1e3:.1f} kB'
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import lcm
+
 import torch
 from torch import Tensor, nn
 
@@ -36,13 +39,18 @@ class BackboneGraph(nn.Module):
         self.backbone = backbone
         self.channels, self.stride = channels, stride
 
+    def padding_to(self, divisor: int) -> BackboneGraph:
+        """The same for pictures that are padded to multiples of another number, or of both."""
+        divisor = lcm(divisor, self.picture.rules.divisor)
+        return BackboneGraph(self.backbone, self.channels, divisor, self.stride)
+
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         with AnySize():
             return tuple(self.backbone(self.picture(image)))
 
 
 def how_it_exports(graph: BackboneGraph) -> tuple[bool, str]:
-    """Trace a backbone for pictures of any size, else of one size, and run what was traced.
+    """Trace a backbone for pictures of any size and number, else for what it can be traced for.
 
     Args:
         graph: On the CPU.
@@ -54,28 +62,34 @@ def how_it_exports(graph: BackboneGraph) -> tuple[bool, str]:
     stride = graph.stride
     # One smaller, one larger than the traced one; neither is a multiple of anything.
     sizes = ((3 * stride + 1, 2 * stride + 11), (7 * stride + 5, 9 * stride - 1))
-    shape = Shape(None, None, None, graph.channels, 'float32')
-    reason = _fails(graph, shape, sizes)
+    traced = (5 * stride, 4 * stride)
+    any_number, one = (Shape(None, None, count, graph.channels, 'float32') for count in (None, 1))
+    reason = _fails(graph, any_number, sizes)
     if reason is None:
         compared = ' and '.join(f'{height}x{width}' for height, width in sizes)
         return True, f'pictures of any size and number; the same maps at {compared}'
-    height, width = 5 * stride, 4 * stride
-    fixed = Shape(height, width, 1, graph.channels, 'float32')
-    failure = _fails(graph, fixed, [(height, width)])
+    if _fails(graph, one, sizes) is None:
+        return False, f'pictures of any size, segmenters with --batch 1: {reason}'
+    if _fails(graph.padding_to(stride), one, sizes) is None:
+        return False, (
+            f'pictures of any size in detectors, which pad to multiples of {stride}; in segmenters for '
+            f'fixed sizes only, with --size H W --batch 1: {reason}'
+        )
+    failure = _fails(graph, Shape(*traced, 1, graph.channels, 'float32'), [traced])
     if failure is None:
         return False, f'for fixed sizes only, with --size H W --batch 1: {reason}'
     return False, f'not possible: {failure}'
 
 
-def _fails(graph: BackboneGraph, shape: Shape, sizes: list | tuple) -> str | None:
+def _fails(graph: BackboneGraph, shape: Shape, sizes: Sequence[tuple[int, int]]) -> str | None:
     """Why a trace cannot be made or does not compute the same; None if it does."""
     try:
         program = trace(graph, shape, graph.stride).module()
     except ConfigError as error:
         return first_line(error.__cause__ or error)[:150]
     for number, (height, width) in enumerate(sizes, 1):
-        example = shape.example(height, width)
-        image = example[:number].roll(7, 1)  # pixels that the trace has not seen, in another number
+        # Pixels that the trace has not seen, and as many pictures.
+        image = shape.example(height, width)[:number].roll(7, 1)
         with torch.no_grad():
             expected = graph(image)
             try:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from backbones.errors import ConfigError
 from backbones.upstream import required
@@ -67,6 +70,11 @@ def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
             return torch.export.export(
                 graph, (example,), dynamic_shapes=(dynamic,) if dynamic else None, strict=False
             )
+    except GuardOnDataDependentSymNode as error:
+        raise ConfigError(
+            'the network cannot be exported: it branches on values that a picture decides '
+            f'({first_line(error)[:150]}); torch.where computes both branches.'
+        ) from error
     except Exception as error:  # a network makes the tracer raise whatever it meets
         advice = ' Try fixed sizes: --size HEIGHT WIDTH --batch 1.' if dynamic else ''
         raise ConfigError(
@@ -76,7 +84,15 @@ def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
 
 @contextmanager
 def quiet_tracer() -> Iterator[None]:
-    """Without warnings of the tracer about what it does not need."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
+    """Without warnings of the tracer about what it does not need, and without the graphs that it prints.
+
+    What cannot be traced is an error, whose line is all that a user can act on.
+    """
+    logger = logging.getLogger('torch.fx.experimental.symbolic_shapes')
+    former, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.disabled = former

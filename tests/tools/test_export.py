@@ -211,16 +211,21 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
     other.mkdir()
     wrong = write_config(shapes, other, (96, 80), 'ConvNeXt')
     assert 'does not fit the model' in refused(tool, 'export', wrong, checkpoint)
-    with monkeypatch.context() as patch:
-        # A branch on values, which no graph holds.
-        forward = ConvNeXtV2.forward
-        patch.setattr(
-            ConvNeXtV2, 'forward', lambda self, x: forward(self, x if x.sum() > 0 else x + 1)
-        )
-        out = tmp_path / 'branch.onnx'
-        message = refused(tool, 'export', config, checkpoint, '--out', out)
-        assert 'the network cannot be exported: ' in message
-        assert '--size HEIGHT WIDTH' in message
+    forward = ConvNeXtV2.forward
+    for changed, advice in (
+        (lambda x: x if x.sum() > 0 else x + 1, 'branches on values that a picture decides ('),
+        # A number of Python is that of the size that is traced.
+        (
+            lambda x: x[..., : int(x.shape[-1])] * 1,
+            'Try fixed sizes: --size HEIGHT WIDTH --batch 1.',
+        ),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(ConvNeXtV2, 'forward', lambda self, x: forward(self, changed(x)))  # noqa: B023
+            out = tmp_path / 'branch.onnx'
+            message = refused(tool, 'export', config, checkpoint, '--out', out)
+        assert advice in message
+        assert 'def forward' not in message
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     message = refused(tool, 'export', config, checkpoint, '--out', tmp_path / 'a.onnx')
     assert "onnxscript, which is not installed: pip install -e '.[export]'" in message

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import zipfile
 from functools import partial
@@ -219,7 +220,8 @@ def test_a_dry_run_needs_no_token_and_no_network(tool, run, hub, tmp_path, monke
     out = tmp_path / 'out'
     result = tool('publish', run, out, '--to', 'hf:lab/shapes', '--dry-run')
     assert result.code == 0, result.err
-    assert 'nothing was pushed to hf:lab/shapes. It would be README.md' in result.out
+    assert 'nothing was pushed to hf:lab/shapes. A push sends README.md (' in result.out
+    assert re.search(r'README\.md \([1-9]\d*\.\d kB\)', result.out)
     assert sorted(p.name for p in out.iterdir()) == ['README.md', 'config.py', 'model.safetensors']
     assert hub.repos == {}
     shutil.rmtree(out)
