@@ -18,11 +18,11 @@ from backbones.weights.sources import file_name
 from downstream.atomic import require_folder
 from downstream.data.pipelines import innermost
 from downstream.exporting import write
-from downstream.exporting.detection import PictureDetector
 from downstream.exporting.facts import facts_of
 from downstream.exporting.files import SUFFIXES, file_bytes, is_exported
-from downstream.exporting.picture import PictureRules
-from downstream.exporting.segmenter import SegmenterGraph
+from downstream.exporting.graph.detection import PictureDetector
+from downstream.exporting.graph.picture import PictureRules
+from downstream.exporting.graph.segmenter import SegmenterGraph
 from downstream.exporting.trace import Shape, trace
 from downstream.predicting.classes import classes_of_model
 from downstream.predicting.predictor import loaded_model

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from backbones.errors import ConfigError
 from backbones.weights.timm_catalog import first_line
-from downstream.exporting.any_size import AnySize
-from downstream.exporting.picture import PictureInput, PictureRules
+from downstream.exporting.graph.any_size import AnySize
+from downstream.exporting.graph.picture import PictureInput, PictureRules
 from downstream.exporting.trace import Shape, trace
 
 # Mean and standard deviation of every channel, about those of photos.

@@ -11,7 +11,7 @@ from torch import nn
 
 from downstream.data.pipelines import innermost, is_annotation_loader, is_image_loader, steps_of
 
-from .picture import PictureRules
+from .graph.picture import PictureRules
 from .standalone import FORMAT
 from .trace import Shape
 

@@ -16,9 +16,9 @@ from backbones.weights.timm_catalog import first_line
 from downstream.atomic import atomic_path
 
 from .agreement import difference
-from .detection import PictureDetector
 from .files import TORCH_FACTS, open_exported, require_package
-from .segmenter import SegmenterGraph
+from .graph.detection import PictureDetector
+from .graph.segmenter import SegmenterGraph
 from .standalone import RT_INFO
 from .trace import quiet_tracer
 

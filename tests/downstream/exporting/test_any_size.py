@@ -9,8 +9,8 @@ from torch import nn
 from backbones.multiples import crop_to_stride, pad_to_multiple
 from backbones.timm_backbone.swin import PaddedSwinBlock
 from downstream.exporting import write
-from downstream.exporting.any_size import AnySize
 from downstream.exporting.files import open_exported
+from downstream.exporting.graph.any_size import AnySize
 from downstream.exporting.trace import Shape, trace
 
 MAPS = [(7, 5), (1, 1), (16, 3), (13, 40)]

@@ -13,9 +13,9 @@ pytest.importorskip('onnxscript')
 pytest.importorskip('onnxruntime')
 
 from downstream.exporting import write
-from downstream.exporting.detection import PictureDetector
 from downstream.exporting.files import open_exported
-from downstream.exporting.picture import PictureRules
+from downstream.exporting.graph.detection import PictureDetector
+from downstream.exporting.graph.picture import PictureRules
 from downstream.exporting.standalone import pasted, placed_objects
 from downstream.exporting.trace import Shape, trace
 

@@ -8,7 +8,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.registry import MODELS
 
 from backbones.errors import ConfigError
-from downstream.exporting.detector import DetectorGraph
+from downstream.exporting.graph.detector import DetectorGraph
 
 from .detectors import SIZES, assert_equal, build, by_mmdet, image, model_config
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from downstream.exporting.detector import DetectorGraph
+from downstream.exporting.graph.detector import DetectorGraph
 
 from .detectors import SIZES, assert_equal, build, by_mmdet, image, model_config
 

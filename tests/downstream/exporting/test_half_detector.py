@@ -8,8 +8,8 @@ import torch
 
 from backbones.convnext.block import GRN
 from downstream.exporting.agreement import difference
-from downstream.exporting.detection import PictureDetector
-from downstream.exporting.picture import PictureRules
+from downstream.exporting.graph.detection import PictureDetector
+from downstream.exporting.graph.picture import PictureRules
 from downstream.exporting.write import outputs_of
 
 from .detectors import build, model_config

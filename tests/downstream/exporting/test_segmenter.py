@@ -16,8 +16,8 @@ import onnx
 from backbones.convnext.block import GRN
 from downstream.exporting import write
 from downstream.exporting.files import open_exported
-from downstream.exporting.picture import PictureRules
-from downstream.exporting.segmenter import SegmenterGraph
+from downstream.exporting.graph.picture import PictureRules
+from downstream.exporting.graph.segmenter import SegmenterGraph
 from downstream.exporting.trace import Shape, trace
 from downstream.running.config import RunOptions, read_config
 

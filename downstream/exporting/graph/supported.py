@@ -1,4 +1,4 @@
-"""Which detectors :class:`downstream.exporting.detector.DetectorGraph` knows how to export."""
+"""Which detectors :class:`downstream.exporting.graph.detector.DetectorGraph` knows how to export."""
 
 from __future__ import annotations
 
