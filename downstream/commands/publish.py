@@ -62,7 +62,7 @@ def publish(options: PublishOptions) -> list[Path]:
     """Write the trained model of a work dir into a folder; push it where that is asked for.
 
     For the Hub the files have its names (:data:`downstream.publishing.hub.NAMES`), else
-    ``<config>-<digest>``, where ``digest`` is the first eight digits of the SHA-256 of the
+    ``<config>_<digest>``, where ``digest`` is the first eight digits of the SHA-256 of the
     ``.safetensors`` file.
 
     Returns:
@@ -199,7 +199,8 @@ class Files:
         unnamed = folder / 'weights.safetensors'  # its name needs its digest
         save(self.tensors, unnamed, {key: json.dumps(value) for key, value in facts.items()})
         self.digest = sha256(unnamed)
-        self.stem = f'{self.model}-{self.digest[:8]}'
+        # After a hyphen, downloads take the digest for that of whichever file has the name.
+        self.stem = f'{self.model}_{self.digest[:8]}'
         unnamed.replace(folder / self.named('.safetensors'))
         config = folder / self.named('.py')
         config.write_text(self.cfg.pretty_text, encoding='utf-8')

@@ -47,6 +47,11 @@ class _File:
         try:
             for batch in batches:
                 check_images(batch, self.facts)
+        except ValueError as error:
+            raise DataError(
+                f'{self.model.path}: {error} Give it such pictures, or export with --size dynamic.'
+            ) from error
+        try:
             found = [self.model.run(batch) for batch in batches]
         except ValueError as error:
             raise DataError(f'{self.model.path}: {error}') from error

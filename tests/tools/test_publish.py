@@ -19,8 +19,10 @@ from safetensors.torch import load_file
 from backbones import ConfigError, ConvNeXtV2
 from backbones.weights.download import FOLDER, sha256
 from downstream.commands.export import ExportOptions
+from downstream.running.checkpoint.locate import local_checkpoint
 from tests.conftest import read_metrics, write_tiny_config
 from tests.downstream.exporting.models import segmenter
+from tests.support.hub import served
 from tests.support.hub_push import pushed_to, use_to_push
 
 
@@ -89,7 +91,7 @@ def test_a_trained_model_in_a_folder(tool, shapes, tmp_path):
     for key, value in load_file(safe).items():
         assert torch.equal(value, original['state_dict'][key])
         assert torch.equal(value, published['state_dict'][key])
-    assert safe.stem == f'segmentation-{sha256(safe)[:8]}'
+    assert {path.stem for path in files.values()} == {f'segmentation_{sha256(safe)[:8]}'}
     card = files['.md'].read_text()
     assert f'| {figures["mIoU"]:.2f} | {figures["aAcc"]:.2f} | {figures["mAcc"]:.2f} |' in card
     assert 'none inherited: trained from random weights' in card
@@ -144,6 +146,17 @@ def test_a_model_on_the_hub_is_one_like_any_other(tool, tested, hub, shapes, tmp
     result = tool('predict', *words)
     assert result.code == 0, result.err
     assert list((tmp_path / 'predicted').rglob('*.png'))
+
+
+def test_published_files_may_be_served_by_any_server(tool, run, tmp_path, monkeypatch):
+    """None has another file's digest where downloads look for its own."""
+    assert tool('publish', run, tmp_path / 'out').code == 0
+    monkeypatch.setenv(FOLDER, str(tmp_path / 'cache'))
+    with served() as server:
+        for path in (tmp_path / 'out').iterdir():
+            server.files[f'/{path.name}'] = path.read_bytes()
+            url = f'http://127.0.0.1:{server.server_port}/{path.name}'
+            assert local_checkpoint(url).read_bytes() == path.read_bytes()
 
 
 def test_an_export_of_a_remote_model_goes_into_the_current_folder():
