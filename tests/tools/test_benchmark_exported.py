@@ -154,8 +154,8 @@ def test_what_a_file_cannot_is_one_line(tool, trained, files, tmp_path):
     assert 'none.onnx does not exist' in refused(config, tmp_path / 'none.onnx')
     detector = 'cascade-mask-rcnn_convnext-atto_shapes'
     assert 'is for segmentation, the config for detection' in refused(detector, files['.onnx'])
-    message = 'this file takes (1, 64, 96, 3) of uint8. Give it such pictures, or export with --size dynamic.'
-    assert message in refused(config, files['.onnx'], '--size', '32', '64')
+    message = refused(config, files['.onnx'], '--size', '32', '64')
+    assert 'this file takes (1, 64, 96, 3) of uint8. Give it such pictures, or export' in message
     assert not (tmp_path / 'out').exists()
 
 
