@@ -58,6 +58,15 @@ def machine() -> str:
     )
 
 
+def other_work() -> str:
+    """What else the machine does, as words for the page; '' where it is idle.
+
+    To be asked before anything is measured: measuring loads the machine as well.
+    """
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    return f' Beside other work: a load of {load:.1f} on {cores} cores.' if load > cores / 4 else ''
+
+
 def put(page: str, sections: Mapping[str, str]) -> str:
     """The page with these tables, by title, in the place of its former ones or after all others."""
     before, rest = page.split(_BEGIN)
@@ -274,6 +283,7 @@ def main() -> None:
     rounds = 3 if args.quick else 9
     torch.set_num_threads(2)
     limit = os.environ.get('ATEN_CPU_CAPABILITY')
+    beside = other_work()
     for key in args.only or [key for key in PARTS if key != 'gpu' or torch.cuda.is_available()]:
         title, measure = PARTS[key]
         title = f'{title}, {limit}' if limit else title
@@ -281,6 +291,7 @@ def main() -> None:
         lines = measure(rounds)
         minutes = (time.monotonic() - begin) / 60
         about = f'{machine()} {rounds} rounds, fewer of what takes long, in {minutes:.0f} minutes.'
+        about += beside
         text = '\n'.join([about, '', *lines])
         print(f'### {title}\n\n{text}\n', flush=True)
         if not args.quick:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 
@@ -16,6 +14,7 @@ from backbones.convnext.visible import count_seen
 from backbones.errors import ConfigError
 from downstream.data.built import build_ahead
 from downstream.distributed.processes import process_count
+from downstream.running.compiler import require_writable_code
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.runner import SuiteRunner
 from downstream.running.train import build_runner
@@ -75,7 +74,7 @@ def pretraining_config(options: PretrainOptions) -> Config:
     if cfg.model.get('type') != 'FCMAE':
         raise ConfigError(f'config {options.config}: model.type must be FCMAE to pre-train.')
     check_crops(cfg)
-    _check_compiler(cfg)
+    require_writable_code(cfg, 'pre-training')
     return cfg
 
 
@@ -86,24 +85,6 @@ def given_batch(options: PretrainOptions) -> int | None:
             '--batch-size auto is for detectors and segmenters; give a number of images.'
         )
     return options.batch_size
-
-
-def _check_compiler(cfg: Config) -> None:
-    """Raise a ConfigError where PyTorch's compiler would fail in the first step.
-
-    Its code for CPUs fuses no backward pass of maps in channels_last memory format that are not square
-    (torch 2.12: an AssertionError in torch/_inductor/codegen/cpp.py), and the cells of an image are none.
-    """
-    wanted = cfg.get('compile')
-    if wanted is None or wanted is False or get_device() != 'cpu':
-        return
-    backend = wanted.get('backend', 'inductor') if isinstance(wanted, Mapping) else 'inductor'
-    if backend == 'inductor':
-        raise ConfigError(
-            "compile: PyTorch's compiler cannot write code for pre-training on a CPU. Leave it out, "
-            'blocks run fused without it; or take another backend: --cfg-options '
-            'compile.backend=aot_eager.'
-        )
 
 
 def check_crops(cfg: Config) -> None:

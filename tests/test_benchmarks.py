@@ -82,6 +82,30 @@ def test_the_page_has_a_place_for_the_tables():
     assert all(f'### {title}\n' in text for title in titles if 'GPU' not in title)
 
 
+@pytest.mark.parametrize(
+    ('key', 'module'),
+    [
+        ('attention', attention),
+        ('operators', operators),
+        ('evaluation', evaluation),
+        ('drawing', drawing),
+    ],
+)
+def test_a_table_of_the_page_is_one_that_the_tool_writes(key, module, monkeypatch):
+    monkeypatch.setattr(module, 'measure', lambda rounds: [])
+    title, table = __main__.PARTS[key]
+    page = __main__.PAGE.read_text()
+    (section,) = [part for part in page.split('\n### ') if part.startswith(f'{title}\n')]
+    assert '\n'.join(table(3)) in section
+
+
+def test_other_work_is_said(monkeypatch):
+    monkeypatch.setattr(__main__.os, 'cpu_count', lambda: 2)
+    for load, words in ((0.3, ''), (1.9, ' Beside other work: a load of 1.9 on 2 cores.')):
+        monkeypatch.setattr(__main__.os, 'getloadavg', lambda load=load: (load, 0, 0))
+        assert __main__.other_work() == words
+
+
 def test_new_tables_take_the_place_of_former_ones():
     begin, end = __main__._BEGIN, __main__._END
     page = f'before\n{begin}\n### A\n\nold\n\n### B\n\nkept\n\n{end}\nafter'
