@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MethodType
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
 
 from backbones.errors import ConfigError
 from backbones.upstream import optional
@@ -33,6 +36,17 @@ def require_writable_code(cfg: Config, task: str) -> None:
             f"compile: PyTorch's compiler cannot write code for {task} on a CPU. Leave it out, blocks "
             f'run fused without it; or {_OTHER_BACKEND}.'
         )
+
+
+def leave_uncompiled(optimizer: OptimWrapper) -> None:
+    """Let the step of an optimizer run as it is within a compiled training step.
+
+    PyTorch's compiler (2.12) rewrites Adam such that a rate of 0, with which warm-ups begin, divides 0 by
+    0 wherever a gradient is 0; and it compiles the step anew for every rate.
+    """
+    # A bound method, whose calls mmengine's schedulers count.
+    step = MethodType(torch.compiler.disable(type(optimizer).step), optimizer)
+    optimizer.step = step  # type: ignore[method-assign]
 
 
 @contextmanager

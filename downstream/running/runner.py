@@ -43,7 +43,7 @@ from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
 from downstream.running.resume.start import Start, agree_on_start
 
-from .compiler import explain_compiler
+from .compiler import explain_compiler, leave_uncompiled
 from .config_text import FormattedOnce
 from .gpu_memory import TRAINING, explain_full_gpu
 from .optimizer_kernels import keep_implementation
@@ -405,7 +405,10 @@ class SuiteRunner(Runner):
             self._init_model_weights()
             sharding.shard(self.model, self._sharding)
             self.register_hook(ShardedModelHook(self._sharding.sync_every_pass))
-        return super().build_optim_wrapper(optim_wrapper)
+        built = super().build_optim_wrapper(optim_wrapper)
+        if self.cfg.get('compile') and isinstance(built, OptimWrapper):
+            leave_uncompiled(built)
+        return built
 
     def build_param_scheduler(self, scheduler: dict | list) -> dict | list:
         loop = self._train_loop

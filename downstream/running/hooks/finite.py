@@ -91,9 +91,13 @@ class FiniteLossHook(Hook):
         self._preemption = next(
             (hook for hook in runner.hooks if isinstance(hook, PreemptionHook)), None
         )
+        collect, check = self._collect_losses, self._before_step
+        if runner.cfg.get('compile'):
+            # What changes this object from step to step is not for the compiler to trace.
+            collect, check = torch.compiler.disable(collect), torch.compiler.disable(check)
         self._handles = [
-            model.register_forward_hook(self._collect_losses),
-            optimizer.register_step_pre_hook(self._before_step),
+            model.register_forward_hook(collect),
+            optimizer.register_step_pre_hook(check),
         ]
 
     def after_train(self, runner: Runner) -> None:
