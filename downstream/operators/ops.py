@@ -8,6 +8,7 @@ for every floating-point type. Calling any other operator raises an error that n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -45,6 +46,17 @@ def make_module(spec: ModuleSpec) -> ModuleType:
     for operator in OPERATORS:
         setattr(module, operator.__name__, operator)
     return module
+
+
+def hide_from_compiler() -> None:
+    """Let operators run as they are within what ``torch.compile`` compiles, as those of a compiled mmcv do.
+
+    Otherwise the compiler traces their Python, and stops at it.
+    """
+    module = sys.modules.get('mmcv._ext')
+    if isinstance(module, _Operators):
+        for operator in OPERATORS:
+            setattr(module, operator.__name__, torch.compiler.disable(operator))
 
 
 class _Operators(ModuleType):

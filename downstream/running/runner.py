@@ -32,6 +32,7 @@ from backbones.errors import ConfigError
 from backbones.upstream import required
 from downstream.data.reading import check_reading
 from downstream.distributed.wrapping import trained_part, unwrapped
+from downstream.operators.ops import hide_from_compiler
 from downstream.quiet import KNOWN_LOG_MESSAGES, without_coco_output
 from downstream.running.checkpoint import files, sharding, writer
 from downstream.running.checkpoint.read import matching_tensors, read
@@ -408,6 +409,7 @@ class SuiteRunner(Runner):
         built = super().build_optim_wrapper(optim_wrapper)
         if self.cfg.get('compile') and isinstance(built, OptimWrapper):
             leave_uncompiled(built)
+            hide_from_compiler()
         return built
 
     def build_param_scheduler(self, scheduler: dict | list) -> dict | list:
