@@ -49,9 +49,9 @@ def make_module(spec: ModuleSpec) -> ModuleType:
 
 
 def hide_from_compiler() -> None:
-    """Let operators run as they are within what ``torch.compile`` compiles, as those of a compiled mmcv do.
+    """Let operators run as they are within compiled code, as those of a compiled mmcv do.
 
-    Otherwise the compiler traces their Python, and stops at it.
+    Otherwise ``torch.compile`` traces their Python, and stops at it.
     """
     module = sys.modules.get('mmcv._ext')
     if isinstance(module, _Operators):
