@@ -132,7 +132,7 @@ def _open_onnx(path: str | Path, threads: int | None, providers: Sequence[str] |
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is an exception too
     if threads:
         options.intra_op_num_threads = threads
     # Between two pictures the cores are for what else the program computes.

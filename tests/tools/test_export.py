@@ -226,6 +226,7 @@ def test_refusals_of_an_export(tool, trained, exported, shapes, tmp_path, monkey
             message = refused(tool, 'export', config, checkpoint, '--out', out)
         assert advice in message
         assert 'def forward' not in message
+        assert 'onnxruntime:' not in message
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
     message = refused(tool, 'export', config, checkpoint, '--out', tmp_path / 'a.onnx')
     assert "onnxscript, which is not installed: pip install -e '.[export]'" in message

@@ -19,7 +19,7 @@ class AnySize(TorchFunctionMode):
       and an exporter unrolls it for one size.
     - Pooling that only skips cells, as an FPN makes its coarsest level, is a selection of rows and
       columns. ``torch.export`` otherwise asks whether their number is even.
-    - Other maxima of windows are those of a map without the rows and columns that no window reaches.
+    - Other maxima of windows are those of a map that the windows fill, cut off or padded.
       ``torch.export`` otherwise asks whether there are any.
     - Maps of convolutions are contiguous. ``torch.export`` otherwise asks for the memory format of a map,
       which depends on whether it has more than one cell.
@@ -113,22 +113,30 @@ def _max_pooled(
     ceil_mode: bool,
     return_indices: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """:func:`torch.nn.functional.max_pool2d`, where needed without the end that no window reaches."""
+    """:func:`torch.nn.functional.max_pool2d`, where needed of a map that its windows fill.
+
+    Either the end that no window reaches is left out, or the last window is filled up.
+    """
     kernels, steps, pads, spacings = map(
         _pair, (kernel_size, stride or kernel_size, padding, dilation)
     )
     # Sizes of the padded map, and what is left behind the last window.
     sizes = [size + 2 * pad for size, pad in zip(x.shape[-2:], pads)]
-    rests = [
-        (size - spacing * (kernel - 1) - 1) % step
-        for size, kernel, step, spacing in zip(sizes, kernels, steps, spacings)
-    ]
-    if not ceil_mode and not return_indices and not all(_is_zero(rest) for rest in rests):
+    reaches = [spacing * (kernel - 1) + 1 for kernel, spacing in zip(kernels, spacings)]
+    rests = [(size - reach) % step for size, reach, step in zip(sizes, reaches, steps)]
+    if return_indices or all(_is_zero(rest) for rest in rests):
+        pass
+    elif not ceil_mode:
         (above, left), (height, width) = pads, sizes
         x = F.pad(x, (left, left, above, above), value=-inf)
         x = x.narrow(-2, 0, height - rests[0]).narrow(-1, 0, width - rests[1])
         x = contiguous(x)
         padding = 0
+    elif not any(pads) and all(reach >= step for reach, step in zip(reaches, steps)):
+        # Otherwise a window might begin where the map has ended, and such a one is left out.
+        below, right = ((step - rest) % step for step, rest in zip(steps, rests))
+        x = F.pad(x, (0, right, 0, below), value=-inf)
+        ceil_mode = False
     words = (x, kernel_size, stride, padding, dilation, ceil_mode)
     if return_indices:
         return F.max_pool2d(*words, return_indices=True)

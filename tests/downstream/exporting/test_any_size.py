@@ -81,6 +81,7 @@ class _Pools(nn.Module):
 
     def pooled(self, x):
         x = F.max_pool2d(x, 3, 2, 1)
+        x = F.max_pool2d(x, 2, (1, 2), ceil_mode=True)
         return F.max_pool2d(x, (3, 2), (3, 4), (0, 1), dilation=2)
 
     def forward(self, image):
