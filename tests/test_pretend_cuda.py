@@ -87,6 +87,7 @@ class Run:
         batch = self.batch('train')
         hooks = (FiniteLossHook(), *hooks)
         runner = SimpleNamespace(
+            cfg=self.cfg,
             model=self.model,
             optim_wrapper=self.wrapper,
             iter=0,

@@ -7,14 +7,18 @@ from typing import Any
 
 from downstream.data.class_counts import class_counts, recipe_classes
 
-# Heads whose classes have a number of classes by default.
-_BY_DEFAULT = (
-    'decode_head',
-    'auxiliary_head',
-    'bbox_head',
-    'roi_head.bbox_head',
-    'roi_head.mask_head',
-)
+# Heads that have a number of classes by default, where a config may leave it out.
+_CLASSES = ('num_classes',)
+_THINGS = ('num_things_classes', 'num_stuff_classes')
+_BY_DEFAULT = {
+    'decode_head': _CLASSES,
+    'auxiliary_head': _CLASSES,
+    'bbox_head': _CLASSES,
+    'roi_head.bbox_head': _CLASSES,
+    'roi_head.mask_head': _CLASSES,
+    'panoptic_head': _THINGS,
+    'panoptic_fusion_head': _THINGS,
+}
 
 
 def num_classes(base: dict, count: int, model: dict | None = None) -> dict:
@@ -55,29 +59,31 @@ def _with_count(node: Any, place: str, former: int | None, count: int) -> Any:
             found[key] = count
         elif key == 'num_stuff_classes' and node.get('num_things_classes') == former:
             found[key] = 0
-        elif key == 'class_weight' and isinstance(value, Sequence) and former is not None:
+        elif key == 'class_weight' and isinstance(value, Sequence):
             found[key] = class_weights(value, former, count)
         elif key not in ('train_cfg', 'test_cfg', 'init_cfg'):
             inner = _with_count(value, f'{place}.{key}', former, count)
             if inner:
                 found[key] = inner
-    if place in _BY_DEFAULT and 'num_classes' not in node and not any(class_counts({place: node})):
-        found['num_classes'] = count
+    if place in _BY_DEFAULT and not any(class_counts({place: node})):
+        found |= dict.fromkeys(_BY_DEFAULT[place], 0) | {_BY_DEFAULT[place][0]: count}
     return found or None
 
 
-def class_weights(weights: Sequence[float], former: int, count: int) -> list[float] | None:
+def class_weights(weights: Sequence[float], former: int | None, count: int) -> list[float] | None:
     """``weights`` of a loss for ``count`` classes, and for the background where it is weighed.
 
     Args:
         weights: Those of the recipe.
-        former: Number of the recipe's classes.
+        former: Number of the recipe's classes; None where it does not say: the last weight is the
+            background's if it differs.
         count: Number of classes.
 
     Returns:
         None where they differ from class to class: they are of the recipe's classes alone.
     """
-    background = [] if len(weights) == former else list(weights[-1:])
+    weighed = len(set(weights)) > 1 if former is None else len(weights) != former
+    background = list(weights[-1:]) if weighed else []
     own = set(weights[: len(weights) - len(background)])
     return [*own] * count + background if len(own) == 1 else None
 

@@ -11,6 +11,7 @@ pytest.importorskip('onnxruntime')
 
 from downstream.exporting import write
 from downstream.exporting.models import ExportedDetector
+from downstream.exporting.trace import Shape, trace
 
 FACTS = {
     'format': 1,
@@ -37,9 +38,9 @@ class _BrightRows(nn.Module):
 
 @pytest.fixture(scope='module', params=['onnx', 'torch'])
 def detector(request, tmp_path_factory):
-    program = write.trace(_BrightRows(), write.Shape(), 32)
+    program = trace(_BrightRows(), Shape(), 32)
     path = tmp_path_factory.mktemp('file') / f'bright{write.FORMATS[request.param][0]}'
-    example = write.Shape().example(96, 64)
+    example = Shape().example(96, 64)
     write.write(program, _BrightRows(), FACTS, request.param, path, example)
     return ExportedDetector(str(path))
 
