@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -69,23 +69,25 @@ def atomic_files(folder: Path, former: Iterable[str] = ()) -> Iterator[Path]:
         with atomic_path(folder) as aside:
             aside.mkdir()
             yield aside
+            if folder.exists():  # somebody else has made it meanwhile
+                with tempfile.TemporaryDirectory(prefix='.old-', dir=folder) as old:
+                    _exchange(folder, aside, Path(old), former)
+                aside.rmdir()
         return
     with tempfile.TemporaryDirectory(prefix='.new-', dir=folder) as inside:
         new, old = Path(inside, 'new'), Path(inside, 'old')
         new.mkdir()
         old.mkdir()
         yield new
-        names = sorted(path.name for path in new.iterdir())
-        _exchange(folder, new, old, names, [name for name in former if (folder / name).exists()])
+        _exchange(folder, new, old, former)
 
 
-def _exchange(
-    folder: Path, new: Path, old: Path, names: Sequence[str], former: Sequence[str]
-) -> None:
-    """Move ``names`` from ``new`` to ``folder``, after ``former`` and these names from there to ``old``.
+def _exchange(folder: Path, new: Path, old: Path, former: Iterable[str]) -> None:
+    """Move all files of ``new`` to ``folder``, after ``former`` and what has their names to ``old``.
 
     After an error all are where they were.
     """
+    names = sorted(path.name for path in new.iterdir())
     moved: list[tuple[Path, Path]] = []
 
     def move(source: Path, target: Path) -> None:

@@ -291,9 +291,15 @@ def _verify(path: Path, expected: str | None, record: Path, url: str) -> None:
 
 
 def _address(url: str) -> str:
-    """Host and path: a user, a password or a query, which may be a secret, are not written down."""
+    """Host and path: a user, a password or a query, which may be a secret, are not written down.
+
+    Where the query and not the path names the file, a digest of it stands for it.
+    """
     parts = urlparse(url)
-    return f'{parts.netloc.rpartition("@")[2]}{parts.path}'
+    address = f'{parts.netloc.rpartition("@")[2]}{parts.path}'
+    if not parts.query or Path(parts.path).suffix:
+        return address
+    return f'{address}?{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}'
 
 
 def _write_record(record: Path, text: str) -> None:

@@ -38,6 +38,16 @@ class _File:
         self.model = opened or open_exported(path)
         self.facts = self.model.facts
 
+    def _advice(self, shape: Sequence[int]) -> str:
+        """What helps where pictures of ``(N, H, W, C)`` are refused."""
+        taken = self.facts['input']
+        batch, *sizes = (taken[name] for name in ('batch', 'height', 'width'))
+        if any(want not in (None, size) for want, size in zip(sizes, shape[1:3])):
+            return ' Give it such pictures, or export with --size dynamic.'
+        if batch not in (None, 1, shape[0]):
+            return ' Give it so many at once, or export with --batch dynamic.'
+        return ''
+
     def run(self, images: Tensor) -> dict[str, Tensor]:
         """The outputs for ``(N, C, H, W)`` as a pipeline packs them, one by one if the file wants it."""
         pixels = images.permute(0, 2, 3, 1).cpu().numpy()
@@ -48,9 +58,7 @@ class _File:
             for batch in batches:
                 check_images(batch, self.facts)
         except ValueError as error:
-            raise DataError(
-                f'{self.model.path}: {error} Give it such pictures, or export with --size dynamic.'
-            ) from error
+            raise DataError(f'{self.model.path}: {error}{self._advice(pixels.shape)}') from error
         try:
             found = [self.model.run(batch) for batch in batches]
         except ValueError as error:

@@ -64,6 +64,7 @@ def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
     example = shape.example(5 * stride, 4 * stride)
     sizes = (shape.batch, shape.height, shape.width)
     dynamic = {place: Dim.DYNAMIC for place, size in enumerate(sizes) if size is None}
+    advice = ' Try fixed sizes: --size HEIGHT WIDTH --batch 1.' if dynamic else ''
     try:
         # Otherwise a trace asks of every size whether it is 1, and holds for that answer alone.
         with torch.no_grad(), quiet_tracer(), _patch_config(backed_size_oblivious=True):
@@ -72,11 +73,10 @@ def trace(graph: nn.Module, shape: Shape, stride: int) -> ExportedProgram:
             )
     except GuardOnDataDependentSymNode as error:
         raise ConfigError(
-            'the network cannot be exported: it branches on values that a picture decides '
-            f'({first_line(error)[:150]}); torch.where computes both branches.'
+            'the network cannot be exported: it branches on values that a picture or its size decides '
+            f'({first_line(error)[:150]}); torch.where computes both branches.{advice}'
         ) from error
     except Exception as error:  # a network makes the tracer raise whatever it meets
-        advice = ' Try fixed sizes: --size HEIGHT WIDTH --batch 1.' if dynamic else ''
         raise ConfigError(
             f'the network cannot be exported: {first_line(error)[:300]}{advice}'
         ) from error

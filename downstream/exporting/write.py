@@ -74,7 +74,7 @@ def write(
     with tempfile.TemporaryDirectory(prefix='.export-', dir=out.parent) as folder:
         inside = Path(folder, out.name)
         writers[format_name](program, graph.outputs, texts, inside)
-        found = _run(inside, example, format_name)
+        found = _run(inside, example, format_name, facts)
         differs = difference(found, expected, facts.get('score_threshold') or 0)
         if not differs < _LARGEST_DIFFERENCE[facts.get('precision', 'fp32')]:
             raise ConfigError(
@@ -95,16 +95,21 @@ def outputs_of(
     return {name: output.numpy() for name, output in zip(graph.outputs, outputs, strict=True)}
 
 
-def _run(path: Path, example: torch.Tensor, format_name: str) -> dict[str, np.ndarray]:
-    """What a file returns for pictures of another size than the traced one."""
+def _run(
+    path: Path, example: torch.Tensor, format_name: str, facts: Mapping
+) -> dict[str, np.ndarray]:
+    """What a file returns for pictures; it may stop at those of another size than the traced one."""
     file = open_exported(path)
     try:
         return file.run(example.numpy())
     except Exception as error:  # each runtime has errors of its own
         height, width = example.shape[1:3]
+        taken = facts.get('input', {})
+        is_fixed = all(taken.get(name) for name in ('batch', 'height', 'width'))
+        advice = '' if is_fixed else '. Try fixed sizes: --size HEIGHT WIDTH --batch 1'
         raise ConfigError(
             f'the {format_name} file does not run on a picture of {height} x {width}, and was not kept: '
-            f'{first_line(error)[:300]}. Try fixed sizes: --size HEIGHT WIDTH --batch 1.'
+            f'{first_line(error)[:300]}{advice}.'
         ) from error
 
 

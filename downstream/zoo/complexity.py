@@ -29,8 +29,9 @@ from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 
 from backbones import ConvNeXt, ConvNeXtIsotropic
+from backbones.errors import UserError
 from backbones.layers import LayerNorm2d
-from backbones.uninitialised import on_meta
+from backbones.uninitialised import on_meta, without_initialisation
 
 from .dino_parts import run_dino
 from .mask2former_parts import run_mask2former
@@ -43,8 +44,15 @@ DETECTOR_SIZE = (1280, 800)
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """The model of ``cfg`` on the meta device, in evaluation mode."""
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), on_meta():
-        return MODELS.build(cfg.model).eval()
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        try:
+            with on_meta():
+                return MODELS.build(cfg.model).eval()
+        except UserError:
+            raise
+        except Exception:  # it reads numbers while it is built, or a mistake, which will show again
+            with without_initialisation():
+                return MODELS.build(cfg.model).eval().to('meta')
 
 
 def parameters(model: nn.Module) -> int:

@@ -97,6 +97,16 @@ def test_files_appear_together(tmp_path):
     assert [path.name for path in folder.parent.iterdir()] == ['out']
 
 
+def test_two_may_make_the_same_folder(tmp_path):
+    folder = tmp_path / 'out'
+    with atomic_files(folder) as mine:
+        (mine / 'a').write_text('mine')
+        (mine / 'b').write_text('mine')
+        write_files(folder, 'b', 'c', text='other')
+    assert content(folder) == {'a': 'mine', 'b': 'mine', 'c': 'other'}
+    assert [path.name for path in tmp_path.iterdir()] == ['out']
+
+
 @pytest.mark.parametrize('moves', range(5))
 @pytest.mark.parametrize('error', [OSError(errno.EIO, 'broken'), KeyboardInterrupt()])
 def test_an_error_among_the_files_leaves_the_folder_as_it_was(moves, error, tmp_path, monkeypatch):

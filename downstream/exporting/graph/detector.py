@@ -192,7 +192,7 @@ def _last_layers(model: Any) -> list[nn.Module]:
         layers += [head.fc_cls, head.fc_reg]
     return [
         *layers,
-        *(head.conv_logits for head in stages(roi_head.mask_head) if roi_head.with_mask),
+        *(head.conv_logits for head in (stages(roi_head.mask_head) if roi_head.with_mask else ())),
     ]
 
 

@@ -121,6 +121,16 @@ def test_a_file_of_the_same_name_at_another_address_is_no_other_s(server, cache)
     assert local_file(find(url(server, '/b/epoch_12.pth'))).read_bytes() == BODY[::-1]
 
 
+def test_a_query_that_names_the_file_tells_files_apart(server, cache):
+    server.files['/uc?id=1'], server.files['/uc?id=2'] = BODY, BODY[::-1]
+    path = local_file(find(url(server, '/uc?id=1')))
+    assert local_file(find(url(server, '/uc?id=1'))) == path
+    with pytest.raises(WeightsError, match='may be another file of this name'):
+        local_file(find(url(server, '/uc?id=2')))
+    assert path.read_bytes() == BODY
+    assert not any('id=1' in record.read_text() for record in cache.glob('*.sha256'))
+
+
 def test_a_file_whose_name_has_its_digest_may_come_from_anywhere(server, cache):
     name = f'net-{hashlib.sha256(BODY).hexdigest()[:8]}.pth'
     server.files[f'/a/{name}'] = BODY

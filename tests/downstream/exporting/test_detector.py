@@ -121,6 +121,16 @@ def test_soft_nms_becomes_nms(caplog):
     assert not DetectorGraph(hard).replaces_soft_nms
 
 
+def test_boxes_alone_in_float16():
+    detector = build(model_config('faster-rcnn'))
+    expected = detect(DetectorGraph(detector).eval(), image(96, 128), 96, 128)
+    graph = DetectorGraph(build(model_config('faster-rcnn')), half=True).eval()
+    found = detect(graph, image(96, 128), 96, 128)
+    assert len(found) == len(expected) == 3
+    assert graph.model.rpn_head.rpn_conv.weight.dtype == torch.float16
+    assert abs(len(found[0]) - len(expected[0])) <= 0.2 * len(expected[0])
+
+
 def test_coordinates_of_a_float16_network_are_float32():
     """float16 has no fractions of a pixel beyond 1024."""
     config = model_config('faster-rcnn', rcnn=dict(score_thr=0.0, max_per_img=100))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from downstream.zoo import complexity, find_row
@@ -101,3 +102,20 @@ def test_the_papers_columns_are_reproduced(family, gmacs):
     assert row.printed['gmacs'] == gmacs
     model = complexity.build_on_meta(row.cfg)
     assert round(complexity.gmacs(model, complexity.counted_size(row.cfg))) == gmacs
+
+
+class ReadsNumbers(nn.Module):
+    """Asks for numbers while it is built, as the drop path rates of many backbones are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = [rate.item() for rate in torch.linspace(0, 0.1, 3)]
+        self.layer = nn.Linear(2, 3)
+
+
+def test_a_model_that_cannot_be_built_on_the_meta_device_is_counted():
+    cfg = Config(dict(default_scope='mmdet', model=dict(type=ReadsNumbers)))
+    model = complexity.build_on_meta(cfg)
+    assert complexity.parameters(model) == 9
+    assert model.layer.weight.is_meta
+    assert model.rates[2] == pytest.approx(0.1)
