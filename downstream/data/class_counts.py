@@ -18,7 +18,7 @@ _OTHERS = (
     'test_cfg',
     'init_cfg',
 )
-_OTHER_TYPES = ('STDCHead',)  # of edges
+OTHER_TYPES = ('STDCHead',)  # of edges
 # What tells the number of classes of a recipe, the first that there is.
 _PRINCIPAL = (
     'roi_head.bbox_head',
@@ -53,7 +53,7 @@ def class_counts(model: Mapping) -> Iterator[ClassCount]:
 
 
 def _counts_within(node: object, place: str) -> Iterator[ClassCount]:
-    if isinstance(node, Mapping) and node.get('type') not in _OTHER_TYPES:
+    if isinstance(node, Mapping) and node.get('type') not in OTHER_TYPES:
         for key in COUNTS:
             if isinstance(node.get(key), int):
                 yield ClassCount(place, key, node[key])

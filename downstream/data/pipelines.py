@@ -296,7 +296,9 @@ def resize_scales(part: object) -> list[tuple[int, int]]:
         return [scale for step in part for scale in resize_scales(step)]
     if not isinstance(part, dict):
         return []
-    given = part.get('scales') or ([part['scale']] if part.get('scale') else [])
+    one = part.get('scale')
+    several = isinstance(one, (list, tuple)) and one and isinstance(one[0], (list, tuple))
+    given = part.get('scales') or (one if several else [one] if one else [])
     factor = max(part.get('ratio_range') or (1,))
     own = [
         (int(scale[0] * factor), int(scale[1] * factor))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from downstream.data.class_counts import class_counts, recipe_classes
+from downstream.data.class_counts import OTHER_TYPES, class_counts, recipe_classes
 
 # Heads that have a number of classes by default, where a config may leave it out.
 _CLASSES = ('num_classes',)
@@ -51,7 +51,7 @@ def _with_count(node: Any, place: str, former: int | None, count: int) -> Any:
         if not any(changes):
             return None
         return [_merged(one, change) if change else one for one, change in zip(node, changes)]
-    if not isinstance(node, Mapping):
+    if not isinstance(node, Mapping) or node.get('type') in OTHER_TYPES:
         return None
     found: dict = {}
     for key, value in node.items():

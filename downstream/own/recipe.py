@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from downstream.paths import find_config
 from downstream.running import settings
 from downstream.running.options.batch import recipe_batch, smallest_batch, state_batch
 
+from .fit import levels
 from .schedule import RecipeSchedule, Schedule
 
 # What `det` and `seg` stand for; `det` also for the other one, where there are no masks.
@@ -61,13 +63,18 @@ def read_schedule(cfg: Config) -> RecipeSchedule:
         ConfigError: It does not say for which batch its learning rate is.
     """
     batch = recipe_batch(cfg, '--data')
-    root = str(cfg.train_dataloader.dataset.get('data_root') or '')
+    *outer, base = levels(cfg.train_dataloader.dataset)
+    root = str(base.get('data_root') or '')
     images = next(
         (count for start, count in _IMAGES.items() if root.startswith(start)),
         _IMAGES_BY_SCOPE[cfg.default_scope],
     )
     loop = cfg.train_cfg
-    epochs = loop.get('max_epochs') or loop.max_iters * batch / images
+    if loop.get('max_epochs'):
+        # An epoch of the recipe's may see its images several times.
+        epochs = loop.max_epochs * math.prod(level.get('times', 1) for level in outer)
+    else:
+        epochs = loop.max_iters * batch / images
     warm_up = [
         scheduler.end - 1 - scheduler.get('begin', 0)
         for scheduler in cfg.param_scheduler

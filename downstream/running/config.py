@@ -157,6 +157,8 @@ def read_config(options: RunOptions) -> Config:
     if options.backbone:
         stem = _put_backbone(cfg, options.backbone, options, stem)
     use_safe_hooks(cfg)
+    if isinstance(cfg.get('param_scheduler'), dict):  # mmengine takes one without a list, too
+        cfg.param_scheduler = [cfg.param_scheduler]
     overrides.merge(cfg, options.cfg_options)
     if not isinstance(options, TrainOptions):
         drop_loggers(cfg)

@@ -98,6 +98,8 @@ def _stretch(cfg: Config, count: int) -> None:
         scheduler.begin = scheduler.get('begin', 0) * count + count - 1
         if 'end' in scheduler:
             scheduler.end *= count
+        if 'T_max' in scheduler:
+            scheduler.T_max *= count
         if 'milestones' in scheduler:  # counted from `begin` on
             scheduler.milestones = [step * count for step in scheduler.milestones]
 

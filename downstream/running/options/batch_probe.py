@@ -86,6 +86,8 @@ def largest_size(cfg: Config) -> tuple[int, int]:
     size = cfg.model.data_preprocessor.get('size')
     for augment in cfg.model.data_preprocessor.get('batch_augments') or ():
         size = augment.get('size', size)
+        if augment.get('random_size_range'):  # mmdet's BatchSyncRandomResize, of squares
+            size = (max(augment['random_size_range']),) * 2
     if size:
         return tuple(size)
     scales = resize_scales(list(steps_of_dataset(cfg.train_dataloader.dataset)))

@@ -59,6 +59,8 @@ def _move(scheduler: ConfigDict, former: int, length: int, steps_per_epoch: int 
             for name in _PLACES:
                 if scheduler.get(name):
                     scheduler[name] *= steps_per_epoch
+            if 'milestones' in scheduler:
+                scheduler.milestones = [one * steps_per_epoch for one in scheduler.milestones]
             former, length = former * steps_per_epoch, length * steps_per_epoch
     if 'end' in scheduler:
         # It ends with the run, a fixed number of steps after it, or at a part of it.

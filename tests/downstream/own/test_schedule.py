@@ -8,7 +8,7 @@ from mmengine.config import Config
 from backbones import ConfigError
 from downstream.own.recipe import read_schedule
 from downstream.own.schedule import RecipeSchedule, schedule
-from downstream.paths import CONFIGS
+from downstream.paths import CONFIGS, find_config
 
 COCO = RecipeSchedule(
     images=118_287, epochs=36, batch=16, batch_per_process=2, rate=2e-4, warm_up=500
@@ -23,6 +23,16 @@ def test_recipes_say_their_schedule():
     assert read == RecipeSchedule(
         20_210, 160_000 * 16 / 20_210, 16, 2, 1e-4, 1500, smallest_batch=2
     )
+
+
+def test_an_epoch_that_repeats_its_images_counts_as_several():
+    for name, epochs in (
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 12),
+        ('mask_rcnn/mask-rcnn_r50_fpn_ms-poly-3x_coco.py', 36),  # three times 12
+        ('ssd/ssd300_coco.py', 120),  # five times 24
+    ):
+        recipe = read_schedule(Config.fromfile(find_config(f'mmdet::{name}')))
+        assert (recipe.images, recipe.epochs) == (118_287, epochs)
 
 
 def test_a_set_as_large_as_the_recipes_has_the_recipes_schedule():

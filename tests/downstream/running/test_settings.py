@@ -8,9 +8,9 @@ from mmengine.registry import DefaultScope
 
 from backbones import ConfigError
 from downstream.data.pipelines import pipeline_switches
-from downstream.paths import CONFIGS
+from downstream.paths import CONFIGS, find_config
 from downstream.running import settings
-from downstream.running.config import TrainOptions, training_config
+from downstream.running.config import TrainOptions, read_config, training_config
 from downstream.running.options.batch_probe import largest_size
 from downstream.running.resume.seeded_data import exact_dataloader
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
@@ -160,6 +160,25 @@ def test_the_rate_that_a_decay_ends_with_follows():
     assert cfg.param_scheduler[1].eta_min == pytest.approx(former / 8 / 20)
     settings.set_rate(cfg, 0.1)
     assert cfg.param_scheduler[1].eta_min == pytest.approx(0.1 / 20)
+
+
+def test_one_scheduler_may_stand_without_a_list(tmp_path):
+    name = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py'
+    cfg = read_config(TrainOptions(name, work_dir=str(tmp_path)))
+    settings.set_rate(cfg, 1e-3)
+    assert cfg.optim_wrapper.optimizer.lr == 1e-3
+    assert [scheduler.type for scheduler in cfg.param_scheduler] == ['MultiStepLR']
+
+
+@pytest.mark.parametrize(
+    ('name', 'size'),
+    [
+        ('retinanet/retinanet_r50_fpn_ms-640-800-3x_coco.py', (800, 1344)),
+        ('yolox/yolox_s_8xb8-300e_coco.py', (800, 800)),
+    ],
+)
+def test_the_largest_size_of_a_stock_recipe(name, size):
+    assert largest_size(read(find_config(f'mmdet::{name}'))) == size
 
 
 def test_a_segmenter_sees_as_many_images_at_another_batch():

@@ -50,6 +50,15 @@ def test_every_step_has_its_rate(name, processes):
     assert found == pytest.approx(rates(published, len(found)), rel=1e-6)
 
 
+def test_a_cosine_in_steps_has_its_rates():
+    published, ours = (Config.fromfile(ROOT / RECIPES['shapes']) for _ in range(2))
+    cosine = dict(type='CosineAnnealingLR', by_epoch=False, begin=10, end=60, T_max=50, eta_min=0.1)
+    for cfg in (published, ours):
+        cfg.param_scheduler = [dict(cosine)]
+    assert keep_batch(ours, 1) > 1
+    assert rates(ours, 60) == pytest.approx(rates(published, 60), rel=1e-6)
+
+
 def test_what_counts_iterations_takes_more_of_them():
     published, ours = (Config.fromfile(ROOT / RECIPES['upernet']) for _ in range(2))
     assert keep_batch(ours, 2) == 4
