@@ -70,8 +70,8 @@ def atomic_files(folder: Path, former: Iterable[str] = ()) -> Iterator[Path]:
             aside.mkdir()
             yield aside
             if folder.exists():  # somebody else has made it meanwhile
-                with tempfile.TemporaryDirectory(prefix='.old-', dir=folder) as old:
-                    _exchange(folder, aside, Path(old), former)
+                with tempfile.TemporaryDirectory(prefix='.old-', dir=folder) as replaced:
+                    _exchange(folder, aside, Path(replaced), former)
                 aside.rmdir()
         return
     with tempfile.TemporaryDirectory(prefix='.new-', dir=folder) as inside:

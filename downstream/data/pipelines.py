@@ -296,9 +296,9 @@ def resize_scales(part: object) -> list[tuple[int, int]]:
         return [scale for step in part for scale in resize_scales(step)]
     if not isinstance(part, dict):
         return []
-    one = part.get('scale')
-    several = isinstance(one, (list, tuple)) and one and isinstance(one[0], (list, tuple))
-    given = part.get('scales') or (one if several else [one] if one else [])
+    one = part.get('scale') or ()
+    is_pair = isinstance(one, int) or not any(isinstance(side, (list, tuple)) for side in one)
+    given = part.get('scales') or ([one] if one and is_pair else one)
     factor = max(part.get('ratio_range') or (1,))
     own = [
         (int(scale[0] * factor), int(scale[1] * factor))
