@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import overload
 
 from mmengine.config import Config, ConfigDict
@@ -169,18 +169,9 @@ def boxes_only(pipeline: Iterable) -> list:
     Args:
         pipeline: Its transforms, which stay as they are.
     """
-    changed: list = []
-    for step in pipeline:
-        if isinstance(step, (list, tuple)):
-            changed.append(boxes_only(step))
-            continue
-        step = dict(step)
-        if step.get('with_mask'):
-            step['with_mask'] = False
-        if isinstance(step.get('transforms'), (list, tuple)):
-            step['transforms'] = boxes_only(step['transforms'])
-        changed.append(step)
-    return changed
+    return _each_step(
+        pipeline, lambda step: {**step, 'with_mask': False} if step.get('with_mask') else {**step}
+    )
 
 
 def labels_as_the_data_set_has_them(pipeline: Iterable) -> list:
@@ -189,14 +180,22 @@ def labels_as_the_data_set_has_them(pipeline: Iterable) -> list:
     Args:
         pipeline: Its transforms, which stay as they are.
     """
+    return _each_step(
+        pipeline,
+        lambda step: {key: value for key, value in step.items() if key != 'reduce_zero_label'},
+    )
+
+
+def _each_step(pipeline: Iterable, change: Callable[[Mapping], dict]) -> list:
+    """A pipeline of what ``change`` makes of each step, also of those within others."""
     changed: list = []
     for step in pipeline:
         if isinstance(step, (list, tuple)):
-            changed.append(labels_as_the_data_set_has_them(step))
+            changed.append(_each_step(step, change))
             continue
-        step = {key: value for key, value in step.items() if key != 'reduce_zero_label'}
+        step = change(step)
         if isinstance(step.get('transforms'), (list, tuple)):
-            step['transforms'] = labels_as_the_data_set_has_them(step['transforms'])
+            step['transforms'] = _each_step(step['transforms'], change)
         changed.append(step)
     return changed
 
@@ -210,18 +209,11 @@ def resized_by_pillow(pipeline: Iterable) -> list:
     Args:
         pipeline: Its transforms, which stay as they are.
     """
-    changed: list = []
-    for step in pipeline:
-        if isinstance(step, (list, tuple)):
-            changed.append(resized_by_pillow(step))
-            continue
-        step = dict(step)
-        if step['type'] in ('Resize', 'RandomChoiceResize'):
-            step['backend'] = 'pillow'
-        if isinstance(step.get('transforms'), (list, tuple)):
-            step['transforms'] = resized_by_pillow(step['transforms'])
-        changed.append(step)
-    return changed
+    resizes = ('Resize', 'RandomChoiceResize')
+    return _each_step(
+        pipeline,
+        lambda step: {**step, 'backend': 'pillow'} if step['type'] in resizes else {**step},
+    )
 
 
 def imagenet_normalization() -> Mapping[str, list[float]]:

@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, read_metrics
-from tests.support.real_data import COCO_PIPELINES, DATA, needs_data
+from tests.support.real_data import COCO_PIPELINES, DATA, coco_images, needs_data
 
 # The embedded example with the size of images of tests/tools/data/test_real_data.py.
 RECIPE = """
@@ -44,15 +43,7 @@ def test_a_folder_trains_and_leaves_a_config_to_edit(tool, shapes, tmp_path):
 @pytest.mark.timeout(1800)
 @needs_data
 def test_four_real_images_are_learned_by_heart_through_data(tool, tmp_path, capfd):
-    source = COCO(str(DATA / 'tiny_coco' / 'annotations' / 'instances_train2017.json'))
-    chosen = [i for i in sorted(source.imgs) if len(source.getAnnIds(imgIds=i)) in range(3, 9)]
-    crowded = [i for i in sorted(source.imgs) if source.getAnnIds(imgIds=i, iscrowd=True)]
-    chosen = [crowded[0], *[i for i in chosen if i != crowded[0]]][:4]
-    subset = {
-        'images': source.loadImgs(chosen),
-        'annotations': source.loadAnns(source.getAnnIds(imgIds=chosen)),
-        'categories': source.dataset['categories'],
-    }
+    subset = coco_images(4)
     folder = tmp_path / 'four'
     for part in ('train', 'val'):
         (folder / part).mkdir(parents=True)

@@ -3,10 +3,9 @@
 import json
 
 import pytest
-from pycocotools.coco import COCO
 
 from tests.conftest import EXAMPLES, ROOT, coco_by_hand, read_metrics
-from tests.support.real_data import COCO_PIPELINES, DATA, needs_data
+from tests.support.real_data import COCO_PIPELINES, DATA, coco_images, needs_data
 
 # Four images of several classes each, one of them with a crowd.
 COCO_IMAGES = 4
@@ -74,15 +73,7 @@ default_hooks = dict(checkpoint=dict(interval=200))
 @pytest.mark.timeout(1800)
 @needs_data
 def test_cascade_mask_rcnn_learns_four_coco_images(tool, tmp_path, capfd):
-    source = COCO(str(DATA / 'tiny_coco' / 'annotations' / 'instances_train2017.json'))
-    chosen = [i for i in sorted(source.imgs) if len(source.getAnnIds(imgIds=i)) in range(3, 9)]
-    crowded = [i for i in sorted(source.imgs) if source.getAnnIds(imgIds=i, iscrowd=True)]
-    chosen = [crowded[0], *[i for i in chosen if i != crowded[0]]][:COCO_IMAGES]
-    subset = {
-        'images': source.loadImgs(chosen),
-        'annotations': source.loadAnns(source.getAnnIds(imgIds=chosen)),
-        'categories': source.dataset['categories'],
-    }
+    subset = coco_images(COCO_IMAGES)
     assert len(subset['categories']) == 80
     ann_file = tmp_path / 'four.json'
     ann_file.write_text(json.dumps(subset))
