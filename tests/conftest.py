@@ -29,8 +29,12 @@ from pycocotools.cocoeval import COCOeval
 import downstream  # noqa: F401
 from downstream.data.shapes import make_shapes
 from downstream.quiet import KNOWN_WARNINGS
+from downstream.running.config_text import import_formatter
 
 from .support.c_ways import way  # noqa: F401  a fixture
+
+# Processes of pytest start at the same moment, each as the first of a fresh machine.
+import_formatter()
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = {

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import pickle
+import time
+
 from mmengine.config import Config
+
+from backbones.errors import UserError
 
 # Content and text of the config that was formatted last.
 _last = ('', '')
@@ -30,5 +36,34 @@ class FormattedOnce(Config):
         global _last
         content = repr(self.to_dict())
         if content != _last[0]:
+            import_formatter()
             _last = content, super().pretty_text
         return _last[1]
+
+
+def import_formatter(wait: float = 2.0) -> None:
+    """Imports yapf, also while another process of the same run does so for the first time on a machine.
+
+    yapf 0.43 keeps its grammar in the user's cache and renames the file into place before the last bytes
+    are written: a process that starts beside the first one may read a short file.
+
+    Args:
+        wait: Seconds that the other process has to finish the file.
+
+    Raises:
+        UserError: The file stays damaged, as after a full disk.
+    """
+    until = time.monotonic() + wait
+    while True:
+        try:
+            importlib.import_module('yapf.yapflib.yapf_api')
+            return
+        except (EOFError, pickle.UnpicklingError) as error:
+            if time.monotonic() > until:
+                from platformdirs import user_cache_dir
+
+                folder = user_cache_dir('YAPF', 'Google')
+                raise UserError(
+                    f'yapf, which formats configs, cannot read its own cache ({error}): delete {folder}'
+                ) from error
+            time.sleep(0.05)
