@@ -72,7 +72,7 @@ def put(page: str, sections: Mapping[str, str]) -> str:
     before, rest = page.split(_BEGIN)
     measured, after = rest.split(_END)
     words = re.split(r'^### (.+)\n', measured, flags=re.MULTILINE)[1:]
-    all_ = dict(zip(words[::2], words[1::2])) | sections
+    all_ = {**dict(zip(words[::2], words[1::2])), **sections}
     text = '\n'.join(f'### {title}\n\n{text.strip()}\n' for title, text in all_.items())
     return f'{before}{_BEGIN}\n{text}\n{_END}{after}'
 

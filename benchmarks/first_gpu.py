@@ -155,8 +155,8 @@ def _of_the_machine() -> list[Step]:
         Step('data', (python, 'tools/make_shapes.py'), 120, 'Look at the log.'),
     ]
     if shutil.which(_SANITIZER):
-        checked = (_SANITIZER, '--error-exitcode', '9', *tests, _FUSED_TESTS)
-        checked = (*checked, '-k', 'in_float32 and V2')
+        chosen = (*tests, _FUSED_TESTS, '-k', 'in_float32 and V2')
+        checked = (_SANITIZER, '--error-exitcode', '9', *chosen)
         found.insert(2, Step('sanitizer', checked, 180, unfused))
     return found
 
@@ -315,19 +315,17 @@ def advice(found: Sequence[Step], verdicts: Sequence[Verdict], out: Path) -> lis
 def run_all(found: Sequence[Step], out: Path, omitted: Sequence[str] = ()) -> int:
     """Run the steps, print and write their verdicts; the number of those that failed."""
     out.mkdir(parents=True, exist_ok=True)
-    verdicts = []
+    verdicts: list[Verdict] = []
+    told = {'what to do': list[str](), 'left out': list(omitted)}
     for step in found:
         print(f'{step.name} ...', flush=True)
         verdicts.append(run(step, out))
-        report = {
-            'verdicts': [asdict(v) for v in verdicts],
-            'what to do': advice(found, verdicts, out),
-            'left out': list(omitted),
-        }
+        told['what to do'] = advice(found, verdicts, out)
+        report = {'verdicts': [asdict(v) for v in verdicts], **told}
         (out / 'verdicts.json').write_text(json.dumps(report, indent=1) + '\n')
     print(table(verdicts))
-    for title in ('what to do', 'left out'):
-        for line in report[title]:
+    for title, lines in told.items():
+        for line in lines:
             print(f'{title}: {line}')
     print(f'Attach {out / "verdicts.json"} and the logs beside it to a report.')
     return sum(not v.passed for v in verdicts)

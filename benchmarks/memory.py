@@ -20,11 +20,18 @@ def peak(make: Callable[..., Step], *arguments: object) -> int:
         make: A function of a module, called in the new process; returns the step, and a smaller one that
             sets up what libraries make at first.
         arguments: Its own.
+
+    Raises:
+        RuntimeError: The system does not report the memory of a process
+            (:func:`downstream.benchmarking.memory.reports_peaks`).
     """
-    return statistics.median(alone(_peak, make, *arguments) for _ in range(3))
+    return statistics.median_low(alone(_peak, make, *arguments) for _ in range(3))
 
 
-def _peak(make: Callable[..., Step], *arguments: object) -> int | None:
+def _peak(make: Callable[..., Step], *arguments: object) -> int:
     run, first = make(*arguments)
     first()
-    return peak_of_step(run)
+    taken = peak_of_step(run)
+    if taken is None:
+        raise RuntimeError('this system does not report the memory of a process')
+    return taken

@@ -51,10 +51,11 @@ def stop_and_resume(config: str, processes: int, folder: Path, options: list[str
             run.kill()
     stopped = files.verified(folder / files.INTERRUPTED)['meta']['iter']
     subprocess.run([*command, '--resume', *words], cwd=ROOT, check=True)
-    _, last = files.newest_whole(folder)
-    if last['meta']['iter'] <= stopped:
+    newest = files.newest_whole(folder)
+    last = newest[1]['meta']['iter'] if newest else 0
+    if last <= stopped:
         raise RuntimeError(f'the resumed run did not go beyond iteration {stopped}')
-    return f'stopped after iteration {stopped}, resumed to iteration {last["meta"]["iter"]}'
+    return f'stopped after iteration {stopped}, resumed to iteration {last}'
 
 
 def _wait_for_a_step(run: subprocess.Popen, folder: Path) -> None:

@@ -116,6 +116,12 @@ def difference(found: list[Tensor], expected: list[Tensor]) -> float:
     )
 
 
+def _grad(parameter: nn.Parameter) -> Tensor:
+    """A copy of its gradient."""
+    assert parameter.grad is not None, 'the backward pass did not reach a parameter'
+    return parameter.grad.clone()
+
+
 def measure(case: Case, rounds: int) -> Result:
     """Time all implementations of ``case`` in turn, after comparing what they compute."""
     torch.set_num_threads(case.threads)
@@ -128,8 +134,8 @@ def measure(case: Case, rounds: int) -> Result:
         torch.manual_seed(1)  # of drop path
         outputs = steps[name]()
         named = dict(models[name].named_parameters())
-        grads = [named[key].grad for key in sorted(named)] if case.training else []
-        reference[name] = [y.detach() for y in outputs], [g.clone() for g in grads]
+        grads = [_grad(named[key]) for key in sorted(named)] if case.training else []
+        reference[name] = [y.detach() for y in outputs], grads
     error = max(
         difference(found, expected)
         for found, expected in zip(reference[OURS], reference[BASE])

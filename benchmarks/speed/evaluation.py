@@ -33,7 +33,8 @@ def random_coco(images: int, masks: bool) -> tuple[dict, list[dict]]:
     """Annotations, 7 objects an image of 80 classes, and 100 detections an image."""
     rng = np.random.default_rng(0)
     categories = [{'id': i + 1, 'name': str(i)} for i in range(80)]
-    truth, found = [], []
+    truth: list[dict] = []
+    found = []
 
     def segmentation(x: float, y: float, w: float, h: float) -> dict:
         angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -89,8 +90,8 @@ def collected(found: list[dict], images: int) -> list[tuple[dict, dict]]:
         }
         if own and 'segmentation' in own[0]:
             codes = [one['segmentation'] for one in own]
-            prediction['masks'] = [{**code, 'counts': code['counts'].encode()} for code in codes]
-            prediction['mask_areas'] = mask_areas(prediction['masks'])
+            masks = [{**code, 'counts': code['counts'].encode()} for code in codes]
+            prediction |= {'masks': masks, 'mask_areas': mask_areas(masks)}
         results.append(({'img_id': image, 'width': 640, 'height': 480}, prediction))
     return results
 
@@ -143,7 +144,7 @@ def miou(images: int, rounds: int) -> Result:
     labels[wrong > 0.93] = 255
     totals = {}
 
-    def count(name: str, metric: type) -> None:
+    def count(name: str, metric: type[IoUMetric]) -> None:
         parts = [
             metric.intersect_and_union(prediction, label, 150, 255)
             for prediction, label in zip(predictions, labels)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import set_fused
@@ -67,8 +68,11 @@ def measure(
     place = torch.device(device)
     models = backbone.build(backbone.Case(str(case), case.v2, case.size, case.training, arch=arch))
     models = {name: models[name].to(place) for name in NAMES[:2]}
-    models = {name: m.to(memory_format=torch.channels_last) for name, m in models.items()}
-    models[NAMES[2]] = torch.compile(models['timm'])
+    for model in models.values():
+        convert_conv2d_weight_memory_format(model, torch.channels_last)
+    compiled = torch.compile(models['timm'])
+    assert isinstance(compiled, nn.Module)
+    models[NAMES[2]] = compiled
     count, height, width = case.size
     x = torch.randn(count, 3, height, width, device=place)
     x = x.contiguous(memory_format=torch.channels_last)

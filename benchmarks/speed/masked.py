@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backbones.convnext import Block
 from backbones.convnext.visible import VisibleCells
+from benchmarks.speed.peers import blocks
 from downstream.benchmarking.timing import Timings, interleave
 from downstream.contract.saved_memory import saved_activation_bytes
 from pretraining import FCMAE
@@ -80,10 +81,10 @@ def dense_loss(model: FCMAE, images: Tensor, visible: VisibleCells) -> Tensor:
         x = downsample(x)
         side = x.shape[-1] // visible.width
         mask = visible.mask.repeat_interleave(side, 1).repeat_interleave(side, 2)[:, None].to(x)
-        for block in stage:
+        for block in blocks(stage):
             x = _masked_block(block, x, mask)
     x = torch.where(visible.mask[:, None], model.proj(x), model.mask_token)
-    for block in model.decoder:
+    for block in blocks(model.decoder):
         x = Block.forward(block, x)
     predicted = model.pred(x).permute(0, 2, 3, 1)[~visible.mask]
     patches = images.unfold(2, model.cell, model.cell).unfold(3, model.cell, model.cell)
@@ -97,6 +98,7 @@ def _masked_block(block: Block, x: Tensor, mask: Tensor) -> Tensor:
     seen = hidden * mask.permute(0, 2, 3, 1)
     norm = torch.linalg.vector_norm(seen, dim=(1, 2), keepdim=True)
     response = norm / (norm.mean(-1, keepdim=True) + 1e-6)
+    assert block.grn is not None  # in every block of V2
     hidden = hidden + block.grn.gamma * (hidden * response) + block.grn.beta
     return x + block.pwconv2(hidden).permute(0, 3, 1, 2)
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData, PixelData
-from torch import nn
 
 import downstream  # noqa: F401  before mmdet
 from downstream.benchmarking.timing import Timings, interleave
@@ -21,7 +21,7 @@ CONFIGS = {
 }
 
 
-def build(task: str, name: str) -> nn.Module:
+def build(task: str, name: str) -> BaseModel:
     """The model of a recipe; ``name`` says with whose backbone."""
     from downstream.running.config import RunOptions, read_config
 
@@ -88,7 +88,7 @@ CASES = (
 )
 
 
-def step(model: nn.Module, case: Case, size: tuple[int, int] | None = None) -> Callable[[], None]:
+def step(model: BaseModel, case: Case, size: tuple[int, int] | None = None) -> Callable[[], None]:
     """What is timed, on noise of ``size``."""
     size = size or case.size
     count = _COUNT if case.training else 1

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from backbones import ConvNeXt, ConvNeXtV2
+from backbones.convnext import Block
 
 
 class _ChannelsFirstNorm(nn.Module):
@@ -84,7 +86,7 @@ class FairForm(nn.Module):
             self.downsample_layers.append(
                 nn.Sequential(_ChannelsFirstNorm(dims[i]), nn.Conv2d(dims[i], dims[i + 1], 2, 2))
             )
-        rates = iter([block.drop_path.p for stage in model.stages for block in stage])
+        rates = iter([block.drop_path.p for stage in model.stages for block in blocks(stage)])
         grn = isinstance(model, ConvNeXtV2)
         self.stages = nn.ModuleList(
             nn.Sequential(*(_Block(dim, next(rates), not grn, grn) for _ in range(depth)))
@@ -117,6 +119,13 @@ class _WithNorms(nn.Module):
         return tuple(norm(y) for norm, y in zip(self.norms, self._trunk(x)))
 
 
+def blocks(stage: nn.Module) -> Iterator[Block]:
+    """The blocks of a stage of ours."""
+    for block in stage.children():
+        assert isinstance(block, Block), type(block)
+        yield block
+
+
 def peers(model: ConvNeXt, arch: str, drop_path_rate: float = 0.0) -> dict[str, nn.Module]:
     """The same network with the same weights by other libraries, in the mode of ``model``.
 
@@ -143,19 +152,22 @@ def _official_state(model: ConvNeXt) -> dict[str, Tensor]:
 
 def _timm(model: ConvNeXt, arch: str, rate: float, grn: bool) -> nn.Module:
     import timm
+    from timm.models.convnext import ConvNeXt as TimmConvNeXt
     from timm.models.convnext import checkpoint_filter_fn
 
-    trunk = timm.create_model(
-        f'convnext{"v2" if grn else ""}_{arch}', pretrained=False, drop_path_rate=rate, num_classes=0,
-        **({} if grn else {'ls_init_value': 1.0, 'conv_mlp': False}),
-    )  # fmt: skip
+    name = f'convnext{"v2" if grn else ""}_{arch}'
+    create = partial(timm.create_model, name, drop_path_rate=rate, num_classes=0)
+    trunk = create() if grn else create(ls_init_value=1.0, conv_mlp=False)
+    assert isinstance(trunk, TimmConvNeXt)
     state = checkpoint_filter_fn(_official_state(model), trunk)
     left = trunk.load_state_dict(state, strict=False)
     assert all(k.startswith('head') for k in (*left.missing_keys, *left.unexpected_keys)), left
-    trunk.head = nn.Identity()
+    trunk.add_module('head', nn.Identity())
 
     def run(x: Tensor) -> list[Tensor]:
-        return trunk.forward_intermediates(x, indices=4, intermediates_only=True)
+        maps = trunk.forward_intermediates(x, indices=4, intermediates_only=True)
+        assert isinstance(maps, list)
+        return maps
 
     return _WithNorms(run, trunk, model)
 
@@ -168,10 +180,12 @@ def _torchvision(model: ConvNeXt, arch: str, rate: float) -> nn.Module:
     )
     trunk = net.features
     # Both list their tensors in the order in which they run, gamma apart.
-    own, state = trunk.state_dict(), {}
+    own = trunk.state_dict()
+    state: dict[str, Tensor] = {}
     for i in range(4):
         state |= _named(model.downsample_layers[i], f'{2 * i}.')
-        for j, block in enumerate(model.stages[i]):
+        for j, block in enumerate(blocks(model.stages[i])):
+            assert block.gamma is not None  # in every block of V1
             state |= _parts(
                 block, f'{2 * i + 1}.{j}.', ('block.0', 'block.2', 'block.3', 'block.5')
             )
@@ -190,7 +204,7 @@ def _torchvision(model: ConvNeXt, arch: str, rate: float) -> nn.Module:
     return _WithNorms(run, trunk, model)
 
 
-def _parts(block: nn.Module, prefix: str, names: tuple[str, str, str, str]) -> dict[str, Tensor]:
+def _parts(block: Block, prefix: str, names: tuple[str, str, str, str]) -> dict[str, Tensor]:
     """Tensors of the convolution, the norm and the two linear layers under a library's names."""
     own = (block.dwconv, block.norm, block.pwconv1, block.pwconv2)
     parts: dict[str, Tensor] = {}
@@ -211,13 +225,14 @@ def _transformers(model: ConvNeXtV2, rate: float) -> nn.Module:
         output_hidden_states=True,
     )  # fmt: skip
     net = ConvNextV2Model(config)
-    state = {}
+    state: dict[str, Tensor] = {}
     for i in range(4):
         first = 'embeddings.' if i == 0 else f'encoder.stages.{i}.downsampling_layer.'
         names = ('patch_embeddings', 'layernorm') if i == 0 else ('0', '1')
-        for j, name in enumerate(names):
-            state |= _named(model.downsample_layers[i][j], f'{first}{name}.')
-        for j, block in enumerate(model.stages[i]):
+        for name, layer in zip(names, model.downsample_layers[i].children()):
+            state |= _named(layer, f'{first}{name}.')
+        for j, block in enumerate(blocks(model.stages[i])):
+            assert block.grn is not None  # in every block of V2
             start = f'encoder.stages.{i}.layers.{j}.'
             state |= _parts(block, start, ('dwconv', 'layernorm', 'pwconv1', 'pwconv2'))
             state[f'{start}grn.weight'] = block.grn.gamma.detach()
