@@ -56,6 +56,7 @@ setup(
         'downstream.methods': ['*.json'],
         'downstream.reporting': ['*.css', '*.js'],
         'downstream.zoo': ['*.json'],
+        'downstream.zoo.roadmap': ['*.json'],
     },
     # OpenCV comes with mmengine and mmcv.
     install_requires=[

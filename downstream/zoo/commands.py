@@ -13,9 +13,9 @@ from rich.table import Table
 
 from backbones.errors import ConfigError, DataError
 
-from . import roadmap
 from .figures import measured_figures, published_figures
 from .pages import in_short
+from .roadmap import table as roadmap
 from .table import Row, find_row, matching, sweep_of
 
 # Stands for the steps from ResNet to ConvNeXt in the list of rows.

@@ -8,7 +8,8 @@ from typing import Any
 
 from backbones.errors import ConfigError
 
-from . import roadmap, roadmap_page
+from .roadmap import page as roadmap_page
+from .roadmap.table import record
 from .table import Row, rows
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -164,8 +165,8 @@ def readme() -> str:
 
 
 def write_roadmap(folders: Sequence[str], regime: str) -> None:
-    """Record the figures of all steps, see :func:`.roadmap.record`, and write the pages."""
-    roadmap.record(folders, regime)
+    """Record the figures of all steps, see :func:`.roadmap.table.record`, and write the pages."""
+    record(folders, regime)
     write()
 
 

@@ -9,7 +9,8 @@ import torch
 
 from backbones import ConfigError, DataError
 from backbones.roadmap.steps import STEPS
-from downstream.zoo import roadmap, roadmap_page
+from downstream.zoo.roadmap import page as roadmap_page
+from downstream.zoo.roadmap import table as roadmap
 
 # The project's notes on section 2 of the paper: multiply-adds that follow from its text, billions.
 COMPUTED = {

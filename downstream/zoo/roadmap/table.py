@@ -1,6 +1,6 @@
 """The steps from ResNet to ConvNeXt: published figures, what is proven of them, and our own.
 
-``roadmap.json`` holds what the paper printed. ``roadmap_measured.json`` holds our own figures, by
+``published.json`` holds what the paper printed. ``measured.json`` holds our own figures, by
 ``tools/zoo.py roadmap``; it does not exist before there are any.
 """
 
@@ -26,11 +26,11 @@ from backbones.weights.load import load_state
 from downstream.contract import gmacs
 from downstream.running.checkpoint.files import write_text
 
-from .figures import measured_figures
-from .released import released_tensors
+from ..figures import measured_figures
+from ..released import released_tensors
 
-_PUBLISHED = Path(__file__).with_name('roadmap.json')
-MEASURED = Path(__file__).with_name('roadmap_measured.json')
+_PUBLISHED = Path(__file__).with_name('published.json')
+MEASURED = Path(__file__).with_name('measured.json')
 _IMAGE = (3, 224, 224)
 _CLASSES = 1000
 # The ends of the roadmap are networks with released files.
@@ -79,7 +79,7 @@ class Step:
 
 @cache
 def published() -> dict:
-    """Everything in ``roadmap.json``."""
+    """Everything in ``published.json``."""
     return json.loads(_PUBLISHED.read_text())
 
 
@@ -205,7 +205,7 @@ def _budget(report: dict) -> str:
 
 
 def record(folders: Sequence[str], regime: str = 'atto') -> None:
-    """Write the figures of :func:`collect` into ``roadmap_measured.json``."""
+    """Write the figures of :func:`collect` into ``measured.json``."""
     write_text(MEASURED, json.dumps(collect(folders, regime), indent=1) + '\n')
 
 

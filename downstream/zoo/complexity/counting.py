@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of whole models, counted as the papers counted them.
+"""The papers' rule of counting operations, applied to whole models.
 
 The papers used mmcv's old counter of operations. Its rule, with 1 multiply-add = 1 FLOP and one image:
 convolutions with their bias; matrix products of ``Linear`` without it; transposed convolutions; one
@@ -33,8 +33,8 @@ from backbones.errors import UserError
 from backbones.layers import LayerNorm2d
 from backbones.uninitialised import on_meta, without_initialisation
 
-from .dino_parts import run_dino
-from .mask2former_parts import run_mask2former
+from .dino import run_dino
+from .mask2former import run_mask2former
 
 # Number of RoIs with which box heads and mask heads are counted.
 BOX_ROIS, MASK_ROIS = 1000, 100

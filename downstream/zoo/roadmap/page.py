@@ -1,4 +1,4 @@
-"""``docs/roadmap.md`` and its picture, made from the figures of :mod:`.roadmap`."""
+"""``docs/roadmap.md`` and its picture, made from the figures of :mod:`.table`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from backbones.roadmap.names import name_of
 from backbones.roadmap.steps import STEPS
 
-from . import roadmap
+from . import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_DOCS = Path(__file__).resolve().parents[2] / 'docs'
+_DOCS = Path(__file__).resolve().parents[3] / 'docs'
 PAGE, PICTURE = _DOCS / 'roadmap.md', _DOCS / 'roadmap.svg'
 _TINY, _BASE = '#5b4a9e', '#b9b9c4'
 _COMMAND = """\
@@ -89,7 +89,7 @@ def page() -> str:
 def _steps() -> str:
     head = ('step', 'top-1 T', 'GFLOPs T', 'top-1 B', 'GFLOPs B')
     lines, notes = [], []
-    for tiny, base in zip(roadmap.steps('tiny'), roadmap.steps('base')):
+    for tiny, base in zip(table.steps('tiny'), table.steps('base')):
         mark = ''
         if tiny.slip:
             notes.append(f'`{tiny.step}`: {tiny.slip}.')
@@ -104,7 +104,7 @@ def _steps() -> str:
                 f'{base.gflops:.2f}',
             ]
         )
-    data = roadmap.published()
+    data = table.published()
     for tiny, base in (data['swin'], data['old_recipe']):
         words = ' with the old recipe' if tiny in data['old_recipe'] else ''
         lines.append(
@@ -120,7 +120,7 @@ def _steps() -> str:
 
 
 def _own_figures() -> str:
-    own = roadmap.measured()
+    own = table.measured()
     names = ' \\\n'.join(
         '    ' * (i > 0) + ' '.join(name_of(step, 'atto') for step in STEPS[i : i + 3])
         for i in range(0, len(STEPS), 3)
@@ -137,7 +137,7 @@ def _own_figures() -> str:
 def _own_table(own: dict) -> str:
     tasks = [task for task in ('detection', 'segmentation') if task in own]
     figures = {'detection': 'box AP', 'segmentation': 'mIoU'}
-    tiny = {step.step: step for step in roadmap.steps('tiny') if not step.kernel}
+    tiny = {step.step: step for step in table.steps('tiny') if not step.kernel}
     lines = []
     for step in STEPS:
         cells = [interval(own[task]['values'][step]) for task in tasks]
@@ -172,7 +172,7 @@ def _throughput() -> str:
             _decimals(row['convnext'], 1),
             f'{row["convnext"] / row["swin"] - 1:+.0%}' if row['swin'] else '-',
         ]
-        for row in roadmap.published()['throughput']
+        for row in table.published()['throughput']
     ]
     return (
         '## Throughput, as published\n\n'
@@ -189,7 +189,7 @@ def _isotropic() -> str:
             str(row['params']),
             str(row['gflops']),
         ]
-        for row in roadmap.published()['isotropic']
+        for row in table.published()['isotropic']
     ]
     return (
         '## Isotropic ConvNeXts\n\n'
@@ -215,7 +215,7 @@ def picture() -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    own = roadmap.measured() or {}
+    own = table.measured() or {}
     tasks = [task for task in ('detection', 'segmentation') if task in own]
     # text stays text; the same figures give the same file
     with mpl.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': 'roadmap', 'font.size': 8}):
@@ -230,7 +230,7 @@ def picture() -> str:
             _intervals(panel, own[task]['values'], f'{title} ({own["regime"]}, ours)')
         labels = [
             f'kernel {step.kernel} (not taken)' if step.kernel else step.step
-            for step in roadmap.steps('tiny')
+            for step in table.steps('tiny')
         ]
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].invert_yaxis()
@@ -244,7 +244,7 @@ def _bars(panel: Axes, field: str, title: str, start: float) -> None:
         ('tiny', _TINY, -0.2, 'ResNet-50 to ConvNeXt-T'),
         ('base', _BASE, 0.2, 'ResNet-200 to ConvNeXt-B'),
     ):
-        rows = roadmap.steps(regime)
+        rows = table.steps(regime)
         values = [getattr(row, field) for row in rows]
         places = [place + shift for place in range(len(rows))]
         # steps that were not taken are hatched
@@ -260,7 +260,7 @@ def _bars(panel: Axes, field: str, title: str, start: float) -> None:
 
 
 def _intervals(panel: Axes, values: dict[str, list[float]], title: str) -> None:
-    taken = [i for i, step in enumerate(roadmap.steps('tiny')) if not step.kernel]
+    taken = [i for i, step in enumerate(table.steps('tiny')) if not step.kernel]
     centers, halves = zip(*(interval(values[step]) for step in STEPS))
     panel.errorbar(
         centers, taken, xerr=[half or 0 for half in halves], fmt='o', ms=3, lw=1, color=_TINY

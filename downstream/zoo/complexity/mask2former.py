@@ -1,6 +1,6 @@
 """The parts of a Mask2Former's head whose amount of work is fixed, run on the meta device.
 
-As in :mod:`.dino_parts`, deformable attention is run projection by projection.
+As in :mod:`.dino`, deformable attention is run projection by projection.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .dino_parts import run_deformable_encoder
+from .dino import run_deformable_encoder
 
 
 def run_mask2former(head: Any, maps: Sequence[Tensor]) -> int:
