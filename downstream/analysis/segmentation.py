@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .kept_segmentation import KeptCounts
-from .region_counts import SIZES
+from .kept import KeptCounts
+from .kept.region_counts import SIZES
 
 
 @dataclass(frozen=True)

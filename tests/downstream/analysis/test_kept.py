@@ -9,7 +9,8 @@ import pytest
 from pycocotools import mask as rle
 
 from backbones.errors import DataError
-from downstream.analysis import detection, kept, kept_detection, suspects, worst
+from downstream.analysis import detection, kept, suspects, worst
+from downstream.analysis.kept import detection as kept_detection
 from downstream.detection import CocoInstanceMetric
 from downstream.detection.coco_evaluation import (
     HotcocoTruth,

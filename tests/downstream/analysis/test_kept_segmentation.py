@@ -8,8 +8,9 @@ import torch
 from scipy import ndimage
 
 from backbones.errors import DataError
-from downstream.analysis import kept, kept_segmentation, segmentation
-from downstream.analysis.region_counts import boundary_width, count_image
+from downstream.analysis import kept, segmentation
+from downstream.analysis.kept import segmentation as kept_segmentation
+from downstream.analysis.kept.region_counts import boundary_width, count_image
 from downstream.segmentation import SegmentationMetric
 
 CLASSES = ('sky', 'road', 'car', 'never')

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from backbones.weights.download import sha256
-from downstream.analysis.kept_detection import FILE, _header, _save
+from downstream.analysis.kept.detection import FILE, _header, _save
 
 CLASSES = ('circle', '<b>square</b>', 'nobody predicts this')
 RULES = {
@@ -77,7 +77,7 @@ def kept_test(
 
 
 def write(folder: Path, annotations: Path, detections: list[dict]) -> Path:
-    """Files of a test as :mod:`downstream.analysis.kept_detection` has them."""
+    """Files of a test as :mod:`downstream.analysis.kept.detection` has them."""
     folder.mkdir(parents=True)
     arrays = {
         'counts': np.array([len(one['labels']) for one in detections], np.int32),

@@ -1,4 +1,4 @@
-"""What a test keeps beside its figures: written by ``tools/test.py``, found and read again."""
+"""Tests that have been run, and what they kept."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from backbones.errors import DataError
 from downstream.data.json_files import read_json
 from downstream.detection.coco_evaluation import Detections, Rules
 
-from . import kept_detection, kept_segmentation
-from .kept_segmentation import KeptCounts, LabelMaps
+from . import detection, segmentation
+from .segmentation import KeptCounts, LabelMaps
 
 REPORT = 'metrics.json'
 _AGAIN = 'python tools/test.py {config} {checkpoint}'
 # Each: prepare(metrics) before a test, write(metrics, folder) -> facts for metrics.json after it.
-_KEEPERS = {'detection': kept_detection, 'segmentation': kept_segmentation}
+_KEEPERS = {'detection': detection, 'segmentation': segmentation}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def truth_of(test: TestRun) -> dict:
     Raises:
         DataError: It was not recorded, is not there, or has changed since the test.
     """
-    return kept_detection.truth(test.folder, _data(test, 'detection', 'annotations'))
+    return detection.truth(test.folder, _data(test, 'detection', 'annotations'))
 
 
 def predictions_of(test: TestRun) -> dict:
@@ -117,7 +117,7 @@ def predictions_of(test: TestRun) -> dict:
     images, categories = _kept_detections(test)
     found = Detections.collected(images, categories, masks=False)
     annotations = [{'id': number, **one} for number, one in enumerate(found.as_dicts(), 1)]
-    if kept_detection.has_masks(images):
+    if detection.has_masks(images):
         codes = (code for image in images for code in image['masks'])
         for annotation, code in zip(annotations, codes):
             annotation['segmentation'] = {**code, 'counts': code['counts'].decode('ascii')}
@@ -138,7 +138,7 @@ def detections_of(test: TestRun, kind: str = 'bbox') -> Detections:
     Raises:
         DataError: They were not kept.
     """
-    return kept_detection.collected(*_kept_detections(test), kind)
+    return detection.collected(*_kept_detections(test), kind)
 
 
 def rules_of(test: TestRun, truth: Mapping) -> Rules:
@@ -180,7 +180,7 @@ def counts_of(test: TestRun) -> KeptCounts:
         DataError: They were not kept.
     """
     _data(test, 'segmentation', 'kept')
-    return kept_segmentation.read_counts(path_of(test, kept_segmentation.FILE))
+    return segmentation.read_counts(path_of(test, segmentation.FILE))
 
 
 def predicted_masks_of(test: TestRun) -> LabelMaps:
@@ -190,7 +190,7 @@ def predicted_masks_of(test: TestRun) -> LabelMaps:
         DataError: They were not kept.
     """
     _data(test, 'segmentation', 'kept')
-    return LabelMaps(path_of(test, kept_segmentation.MAPS))
+    return LabelMaps(path_of(test, segmentation.MAPS))
 
 
 def annotated_masks_of(test: TestRun) -> LabelMaps:
@@ -200,7 +200,7 @@ def annotated_masks_of(test: TestRun) -> LabelMaps:
         DataError: They were not kept.
     """
     _data(test, 'segmentation', 'kept')
-    return LabelMaps(path_of(test, kept_segmentation.MAPS), annotated=True)
+    return LabelMaps(path_of(test, segmentation.MAPS), annotated=True)
 
 
 def path_of(test: TestRun, name: str) -> Path:
@@ -217,7 +217,7 @@ def path_of(test: TestRun, name: str) -> Path:
 
 def _kept_detections(test: TestRun) -> tuple[list[dict], list]:
     _data(test, 'detection', 'kept')
-    return kept_detection.read(path_of(test, kept_detection.FILE))
+    return detection.read(path_of(test, detection.FILE))
 
 
 def _data(test: TestRun, task: str, key: str) -> dict:
