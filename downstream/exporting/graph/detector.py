@@ -14,9 +14,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .any_size import AnySize, contiguous
+from .any_size import AnySize
 from .boxes import Decoder, Length, grid_anchors, suppression
 from .half import use_half
+from .pooling import contiguous
 from .roi_features import PyramidAlign
 from .supported import check_detector, stages
 

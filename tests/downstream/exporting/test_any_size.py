@@ -1,9 +1,12 @@
 """Forms of operators for every size compute what the operators do, and put no condition on sizes."""
 
-import numpy as np
+import importlib.util
+
 import pytest
 import torch
 import torch.nn.functional as F
+from mmseg.models.backbones.resnet import BasicBlock
+from mmseg.models.utils import ResLayer
 from torch import nn
 
 from backbones.multiples import crop_to_stride, pad_to_multiple
@@ -14,6 +17,15 @@ from downstream.exporting.graph.any_size import AnySize
 from downstream.exporting.trace import Shape, trace
 
 MAPS = [(7, 5), (1, 1), (16, 3), (13, 40)]
+
+
+def in_onnx(program, net, path, batch=1):
+    """What a program computes as a file of ONNX."""
+    any_size = dict(batch=batch, height=None, width=None, channels=3, dtype='uint8')
+    facts = {'format': 1, 'task': 'segmentation', 'input': any_size}
+    write.write(program, net, facts, 'onnx', path, Shape().example(96, 128))
+    file = open_exported(path)
+    return lambda image: torch.from_numpy(file.run(image.numpy())['map'])
 
 
 @pytest.mark.parametrize('size', MAPS)
@@ -97,6 +109,79 @@ def test_a_trace_pools_maps_of_every_size():
             image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
             expected = net.pooled(image.permute(0, 3, 1, 2).float())
             assert torch.equal(program(image), expected)
+
+
+AVERAGES = [
+    dict(kernel_size=2, ceil_mode=True, count_include_pad=False),
+    dict(kernel_size=(3, 2), stride=(2, 1), padding=(1, 0)),
+    dict(kernel_size=3, stride=2, padding=1, ceil_mode=True),
+    dict(kernel_size=3, stride=2, padding=1, count_include_pad=False),
+    dict(kernel_size=5, stride=3, padding=2, ceil_mode=True, count_include_pad=False),
+    dict(kernel_size=3, stride=4, divisor_override=5),
+]
+
+
+class _Averages(nn.Module):
+    """Averages as the stems and shortcuts of ResNet-D, Res2Net and ResNeSt take them."""
+
+    outputs = tuple(f'maps{number}' for number in range(len(AVERAGES)))
+
+    def pooled(self, x):
+        return tuple(F.avg_pool2d(x, **options) for options in AVERAGES)
+
+    def forward(self, image):
+        with AnySize():
+            return self.pooled(image.permute(0, 3, 1, 2).float())
+
+
+def test_a_trace_averages_windows_of_every_size():
+    """Windows that reach over the border are averages of the cells that there are."""
+    net = _Averages()
+    program = trace(net, Shape(), 32).module()
+    for height in (4, 33, 34, 35, 36):
+        for width in (7, 41, 42):
+            image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
+            expected = net.pooled(image.permute(0, 3, 1, 2).float())
+            for found, one in zip(program(image), expected, strict=True):
+                torch.testing.assert_close(found, one)
+
+
+def test_averages_of_the_last_window_that_may_be_none_stay():
+    """A window that would begin behind the map is left out: that depends on the size."""
+    options = dict(kernel_size=2, stride=2, padding=1, ceil_mode=True)
+    for size in (5, 6, 7):
+        x = torch.randn(1, 2, size, 8)
+        expected = F.avg_pool2d(x, **options)
+        with AnySize():
+            assert torch.equal(F.avg_pool2d(x, **options), expected)
+
+
+class _Shortcut(nn.Module):
+    """A block of a ResNet-D, whose shortcut averages what the convolution beside it has strides for."""
+
+    outputs = ('map',)
+
+    def __init__(self):
+        super().__init__()
+        self.layer = ResLayer(BasicBlock, 3, 4, 1, stride=2, avg_down=True)
+
+    def forward(self, image):
+        with AnySize():
+            return self.layer(image.permute(0, 3, 1, 2).float() / 100)
+
+
+def test_a_shortcut_that_averages(tmp_path):
+    net = _Shortcut().eval()
+    program = trace(net, Shape(batch=None), 32)
+    taken = [program.module()]
+    if all(map(importlib.util.find_spec, write.FORMATS['onnx'][1])):
+        taken.append(in_onnx(program, net, tmp_path / 'shortcut.onnx', batch=None))
+    for size in ((1, 33, 97), (2, 64, 65), (3, 34, 2), (1, 1, 1)):
+        image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
+        with torch.no_grad():
+            expected = net(image)
+            for run in taken:
+                torch.testing.assert_close(run(image), expected)
 
 
 class _Rows(nn.Module):
@@ -184,14 +269,8 @@ def test_windows_of_every_size(tmp_path):
     for package in write.FORMATS['onnx'][1]:
         pytest.importorskip(package)
     net = _Windows().eval()
-    program = trace(net, Shape(), 32)
-    path = tmp_path / 'windows.onnx'
-    any_size = dict(batch=1, height=None, width=None, channels=3, dtype='uint8')
-    facts = {'format': 1, 'task': 'segmentation', 'input': any_size}
-    write.write(program, net, facts, 'onnx', path, Shape().example(96, 128))
-    file = open_exported(path)
+    run = in_onnx(trace(net, Shape(), 32), net, tmp_path / 'windows.onnx')
     for height, width in ((96, 128), (112, 112), (33, 97), (28, 8), (150, 217)):
         image = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
         with torch.no_grad():
-            expected = net(image)
-        np.testing.assert_allclose(file.run(image.numpy())['map'], expected.numpy(), atol=1e-4)
+            torch.testing.assert_close(run(image), net(image), atol=1e-4, rtol=0)
