@@ -34,6 +34,7 @@ PRIVATE_NAMES: dict[str, str] = {
     'torch._C._len_torch_dispatch_stack': _FUSED,
     'torch._C._len_torch_function_stack': _FUSED,
     'torch._dynamo.exc.TorchDynamoException': 'one line where torch.compile fails',
+    'torch._prims_common.is_contiguous_or_false': "exported ViTs' files for any number of pictures",
     'torch.autograd.forward_ad._current_level': _FUSED,
     'torch.distributed.Reducer.prepare_for_backward': 'exact resume on several processes',
     'torch.distributed.distributed_c10d._get_default_store': 'HangHook',

@@ -10,8 +10,13 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 
+from backbones.upstream import optional
+
 from . import pooling
 from .pooling import contiguous
+
+# Whether a tensor is contiguous whatever its sizes are.
+_is_in_order = optional('torch._prims_common.is_contiguous_or_false')
 
 
 class AnySize(TorchFunctionMode):
@@ -25,6 +30,8 @@ class AnySize(TorchFunctionMode):
       ``torch.export`` otherwise asks whether there are any.
     - Maps of convolutions are contiguous. ``torch.export`` otherwise asks for the memory format of a map,
       which depends on whether it has more than one cell.
+    - What is reshaped is contiguous. Of a slice, as the tokens of a ViT without its class token are,
+      ``torch.export`` otherwise asks whether there is more than one picture.
     - BatchNorm of as many boxes as there happen to be is a product and a sum. ``torch.export`` otherwise
       asks whether there are any.
     """
@@ -47,6 +54,8 @@ class AnySize(TorchFunctionMode):
             return func(contiguous(args[0]), *args[1:], **kwargs)
         if func is F.batch_norm and free_unbacked_symbols(args[0]):
             return _batch_norm(*args, **kwargs)
+        if func is Tensor.reshape and _is_in_order and not _is_in_order(args[0]):
+            return func(contiguous(args[0]), *args[1:], **kwargs)
         if func is Tensor.contiguous and len(args) == 1 and not kwargs:
             return contiguous(args[0])
         return func(*args, **kwargs)

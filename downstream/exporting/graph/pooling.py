@@ -121,6 +121,14 @@ class _Window(NamedTuple):
         """Cells of the padded map that no whole window reaches."""
         return (self.size + 2 * self.pad - self.reach) % self.step
 
+    def filled(self, ceil_mode: bool) -> int:
+        """Cells from the begin of the first window to the end of the last.
+
+        Made of the number of windows, written as a convolution's is: a tracer then sees that both agree.
+        """
+        length = self.size + 2 * self.pad - self.reach + (self.step - 1 if ceil_mode else 0)
+        return length // self.step * self.step + self.reach
+
     def counted(self, count: int, with_padding: bool, like: Tensor) -> Tensor:
         """How many cells of each of ``count`` windows an average is taken of, ``(count,)``."""
         begin = torch.arange(count, device=like.device) * self.step - self.pad
@@ -147,14 +155,14 @@ def _leaves_open(windows: Sequence[_Window], ceil_mode: bool) -> bool:
 
 
 def _filled(x: Tensor, windows: Sequence[_Window], ceil_mode: bool, value: float) -> Tensor:
-    """A map with its padding, without the end that no window reaches or with the last window filled up."""
+    """A map with its padding, and without the end that no window reaches or with a whole last window."""
     high, wide = windows
-    below, right = ((w.step - w.rest) % w.step if ceil_mode else 0 for w in windows)
-    x = F.pad(x, (wide.pad, wide.pad + right, high.pad, high.pad + below), value=value)
+    height, width = (w.filled(ceil_mode) for w in windows)
+    ends = [w.pad for w in windows]
     if ceil_mode:
-        return x
-    height, width = (w.size + 2 * w.pad - w.rest for w in windows)
-    return contiguous(x.narrow(-2, 0, height).narrow(-1, 0, width))
+        ends = [filled - w.size - w.pad for filled, w in zip((height, width), windows)]
+    x = F.pad(x, (wide.pad, ends[1], high.pad, ends[0]), value=value)
+    return x if ceil_mode else contiguous(x.narrow(-2, 0, height).narrow(-1, 0, width))
 
 
 def _every_nth(x: Tensor, windows: Sequence[_Window]) -> Tensor:

@@ -132,10 +132,10 @@ class BranchesOnTheBatch(Good):
 
 
 class PoolsPairs(Good):
-    """A trace holds for as many cells, odd or even, as there were."""
+    """A trace holds for as many cells, odd or even, as there were: the last pair may be padding alone."""
 
     def forward(self, x):
-        pooled = nn.functional.avg_pool2d(x, 2, ceil_mode=True)
+        pooled = nn.functional.avg_pool2d(x, 2, padding=1, ceil_mode=True)
         return super().forward(x + nn.functional.interpolate(pooled, x.shape[-2:]))
 
 

@@ -22,13 +22,14 @@ BACKBONES = {
         model='resnet18',
         model_args=dict(layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), stem_width=8),
     ),
+    'resnet-d': dict(type='mmseg.ResNetV1d', depth=18, stem_channels=8, base_channels=4),
     'swin': dict(
         type='TimmBackbone',
         model='swin_tiny_patch4_window7_224',
         model_args=dict(depths=(2, 1, 1, 1), embed_dim=8, num_heads=(1, 2, 2, 2), window_size=4),
     ),
 }
-CHANNELS = {'swin': [8, 16, 32, 64]}
+CHANNELS = {'swin': [8, 16, 32, 64], 'resnet-d': [4, 8, 16, 32]}
 # Larger ones saturate the scores, and saturated scores tie.
 SPREAD = {'rpn_cls': 0.1, 'fc_cls': 0.2, 'conv_logits': 0.3}
 # Portrait, landscape, none a multiple of the stride; a single pixel.

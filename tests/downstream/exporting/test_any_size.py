@@ -184,6 +184,26 @@ def test_a_shortcut_that_averages(tmp_path):
                 torch.testing.assert_close(run(image), expected)
 
 
+class _Tokens(nn.Module):
+    """The map of a ViT: its tokens without that of the class, whose memory has gaps."""
+
+    outputs = ('map',)
+
+    def forward(self, image):
+        with AnySize():
+            maps = F.avg_pool2d(image.permute(0, 3, 1, 2).float(), 16)
+            tokens = F.pad(maps.flatten(2).transpose(1, 2), (0, 0, 1, 0))[:, 1:]
+            return tokens.reshape(image.shape[0], *maps.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+def test_a_trace_reshapes_slices_of_any_number_of_pictures():
+    net = _Tokens()
+    program = trace(net, Shape(batch=None), 32).module()
+    for size in ((1, 64, 48), (1, 16, 16), (3, 33, 97)):
+        image = torch.randint(0, 256, (*size, 3), dtype=torch.uint8)
+        assert torch.equal(program(image), net(image))
+
+
 class _Rows(nn.Module):
     """A head with BatchNorm on as many things as there are in an image."""
 

@@ -98,7 +98,7 @@ def test_a_file_equals_the_model_at_every_size(files, model, rules, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('backbone', ['swin', 'resnet'])
+@pytest.mark.parametrize('backbone', ['swin', 'resnet', 'resnet-d'])
 def test_a_file_of_another_backbone_at_every_size(config, rules, tmp_path, backbone):
     """Windows that a map does not fill; maps that are rounded up."""
     cfg = copy.deepcopy(config)
@@ -111,14 +111,18 @@ def test_a_file_of_another_backbone_at_every_size(config, rules, tmp_path, backb
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     graph = SegmenterGraph(copy.deepcopy(model), rules)
-    path = tmp_path / 'model.onnx'
     program = trace(graph, SHAPE, STRIDE)
-    write.write(program, graph, FACTS, 'onnx', path, SHAPE.example(96, 128))
-    file = open_exported(path)
+    files = []
+    for name in ('onnx', 'torch'):
+        path = tmp_path / f'model{write.FORMATS[name][0]}'
+        write.write(copy.copy(program), graph, FACTS, name, path, SHAPE.example(96, 128))
+        files.append(open_exported(path))
     for size in SIZES:
         images = pictures(*size)
-        found, expected = file.run(images)['logits'], logits_of(model, rules, images)
-        assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
+        expected = logits_of(model, rules, images)
+        for file in files:
+            found = file.run(images)['logits']
+            assert np.abs(found - expected).max() < 1e-4 * max(np.abs(expected).max(), 1)
 
 
 def test_one_file_of_a_recent_opset_with_facts(files):
