@@ -50,7 +50,7 @@ setup(
     ],
     package_dir={'downstream.configs': 'configs', 'downstream.tools': 'tools'},
     package_data={
-        'backbones.kernels': ['*.c', '*.h'],
+        'backbones.kernels': ['**/*.c', '**/*.h'],
         'backbones.weights': ['*.json'],
         'downstream.configs': ['**/*.py'],
         'downstream.methods': ['*.json'],

@@ -121,6 +121,6 @@ def _fingerprint(source: Path, command: list[str]) -> str:
     cpuinfo = Path('/proc/cpuinfo')
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     cpu = next((line for line in lines if line.startswith('flags')), platform.processor())
-    headers = (path.read_text() for path in sorted(_FOLDER.glob('*.h')))
+    headers = (path.read_text() for path in sorted(_FOLDER.rglob('*.h')))
     parts = (source.read_text(), *headers, cpu, platform.machine(), *command, *_OPTIONS)
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:16]

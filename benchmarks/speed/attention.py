@@ -11,7 +11,7 @@ import torch
 from mmcv.ops import multi_scale_deform_attn
 from torch import Tensor, nn
 
-from backbones.kernels import deform_attention
+from backbones.kernels.detection import deform_attention
 from benchmarks.speed.backbone import OURS, difference
 from downstream.benchmarking.timing import Timings, interleave
 from downstream.contract.saved_memory import saved_activation_bytes

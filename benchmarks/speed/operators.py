@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from backbones.kernels.roi_align import RoIAlign
+from backbones.kernels.detection.roi_align import RoIAlign
 from benchmarks.speed.backbone import OURS, difference
 from downstream.benchmarking.timing import Timings, interleave
 

@@ -1,4 +1,4 @@
-"""mmcv's multi-scale deformable attention, on :mod:`backbones.kernels.deform_attention`.
+"""mmcv's multi-scale deformable attention, on :mod:`backbones.kernels.detection.deform_attention`.
 
 mmcv's Python code calls its extension on CUDA alone, for float32 and float16, with locations rounded to
 float16. Elsewhere it samples with autograd, which keeps seven times the memory, and in reduced precision
@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from backbones.kernels import deform_attention
+from backbones.kernels.detection import deform_attention
 
 # mmcv's own function, for comparisons.
 REPLACED: dict[str, Callable[..., Tensor]] = {}

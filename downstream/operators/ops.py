@@ -17,8 +17,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from backbones.kernels.roi_align import RoIAlign
-from backbones.kernels.soft_nms import soft_nms
+from backbones.kernels.detection.roi_align import RoIAlign
+from backbones.kernels.detection.soft_nms import soft_nms
 
 from .carafe import (
     carafe_backward,
@@ -107,8 +107,9 @@ def softnms(
 ) -> Tensor:
     """Soft-NMS (Bodla et al. 2017, arXiv 1704.04503) on the CPU.
 
-    See :func:`backbones.kernels.soft_nms.soft_nms` for the arguments. Writes the ``K`` kept boxes with
-    their new scores into the first rows of ``dets`` ``(N, 5)`` and returns their indices ``(K,)``.
+    See :func:`backbones.kernels.detection.soft_nms.soft_nms` for the arguments. Writes the ``K`` kept
+    boxes with their new scores into the first rows of ``dets`` ``(N, 5)`` and returns their indices
+    ``(K,)``.
     """
     kept, lowered = soft_nms(boxes, scores, iou_threshold, sigma, min_score, method, offset)
     dets[: len(kept), :4] = boxes[kept]

@@ -2,7 +2,7 @@
 
 import math
 
-from backbones.kernels.soft_nms import GAUSSIAN, LINEAR
+from backbones.kernels.detection.soft_nms import GAUSSIAN, LINEAR
 
 
 def iou(a: list, b: list, offset: int = 0) -> float:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from backbones.kernels import depthwise, pointwise
+from backbones.kernels.layers import depthwise, pointwise
 
 from ..block import Block
 from ..visible import VisibleCells

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backbones.kernels import pointwise
-from backbones.kernels.linear import (
+from backbones.kernels.layers import pointwise
+from backbones.kernels.layers.linear import (
     add_linear,
     allocates_output,
     linear,

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from backbones.kernels import pointwise
-from backbones.kernels.linear import linear, linear_with_pending_bias
+from backbones.kernels.layers import pointwise
+from backbones.kernels.layers.linear import linear, linear_with_pending_bias
 
 from .chunks import Scratch, chunks, images_of, longest_chunk
 from .conditions import BlockParameters, as_map, pixels_of

@@ -2,13 +2,13 @@
 
 Feature maps are in channels_last memory format; the convolution is cuDNN's and the matrix products are
 cuBLAS's, in autocast's dtype where it is on. The operators between them are fused
-(:mod:`backbones.kernels.triton_pointwise`): LayerNorm, GELU with the sums that GRN and its gradient
-need, and layer scale and drop path with the residual. GRN's scale is multiplied into the weight of the
-second linear layer, one weight for each image, so that GRN takes no pass of its own. For the backward
-pass a block saves the convolution's input and output and the hidden activations before GELU, but
+(:mod:`backbones.kernels.layers.triton_pointwise`): LayerNorm, GELU with the sums that GRN and its
+gradient need, and layer scale and drop path with the residual. GRN's scale is multiplied into the weight
+of the second linear layer, one weight for each image, so that GRN takes no pass of its own. For the
+backward pass a block saves the convolution's input and output and the hidden activations before GELU, but
 nothing computed from these.
 
-Off by default: these blocks have not been measured on a GPU (:mod:`.fused_switch`).
+Off by default: these blocks have not been measured on a GPU (:mod:`.switch`).
 :func:`can_run_fused` states the other conditions; where they do not hold, a block's modules run.
 """
 
@@ -193,7 +193,7 @@ def _forward(
     dtypes: _Dtypes,
     p: BlockParameters,
 ) -> tuple[Tensor, SavedForBackward]:
-    from backbones.kernels import triton_pointwise as kernels
+    from backbones.kernels.layers import triton_pointwise as kernels
 
     dtype, count = dtypes.compute, len(x)
     with torch.autocast(x.device.type, enabled=False):
@@ -298,7 +298,7 @@ def _branch_backward(
 
     The dtypes are those that the products have.
     """
-    from backbones.kernels import triton_pointwise as kernels
+    from backbones.kernels.layers import triton_pointwise as kernels
 
     dtype, count = saved.x.dtype, len(saved.x)
     grad_branch, dot_branch, grad_sums = kernels.add_branch_backward(
@@ -330,7 +330,7 @@ def _mlp_backward(
     grad_branch: Tensor, hidden: Tensor, count: int, p: BlockParameters
 ) -> tuple[Tensor, _Gradients]:
     """Gradient of the hidden activations before GELU, ``(N H W, 4 C)``, and of some parameters."""
-    from backbones.kernels import triton_pointwise as kernels
+    from backbones.kernels.layers import triton_pointwise as kernels
 
     grad_hidden = torch.mm(grad_branch, p.linear2_weight.to(hidden.dtype))
     linear1_bias, active = kernels.gelu_backward_(hidden, grad_hidden, count, returns_gelu=True)
@@ -343,7 +343,7 @@ def _mlp_with_grn_backward(
     grad_branch: Tensor, grad_bias: Tensor, saved: SavedForBackward, p: BlockParameters
 ) -> tuple[Tensor, _Gradients]:
     """The same with GRN; ``grad_bias`` ``(C,)`` is the gradient of the second layer's bias."""
-    from backbones.kernels import triton_pointwise as kernels
+    from backbones.kernels.layers import triton_pointwise as kernels
 
     assert p.grn_gamma is not None
     assert p.grn_beta is not None

@@ -16,7 +16,7 @@ from backbones.convnext.block import GRN
 from backbones.convnext.fused import chunks
 from backbones.convnext.fused import cpu as fused_cpu
 from backbones.convnext.fused.grn import grn_backward, grn_scale
-from backbones.kernels import depthwise, linear, pointwise
+from backbones.kernels.layers import depthwise, linear, pointwise
 from downstream.contract.saved_memory import saved_activation_bytes
 from downstream.data.shapes import make_shapes
 from tests.support.close import require_close

@@ -26,7 +26,7 @@ pytest.importorskip('triton')
 
 from triton.runtime import interpreter
 
-from backbones.kernels import triton_pointwise as kernels
+from backbones.kernels.layers import triton_pointwise as kernels
 
 DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 HALVES = [torch.float16, torch.bfloat16]
@@ -445,7 +445,7 @@ _COMPILE = """
 import re, sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from backbones.kernels import triton_pointwise as kernels
+from backbones.kernels.layers import triton_pointwise as kernels
 
 names = ('HAS_SCALE', 'HAS_SHIFT', 'HAS_BRANCH', 'HAS_COEFFICIENT', 'STORES_GELU')
 flags = dict.fromkeys(names, True) | kernels._TILE

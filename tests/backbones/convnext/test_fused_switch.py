@@ -11,7 +11,8 @@ from backbones.convnext.fused import block as fused
 from backbones.convnext.fused import cpu as fused_cpu
 from backbones.convnext.fused import gpu as fused_gpu
 from backbones.convnext.fused import switch as fused_switch
-from backbones.kernels import depthwise, eager, linear, pointwise
+from backbones.kernels import eager
+from backbones.kernels.layers import depthwise, linear, pointwise
 from tests.support.close import require_close
 
 

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from backbones.kernels import build, pointwise
+from backbones.kernels import build
+from backbones.kernels.layers import pointwise
 
 _WITHOUT_MEMORY = """
 import torch
-from backbones.kernels import depthwise, pointwise
-from backbones.kernels.roi_align import RoIAlign
+from backbones.kernels.layers import depthwise, pointwise
+from backbones.kernels.detection.roi_align import RoIAlign
 
 x, row = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last), torch.randn(5, 16)
 align = RoIAlign((2, 2), 1.0, 0, True)

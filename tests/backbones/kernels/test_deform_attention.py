@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.kernels import deform_attention as module
-from backbones.kernels.deform_attention import deform_attention
+from backbones.kernels.detection import deform_attention as module
+from backbones.kernels.detection.deform_attention import deform_attention
 from downstream.contract.saved_memory import saved_activation_bytes
 
 C_MODULE = module

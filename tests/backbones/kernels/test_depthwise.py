@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backbones.kernels import depthwise
+from backbones.kernels.layers import depthwise
 from tests.support.close import require_close
 
 C_MODULE = depthwise

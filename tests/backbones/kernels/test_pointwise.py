@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from backbones.kernels import pointwise
+from backbones.kernels.layers import pointwise
 from tests.support.close import require_close
 
 C_MODULE = pointwise

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from backbones.kernels import roi_align
-from backbones.kernels.roi_align import RoIAlign
+from backbones.kernels.detection import roi_align
+from backbones.kernels.detection.roi_align import RoIAlign
 
 C_MODULE = roi_align
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-import backbones.kernels.soft_nms
-from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE, soft_nms
+import backbones.kernels.detection.soft_nms
+from backbones.kernels.detection.soft_nms import GAUSSIAN, LINEAR, NAIVE, soft_nms
 from tests.support.suppression import soft_nms_by_hand
 
-C_MODULE = backbones.kernels.soft_nms
+C_MODULE = backbones.kernels.detection.soft_nms
 
 
 def some_boxes(count: int) -> tuple[torch.Tensor, torch.Tensor]:

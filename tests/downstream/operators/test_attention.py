@@ -7,7 +7,7 @@ import torch
 from mmcv.ops import MultiScaleDeformableAttention
 from mmcv.ops import multi_scale_deform_attn as in_mmcv
 
-from backbones.kernels import deform_attention
+from backbones.kernels.detection import deform_attention
 from downstream.operators import deform_attention as module
 from downstream.operators.ops import ms_deform_attn_backward, ms_deform_attn_forward
 

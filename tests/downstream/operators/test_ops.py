@@ -11,7 +11,7 @@ import torch
 import torchvision
 from mmcv.ops import RoIAlign, batched_nms, nms, nms_match, roi_align, sigmoid_focal_loss, soft_nms
 
-from backbones.kernels.soft_nms import GAUSSIAN, LINEAR, NAIVE
+from backbones.kernels.detection.soft_nms import GAUSSIAN, LINEAR, NAIVE
 from downstream.operators import finder
 from tests.support.suppression import iou, soft_nms_by_hand
 

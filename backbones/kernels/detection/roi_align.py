@@ -14,8 +14,8 @@ from torch import Tensor
 
 from backbones.upstream import required
 
-from .build import call, load_library
-from .eager import is_plain_eager
+from ..build import call, load_library
+from ..eager import is_plain_eager
 
 _torchvision_backward = required('torch.ops.torchvision._roi_align_backward')
 # Of the deterministic gradient, whose memory grows with them.

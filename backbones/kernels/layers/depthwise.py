@@ -1,8 +1,8 @@
 """Depthwise 7x7 convolutions of channels_last feature maps on a CPU, in C.
 
 oneDNN's weight gradient takes most of a training step, and after its convolution, whose output it
-allocates, a norm needs another pass over the map. Without compiled C code (:mod:`.build`), PyTorch's
-operators do the same.
+allocates, a norm needs another pass over the map. Without compiled C code
+(:mod:`backbones.kernels.build`), PyTorch's operators do the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .build import call, load_library
+from ..build import call, load_library
 
 _SIZE = 7
 _SOURCE = Path(__file__).with_name('depthwise.c')

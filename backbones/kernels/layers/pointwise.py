@@ -1,6 +1,7 @@
 """GELU, and the backward passes of GELU and LayerNorm, with the sums needed beside them, on a CPU in C.
 
-Without compiled C code (:mod:`.build`), and in float64, PyTorch's operators do the same in more passes.
+Without compiled C code (:mod:`backbones.kernels.build`), and in float64, PyTorch's operators do the
+same in more passes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .build import call, load_library
+from ..build import call, load_library
 
 _SOURCE = Path(__file__).with_name('pointwise.c')
 # Kinds of arguments, see build.py.

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .build import call, load_library
-from .eager import is_plain_eager
+from ..build import call, load_library
+from ..eager import is_plain_eager
 
 NAIVE, LINEAR, GAUSSIAN = 0, 1, 2
 

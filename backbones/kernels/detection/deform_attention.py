@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .build import call, load_library
-from .eager import is_plain_eager
+from ..build import call, load_library
+from ..eager import is_plain_eager
 
 Shapes = Sequence[tuple[int, int]]
 

@@ -1,0 +1,1 @@
+"""What the layers of a backbone compute: convolution, norm, activation, matrix products."""
