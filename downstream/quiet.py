@@ -1,4 +1,4 @@
-"""Keeps what the libraries print and nobody can act on away from the terminal.
+"""Keeps what the libraries print or log and nobody can act on away from the terminal.
 
 Every entry names one message of one module, with the reason. Everything else is shown.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from mmengine.logging import MMLogger
 
 # What pycocotools prints for every annotation file, by `print`: no logger or warning filter reaches it.
 _COCO_OUTPUT = ('loading annotations into memory', 'Done (t=', 'creating index', 'index created')
@@ -88,6 +91,18 @@ def without_coco_output() -> Iterator[None]:
         for line in printed.getvalue().splitlines(keepends=True):
             if not line.startswith(_COCO_OUTPUT):
                 sys.stdout.write(line)
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Drop what a run has logged already or will log: warnings and errors alone are logged."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def import_quietly(*modules: str) -> None:

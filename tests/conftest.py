@@ -94,34 +94,26 @@ model = dict(data_preprocessor=dict(size=crop_size))
 }
 
 
-# What replaces the data of a recipe for COCO; ``scale`` is that of its images.
 EMBEDDED_AS_COCO = """
 from downstream.data.pipelines import resized
 
 data_root = {root!r}
 metainfo = dict(classes=('circle', 'square', 'triangle'))
-train_dataloader = dict(
+"""
+LOADER_AS_COCO = """
+{part}_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
     dataset=dict(
         data_root=data_root,
         metainfo=metainfo,
-        ann_file='annotations/instances_training.json',
-        data_prefix=dict(img='images/training/'),
-        pipeline=resized(_base_.train_pipeline, {scale}),
+        ann_file='annotations/instances_{folder}.json',
+        data_prefix=dict(img='images/{folder}/'),
+        pipeline=resized(_base_.{pipeline}, {scale}),
     ),
 )
-val_dataloader = dict(
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_validation.json',
-        data_prefix=dict(img='images/validation/'),
-        pipeline=resized(_base_.test_pipeline, {scale}),
-    ),
-)
+"""
+TESTED_AS_COCO = """
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_validation.json')
 test_evaluator = val_evaluator
@@ -193,6 +185,16 @@ def write_tiny_config(task: str, root: Path, folder: Path) -> Path:
     return path
 
 
+def embedded_as_coco(root: Path, scale: float) -> str:
+    """What replaces the data of a recipe for COCO; ``scale`` is that of its images."""
+    parts = (('train', 'training', 'train_pipeline'), ('val', 'validation', 'test_pipeline'))
+    loaders = [
+        LOADER_AS_COCO.format(part=part, folder=folder, pipeline=pipeline, scale=scale)
+        for part, folder, pipeline in parts
+    ]
+    return ''.join([EMBEDDED_AS_COCO.format(root=f'{root}/'), *loaders, TESTED_AS_COCO])
+
+
 def read_metrics(work_dir: Path) -> dict:
     """The figures that the newest test wrote."""
     files = sorted(work_dir.glob('*/metrics.json'), key=lambda p: p.stat().st_mtime_ns)
@@ -212,3 +214,18 @@ def coco_by_hand(ann_file: Path, detections: Path, kind: str) -> dict[str, float
         evaluation.summarize()
     names = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
     return {n: None if v < 0 else v for n, v in zip(names, evaluation.stats)}
+
+
+def assert_figures_are_pycocotools(work_dir: Path, saved: Path, root: Path, kind: str) -> None:
+    """Fail unless a test has the figures that pycocotools computes from the detections it saved.
+
+    Args:
+        work_dir: Where the test wrote its figures.
+        saved: The folder of its detections, ``--out``.
+        root: The embedded data set, whose validation images were tested.
+        kind: ``'bbox'`` or ``'segm'``.
+    """
+    truth = root / 'annotations' / 'instances_validation.json'
+    by_hand = coco_by_hand(truth, saved / f'detections.{kind}.json', kind)
+    figures = read_metrics(work_dir)[kind]
+    assert {name: figures[name] for name in by_hand} == by_hand

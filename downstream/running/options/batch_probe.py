@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import logging
 import os
 import resource
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -25,6 +24,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from backbones.errors import ConfigError
 from downstream.data.class_counts import recipe_classes
 from downstream.data.pipelines import padded_size, resize_scales, steps_of_dataset
+from downstream.quiet import without_log
 from downstream.running.checkpoint.writer import free_memory
 from downstream.running.weights.initialise import initialise_randomly
 
@@ -104,7 +104,7 @@ def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) ->
 
     The second step has the optimizer's state besides.
     """
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), _without_log():
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), without_log():
         model = MODELS.build(deepcopy(cfg.model))
         initialise_randomly(model)
         model = model.to(get_device()).train()
@@ -113,18 +113,6 @@ def run_steps(cfg: Config, batch: int, size: tuple[int, int], steps: int = 2) ->
         optimizer = build_optim_wrapper(model, deepcopy(cfg.optim_wrapper))
         for _ in range(steps):
             model.train_step(_random_batch(cfg, batch, size), optimizer)
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """What a model says when it is built is said by the run."""
-    logger = MMLogger.get_current_instance()
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _random_batch(cfg: Config, batch: int, size: tuple[int, int]) -> dict:

@@ -1,14 +1,10 @@
 """Learning rate and weight decay of every parameter of every row, by rules stated twice."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
-from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
+from downstream.quiet import without_log
 from downstream.zoo import Row, complexity, find_row
 
 from .choice import first_of_each
@@ -17,23 +13,11 @@ from .expected_rates import expected_rates
 CASCADE = 'cascade-mask-rcnn_convnext-tiny_in1k_3x_coco'
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the tables of parameter groups that a run would log."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def wrong_rates(row: Row) -> dict[str, tuple]:
     """Trained parameters whose learning rate or weight decay is not the expected one."""
     cfg = row.cfg
     model = complexity.build_on_meta(cfg)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), quiet():
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), without_log():
         wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='OptimWrapper'))
     found = {
         id(parameter): (group['lr'], group['weight_decay'])

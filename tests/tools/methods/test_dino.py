@@ -4,7 +4,7 @@ import json
 
 import torch
 
-from tests.conftest import EMBEDDED_AS_COCO, ROOT, coco_by_hand, read_metrics
+from tests.conftest import ROOT, assert_figures_are_pycocotools, embedded_as_coco
 
 SMALL = """
 _base_ = '{base}'
@@ -37,7 +37,7 @@ default_hooks = dict(checkpoint=dict(interval=2))
 
 def written(folder, recipe: str, root, scale: float, text: str):
     path = folder / f'{recipe}.py'
-    data = EMBEDDED_AS_COCO.format(root=f'{root}/', scale=scale)
+    data = embedded_as_coco(root, scale)
     small = SMALL.format(base=ROOT / 'configs' / 'det' / f'{recipe}.py', data=data)
     path.write_text(f'{small}{text}')
     return path
@@ -56,10 +56,7 @@ def test_the_embedded_example_trains_tests_and_predicts(shapes, tool, tmp_path):
     assert result.code == 0, result.err
     found = tmp_path / 'out' / 'detections.bbox.json'
     assert len(json.loads(found.read_text())) == 3 * 20
-    metrics = read_metrics(tmp_path / 'test')['bbox']
-    truth = shapes / 'annotations' / 'instances_validation.json'
-    by_hand = coco_by_hand(truth, found, 'bbox')
-    assert {name: metrics[name] for name in by_hand} == by_hand
+    assert_figures_are_pycocotools(tmp_path / 'test', tmp_path / 'out', shapes, 'bbox')
     picture = next((shapes / 'images' / 'validation').iterdir())
     result = tool(
         'predict', config, checkpoint, picture, '--score', '0', '--out', tmp_path / 'predicted'

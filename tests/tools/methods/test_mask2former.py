@@ -1,6 +1,12 @@
 """Mask2Former from the command line: the embedded example; the recipe of instances at reduced size."""
 
-from tests.conftest import EMBEDDED_AS_COCO, ROOT, TINY_CONFIG, coco_by_hand, read_metrics
+from tests.conftest import (
+    ROOT,
+    TINY_CONFIG,
+    assert_figures_are_pycocotools,
+    embedded_as_coco,
+    read_metrics,
+)
 
 INSTANCES = """
 _base_ = '{base}'
@@ -57,15 +63,10 @@ def test_the_embedded_example_trains_and_is_tested(shapes, tmp_path, tool):
 def test_the_recipe_of_instances_trains_and_its_figures_are_cocos(shapes, tmp_path, tool):
     base = ROOT / 'configs/det/mask2former_convnext-tiny_in1k_50e-lsj_coco.py'
     config = tmp_path / 'instances.py'
-    data = EMBEDDED_AS_COCO.format(root=f'{shapes}/', scale=0.125)
-    config.write_text(INSTANCES.format(base=base, data=data))
+    config.write_text(INSTANCES.format(base=base, data=embedded_as_coco(shapes, 0.125)))
     work, out = tmp_path / 'work', tmp_path / 'out'
     result = tool('train', config, '--work-dir', work)
     assert result.code == 0, result.err
     result = tool('test', config, work / 'iter_2.pth', '--work-dir', work, '--out', out)
     assert result.code == 0, result.err
-    figures = read_metrics(work)['segm']
-    detections = out / 'detections.segm.json'
-    truth = shapes / 'annotations' / 'instances_validation.json'
-    expected = coco_by_hand(truth, detections, 'segm')
-    assert {name: figures[name] for name in expected} == expected
+    assert_figures_are_pycocotools(work, out, shapes, 'segm')

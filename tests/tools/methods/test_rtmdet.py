@@ -1,6 +1,6 @@
 """RTMDet from the command line, at reduced size: its last pipeline and its moving average, too."""
 
-from tests.conftest import EMBEDDED_AS_COCO, ROOT, coco_by_hand, read_metrics
+from tests.conftest import ROOT, assert_figures_are_pycocotools, embedded_as_coco
 
 SMALL = """
 _base_ = '{base}'
@@ -32,15 +32,11 @@ default_hooks = dict(checkpoint=dict(interval=1))
 def test_it_trains_and_its_figures_are_cocos(shapes, tmp_path, tool):
     base = ROOT / 'configs/det/rtmdet-l_convnext-base_in22k-in1k-384_100e_coco.py'
     config = tmp_path / 'rtmdet.py'
-    data = EMBEDDED_AS_COCO.format(root=f'{shapes}/', scale=0.2)
-    config.write_text(SMALL.format(base=base, data=data))
+    config.write_text(SMALL.format(base=base, data=embedded_as_coco(shapes, 0.2)))
     work, out = tmp_path / 'work', tmp_path / 'out'
     result = tool('train', config, '--work-dir', work)
     assert result.code == 0, result.err
     assert 'Switch pipeline now!' in result.out + result.err
     result = tool('test', config, work / 'epoch_2.pth', '--work-dir', work, '--out', out)
     assert result.code == 0, result.err
-    figures = read_metrics(work)['bbox']
-    truth = shapes / 'annotations' / 'instances_validation.json'
-    by_hand = coco_by_hand(truth, out / 'detections.bbox.json', 'bbox')
-    assert {name: figures[name] for name in by_hand} == by_hand
+    assert_figures_are_pycocotools(work, out, shapes, 'bbox')

@@ -15,7 +15,12 @@ import torch
 from mmengine.config import Config
 
 from downstream.analysis import kept, segmentation
-from tests.conftest import ROOT, coco_by_hand, read_metrics, write_tiny_config
+from tests.conftest import (
+    ROOT,
+    assert_figures_are_pycocotools,
+    read_metrics,
+    write_tiny_config,
+)
 from tests.support import processes
 
 TASKS = ('detection', 'segmentation')
@@ -81,10 +86,8 @@ def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_
     metrics = read_metrics(tmp_path / 'test')
     assert 'triangle' in result.out
     assert 'metrics.json' in result.out
-    ann_file = shapes / 'annotations' / 'instances_validation.json'
     for kind in ('bbox', 'segm'):
-        by_hand = coco_by_hand(ann_file, tmp_path / 'out' / f'detections.{kind}.json', kind)
-        assert {name: metrics[kind][name] for name in by_hand} == by_hand
+        assert_figures_are_pycocotools(tmp_path / 'test', tmp_path / 'out', shapes, kind)
         assert set(metrics[kind]['per_class']) == {'circle', 'square', 'triangle'}
     (test,) = kept.find_tests(tmp_path / 'test')
     assert test.data['images'] == 3
@@ -98,6 +101,7 @@ def test_detection_figures_equal_pycocotools_by_hand(trained, shapes, tool, tmp_
     assert [[one[k] for k in keys] for one in again] == [
         [one[k] for k in keys] for one in by_metric
     ]
+    ann_file = shapes / 'annotations' / 'instances_validation.json'
     assert kept.truth_of(test)['annotations'] == json.loads(ann_file.read_text())['annotations']
     pictures = list((tmp_path / 'pictures').iterdir())
     assert len(pictures) == 3
