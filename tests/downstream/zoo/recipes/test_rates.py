@@ -7,7 +7,7 @@ from mmengine.registry import DefaultScope
 from downstream.quiet import without_log
 from downstream.zoo import Row, complexity, find_row
 
-from .choice import first_of_each
+from ..choice import first_of_each
 from .expected_rates import expected_rates
 
 CASCADE = 'cascade-mask-rcnn_convnext-tiny_in1k_3x_coco'
