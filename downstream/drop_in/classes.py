@@ -103,7 +103,7 @@ def without_masks(base: dict, model: dict | None = None) -> dict:
 
     Args:
         base: The whole ``model`` that the fields will change, ``_base_.model`` in a config.
-        model: What :func:`detector` or :func:`num_classes` returned.
+        model: What :func:`.apply.detector` or :func:`num_classes` returned.
     """
     model = dict(model or {})
     if not (base.get('roi_head') or {}).get('mask_head'):

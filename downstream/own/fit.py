@@ -60,7 +60,7 @@ def learns_masks(cfg: Config) -> bool:
 
 
 def has_mask_branch(model: Mapping) -> bool:
-    """Whether a detector has masks that :func:`.drop_in.without_masks` can leave out."""
+    """Whether a detector has masks that :func:`downstream.drop_in.without_masks` can leave out."""
     return bool((model.get('roi_head') or {}).get('mask_head'))
 
 

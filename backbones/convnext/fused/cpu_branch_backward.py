@@ -34,7 +34,7 @@ class _BranchGradients(NamedTuple):
 
 
 class BranchBackward:
-    """The backward pass of :class:`Branch`, which sums up gradients of parameters over chunks."""
+    """The backward pass of :class:`.cpu_branch.Branch`; sums up gradients of parameters over chunks."""
 
     def __init__(self, parameters: BlockParameters, eps: float, drop_path_scale: float) -> None:
         self.parameters, self.eps, self.drop_path_scale = parameters, eps, drop_path_scale

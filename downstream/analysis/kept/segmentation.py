@@ -54,11 +54,11 @@ class KeptCounts:
     classes: tuple[str, ...]
     """``C`` names."""
     confusion: np.ndarray
-    """``(n, 4)`` of int64: image, and the columns of :attr:`.ImageCounts.confusion`."""
+    """``(n, 4)`` of int64: image, and the columns of :attr:`.region_counts.ImageCounts.confusion`."""
     boundary: np.ndarray
-    """``(m, 5)``: image, and those of :attr:`.ImageCounts.boundary`."""
+    """``(m, 5)``: image, and those of :attr:`.region_counts.ImageCounts.boundary`."""
     regions: np.ndarray
-    """``(k, 5)``: image, and those of :attr:`.ImageCounts.regions`."""
+    """``(k, 5)``: image, and those of :attr:`.region_counts.ImageCounts.regions`."""
 
 
 class ImageCountsMetric(DataOnlyMetric):

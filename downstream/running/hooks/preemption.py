@@ -36,8 +36,8 @@ class PreemptionHook(Hook):
     A second Ctrl-C stops at once; other signals are ignored while the checkpoint is written. All
     processes stop after the same step, whichever received the signal, and leave once the checkpoint is
     written. They agree on it in one all_reduce per optimizer step. Where the run has a
-    :class:`FiniteLossHook`, that is its own, before the step: a signal that arrives later counts in the
-    next one.
+    :class:`.finite.FiniteLossHook`, that is its own, before the step: a signal that arrives later counts
+    in the next one.
     """
 
     priority = 'LOWEST'

@@ -25,7 +25,8 @@ def background_loggers(visualizer: Visualizer) -> list[BackgroundLogger]:
 class LoggersHook(Hook):
     """Begins and ends the loggers of a training; gives them pictures and figures of each class.
 
-    For the main process. :class:`.runner.SuiteRunner` registers it where its visualizer has loggers.
+    For the main process. :class:`downstream.running.runner.SuiteRunner` registers it where its visualizer
+    has loggers.
 
     Args:
         loggers: Those of the run.

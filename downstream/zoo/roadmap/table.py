@@ -90,7 +90,10 @@ def steps(regime: str) -> tuple[Step, ...]:
 
 
 def check() -> Iterator[tuple[str, dict[str, str]]]:
-    """Name and results of each check of every step and every isotropic network; see :func:`check_row`."""
+    """Name and results of each check of every step and every isotropic network.
+
+    The results are those of :func:`downstream.zoo.checks.check_row`.
+    """
     for step in (*steps('tiny'), *steps('base')):
         model = step.classifier()
         results = {'GMACs': _multiply_adds(model, step)}
