@@ -1,10 +1,19 @@
 """What a newcomer sees of a run is what concerns him."""
 
+import logging
 import subprocess
 import sys
 import warnings
+from contextlib import suppress
 
-from downstream.quiet import KNOWN_WARNINGS, ignore_known_warnings, without_coco_output
+from mmengine.logging import MMLogger, print_log
+
+from downstream.quiet import (
+    KNOWN_WARNINGS,
+    ignore_known_warnings,
+    without_coco_output,
+    without_log,
+)
 from tests.conftest import EXAMPLES, ROOT, write_tiny_config
 
 # For each task a training, with its validation, and a test with pictures, in one process: starting
@@ -64,3 +73,17 @@ def test_other_lines_are_printed(capsys):
         print('a file is missing')
         print('creating index...')
     assert capsys.readouterr().out == 'a file is missing\n'
+
+
+def test_warnings_are_logged_and_the_rest_again_after_an_error(monkeypatch):
+    said = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'handle', lambda record: said.append(record.msg))
+    level = logger.level
+    with suppress(ValueError), without_log():
+        print_log('left out', 'current')
+        print_log('a warning', 'current', logging.WARNING)
+        raise ValueError
+    print_log('after it', 'current')
+    assert said == ['a warning', 'after it']
+    assert logger.level == level
