@@ -44,6 +44,7 @@ from downstream.running.resume.loops import EXACT_LOOPS, ExactEpochLoop
 from downstream.running.resume.seeded_data import exact_dataloader
 from downstream.running.resume.start import Start, agree_on_start
 
+from .batch_norm import explain_single_values
 from .compiler import explain_compiler, leave_uncompiled
 from .config_text import FormattedOnce
 from .gpu_memory import TRAINING, explain_full_gpu
@@ -179,6 +180,7 @@ class SuiteRunner(Runner):
             with (
                 files.raise_on_full_disk(self.work_dir),
                 explain_full_gpu(TRAINING),
+                explain_single_values(),
                 explain_compiler() if self.cfg.get('compile') else nullcontext(),
             ):
                 model = super().train()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -13,6 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from downstream.distributed.flags import maximum
+from downstream.distributed.processes import is_first_process
 from downstream.running.checkpoint.files import INTERRUPTED, SavingError, write_text
 
 # EX_TEMPFAIL of sysexits.h, "try again": schedulers and scripts requeue on it.
@@ -45,11 +48,12 @@ class PreemptionHook(Hook):
     def __init__(self) -> None:
         self.received = 0  # by this process
         self._agreed: int | None = None
+        self._validating = False
         self._former: dict = {}
 
     def before_train(self, runner: Runner) -> None:
         self.close()
-        self.received, self._agreed = 0, None
+        self.received, self._agreed, self._validating = 0, None, False
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
@@ -72,7 +76,26 @@ class PreemptionHook(Hook):
         if self.received and number == signal.SIGINT:
             self.close()
             raise KeyboardInterrupt
+        if not self.received and is_first_process():
+            self._acknowledge(number)
         self.received = number
+
+    def _acknowledge(self, number: int) -> None:
+        """Write what happens now: a step or a validation may take long to finish.
+
+        Not through a logger or a stream, which the signal may have interrupted in the middle of a line.
+        """
+        until = 'the validation and one more step are' if self._validating else 'this step is'
+        name = signal.Signals(number).name
+        message = f'{name}: the run saves and exits when {until} done. Ctrl-C now stops it at once.'
+        with suppress(OSError):  # nobody reads any more
+            os.write(2, f'\n{message}\n'.encode())
+
+    def before_val(self, runner: Runner) -> None:
+        self._validating = True
+
+    def after_val(self, runner: Runner) -> None:
+        self._validating = False
 
     def after_train_iter(
         self,

@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 
 from downstream.distributed.processes import complete_environment, is_first_process, process_count
 from downstream.running.checkpoint import files, writer
+from downstream.running.hooks.preemption import PreemptionHook
 from tests.conftest import ROOT, write_tiny_config
 from tests.downstream.running.tiny_run import tiny_run
 from tests.support import processes
@@ -98,6 +99,28 @@ def test_all_processes_fail_where_the_first_one_cannot_write(tmp_path):
         assert process.exitcode == 2, (tmp_path / 'out0').read_text()
     assert 'cannot be written (No space left on device)' in (tmp_path / 'out0').read_text()
     assert 'was not written; another process reports why' in (tmp_path / 'out1').read_text()
+
+
+def test_a_signal_is_answered_at_once(capfd):
+    """A validation may take an hour, in which nothing else tells that the signal has arrived."""
+    hook = PreemptionHook()
+    hook.before_train(None)
+    try:
+        hook.before_val(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (
+            'SIGTERM: the run saves and exits when the validation and one' in capfd.readouterr().err
+        )
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert capfd.readouterr().err == ''  # once
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        hook.before_train(None)
+        os.kill(os.getpid(), signal.SIGINT)
+        answer = capfd.readouterr().err
+        assert 'SIGINT: the run saves and exits when this step is done. Ctrl-C now stops' in answer
+    finally:
+        hook.close()
 
 
 def test_the_environment_of_launchers(monkeypatch):
