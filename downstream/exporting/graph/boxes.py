@@ -82,11 +82,15 @@ class Suppression:
         iou_threshold: A box is dropped if its IoU with a better one is larger.
         separates: Whether boxes of different groups leave each other alone.
         limit: At most so many boxes are kept; None: no limit.
+        head: So many of the best boxes are compared first, and others only if these leave less than
+            ``limit``, which changes no result: without a threshold of scores there are 80,000 boxes, each
+            of which would be compared with thousands of better ones. None: all at once.
     """
 
     iou_threshold: float
     separates: bool
     limit: int | None
+    head: int | None = None
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor) -> Tensor:
         """Indices of the kept boxes, best first, ``(k,)``.
@@ -101,6 +105,21 @@ class Suppression:
             # round the shifted boxes differently.
             largest = torch.cat([boxes.flatten(), boxes.new_zeros(1)]).max()
             boxes = boxes + (groups.to(boxes.dtype) * (largest + 1))[:, None]
+        if self.limit is None or self.head is None:
+            return self._kept(boxes, scores)
+        # The zero is for fewer boxes than that, or none.
+        some = torch.sym_min(scores.shape[0] + 1, self.head)
+        least = torch.cat([scores, scores.new_zeros(1)]).topk(some).values.min()
+        first = (scores >= least).nonzero().squeeze(1)
+        kept = first[self._kept(boxes[first], scores[first])]
+        # Boxes that none but better ones can suppress: the others need these alone.
+        missing = torch.ones_like(kept).sum() < self.limit
+        others = ((scores < least) & missing).nonzero().squeeze(1)
+        left = torch.cat([kept, others])
+        return left[self._kept(boxes[left], scores[left])]
+
+    def _kept(self, boxes: Tensor, scores: Tensor) -> Tensor:
+        """Indices of the best ``limit`` boxes that no better one suppresses, whatever their groups."""
         # torchvision tells the tracer that two boxes are kept at least, and a program of torch.export
         # stops where they are not.
         count = boxes.shape[0]

@@ -8,6 +8,7 @@ what is between them by itself, with equal results.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,9 @@ from .half import use_half
 from .pooling import contiguous
 from .roi_features import PyramidAlign
 from .supported import check_detector, stages
+
+# Boxes that are compared first, for each object that may be found: most of the best are the same objects.
+_HEAD = 20
 
 
 class Detections(NamedTuple):
@@ -75,7 +79,8 @@ class DetectorGraph(nn.Module):
         self._nms_pre = rpn.get('nms_pre', -1)
         self._min_size = rpn.get('min_bbox_size', -1)
         self._rpn_nms, soft_rpn = suppression(rpn.nms, rpn.max_per_img, 'test_cfg.rpn.nms')
-        self._nms, soft = suppression(rcnn.nms, rcnn.max_per_img, 'test_cfg.rcnn.nms')
+        nms, soft = suppression(rcnn.nms, rcnn.max_per_img, 'test_cfg.rcnn.nms')
+        self._nms = replace(nms, head=_HEAD * nms.limit if nms.limit else None)
         self.replaces_soft_nms = soft or soft_rpn
         self.score_threshold = float(rcnn.score_thr)
         roi_head = model.roi_head

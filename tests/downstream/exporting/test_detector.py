@@ -49,6 +49,15 @@ def test_finds_what_mmdet_finds(model):
     assert min(counts[:3]) > 3, 'a comparison of few boxes proves little'
 
 
+def test_a_threshold_of_nothing():
+    """Every class of every proposal is a box, most of which are compared with no other."""
+    model = build(model_config('mask-rcnn', 'v2', rcnn=dict(score_thr=0.0, max_per_img=3)))
+    padded = image(200, 130)
+    found = detect(DetectorGraph(model).eval(), padded, 200, 130)
+    assert_equal(found, by_mmdet(model, padded, 200, 130))
+    assert len(found[0]) == 3
+
+
 @pytest.mark.parametrize('kind', ['cascade-mask-rcnn', 'class agnostic', 'mask-rcnn'])
 def test_masks_paste_to_mmdets(kind):
     """mmdet pastes the probabilities of the graph into the masks that it predicts."""
