@@ -26,25 +26,63 @@ def require_trainable(cfg: Config, name: str) -> None:
         ConfigError: It is not; the message says why.
     """
     start = f'--data: {name} cannot be trained on data of your own: '
-    model = cfg.model
-    if not any(model.get(head) for head in _HEADS) or not any(class_counts(model)):
-        raise ConfigError(
-            f'{start}its model has none of {", ".join(_HEADS)} whose classes could be set; take another '
-            'recipe.'
+    reason = _why_not_the_model(cfg.get('model') or {}) or _why_not_the_data(cfg)
+    if reason:
+        raise ConfigError(f'{start}{reason}.')
+
+
+def _why_not_the_model(model: Mapping) -> str | None:
+    if 'semi_train_cfg' in model:
+        return (
+            'it learns from images without labels beside labelled ones, which are two data sets; take '
+            'the recipe of its detector'
         )
-    joined = [level for level in levels(cfg.train_dataloader.dataset) if 'datasets' in level]
-    if joined:
-        raise ConfigError(
-            f'{start}it joins several data sets ({joined[0].get("type")}); take a recipe with one.'
+    if model.get('detector'):
+        return (
+            'its model holds a detector for videos or of another library (model.detector); take a recipe '
+            'of a detector alone'
+        )
+    if model.get('teacher_ckpt'):
+        return (
+            "its teacher (model.teacher_ckpt) knows the recipe's own classes; take the method's recipe "
+            'without a teacher'
+        )
+    is_detector = any(model.get(head) for head in _HEADS) and any(class_counts(model))
+    if not is_detector and not proposes(model):
+        heads = ', '.join(_HEADS)
+        return f'its model has none of {heads} whose classes could be set; take another recipe'
+    return None
+
+
+def _why_not_the_data(cfg: Config) -> str | None:
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    if not dataset:
+        return 'it trains nothing: it has no train_dataloader'
+    steps = list(steps_of_dataset(dataset))
+    if 'ODVGDataset' in str(dataset):
+        return (
+            'it learns from texts beside the images (ODVGDataset), which such data do not have; take a '
+            'recipe that fine-tunes on COCO'
+        )
+    kinds = [str(step.get('type')).rpartition('.')[2] for step in steps]
+    if 'LoadProposals' in kinds:
+        return (
+            'it learns from boxes that another model proposed (proposal_file), which such data do not '
+            "have; take a recipe with an RPN, as Faster R-CNN's"
         )
     if cfg.get('default_scope') == 'mmseg':
-        return
-    for step in steps_of_dataset(cfg.train_dataloader.dataset):
-        if step.get('with_seg') or 'Panoptic' in str(step.get('type')):
-            raise ConfigError(
-                f'{start}it learns maps of stuff beside the objects, which such data do not have; take '
-                "the method's recipe without them."
-            )
+        return None
+    if any(step.get('with_seg') or 'Panoptic' in kind for step, kind in zip(steps, kinds)):
+        return (
+            'it learns maps of stuff beside the objects, which such data do not have; take the '
+            "method's recipe without them"
+        )
+    return None
+
+
+def proposes(model: Mapping) -> bool:
+    """Whether a detector is an RPN alone: boxes without classes."""
+    return str(model.get('type')).rpartition('.')[2] == 'RPN'
 
 
 def levels(dataset: Mapping) -> Iterator[Mapping]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -26,9 +27,10 @@ from downstream.running.options.batch_probe import largest_batch, require_one_pr
 from downstream.running.options.channels import chosen_bands
 
 from . import leaf
-from .fit import dropped_class_weights, has_mask_branch, learns_masks, require_trainable
+from .fit import dropped_class_weights, has_mask_branch, learns_masks, proposes, require_trainable
+from .joined import Join, without_joins
 from .objects import choose_objects
-from .recipe import TASKS, apply, read_schedule, recipe_file, task_of_recipe
+from .recipe import TASKS, apply, read_recipe, read_schedule, recipe_file, task_of_recipe
 from .schedule import Schedule, schedule
 from .text import Plan, config_text
 
@@ -97,15 +99,12 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
     )
     boxes, found = choose_objects(found, data.objects)
     recipe = recipe_file(options.config, boxes)
-    cfg = Config.fromfile(recipe)
+    cfg = read_recipe(recipe)
     require_trainable(cfg, recipe.name)
+    joins = without_joins(cfg, recipe.name)
     if found.task == 'detection':
         boxes, found = _objects_of_recipe(cfg, recipe.name, boxes, found, data.objects)
-    dropped = dropped_class_weights(cfg.model, len(found.classes))
-    if dropped:
-        found = found.with_notes(
-            f"weights of the recipe's own classes are left out: {', '.join(dropped)}"
-        )
+    found = found.with_notes(*_notes_of_recipe(cfg, joins, found))
     processes = process_count(options.launcher)
     chosen, fitted = _schedule(options, cfg, found, processes)
     return Plan(
@@ -113,6 +112,7 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
         source=source,
         recipe=recipe,
         base=cfg,
+        joins=joins,
         cfg=fitted,
         boxes=boxes,
         processes=processes,
@@ -125,6 +125,20 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
         backbone=options.backbone,
         work_dir=Path(options.work_dir or f'work_dirs/{_name(recipe, source, options.backbone)}'),
     )
+
+
+def _notes_of_recipe(cfg: Config, joins: Sequence[Join], found: Found) -> list[str]:
+    """What a recipe makes of a set, besides what it states."""
+    notes = [
+        f'{join.loader}: takes the place of the {join.count} data sets that the recipe joins'
+        for join in joins
+    ]
+    if proposes(cfg.model):
+        notes.append('the recipe is an RPN alone: it learns where objects are, not of what class')
+    dropped = dropped_class_weights(cfg.model, len(found.classes))
+    if dropped:
+        notes.append(f"weights of the recipe's own classes are left out: {', '.join(dropped)}")
+    return notes
 
 
 def _objects_of_recipe(

@@ -14,6 +14,7 @@ from downstream.running import settings
 from downstream.running.options.batch import recipe_batch, smallest_batch, state_batch
 
 from .fit import levels
+from .images import training_images
 from .schedule import RecipeSchedule, Schedule
 
 # What `det` and `seg` stand for; `det` also for the other one, where there are no masks.
@@ -23,9 +24,6 @@ DEFAULTS = {
 }
 BOXES_DEFAULT = 'configs/det/cascade-rcnn_convnext-tiny_in1k_3x_coco.py'
 TASKS = {'det': 'detection', 'seg': 'segmentation'}
-# Training images of the sets that recipes are for, by the start of data_root; else by the scope.
-_IMAGES = {'data/coco': 118_287, 'data/ade': 20_210, 'data/shapes': 64}
-_IMAGES_BY_SCOPE = {'mmdet': 118_287, 'mmseg': 20_210}
 
 
 def recipe_file(name: str, boxes: bool = False) -> Path:
@@ -52,8 +50,22 @@ def task_of_recipe(name: str) -> str:
     Raises:
         ConfigError: There is no such recipe.
     """
-    scope = Config.fromfile(recipe_file(name)).get('default_scope')
+    scope = read_recipe(recipe_file(name)).get('default_scope')
     return 'segmentation' if scope == 'mmseg' else 'detection'
+
+
+def read_recipe(path: Path) -> Config:
+    """The config of a recipe, without its imports: those of a backbone that is replaced may be missing.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return Config.fromfile(path, import_custom_modules=False)
+    except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
+        raise ConfigError(
+            f'config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error
 
 
 def read_schedule(cfg: Config) -> RecipeSchedule:
@@ -64,11 +76,7 @@ def read_schedule(cfg: Config) -> RecipeSchedule:
     """
     batch = recipe_batch(cfg, '--data')
     *outer, base = levels(cfg.train_dataloader.dataset)
-    root = str(base.get('data_root') or '')
-    images = next(
-        (count for start, count in _IMAGES.items() if root.startswith(start)),
-        _IMAGES_BY_SCOPE[cfg.default_scope],
-    )
+    images = training_images(base, cfg.default_scope)
     loop = cfg.train_cfg
     if loop.get('max_epochs'):
         # An epoch of the recipe's may see its images several times.

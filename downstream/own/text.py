@@ -16,13 +16,27 @@ from downstream.data.formats.write import Written
 from downstream.data.pipelines import steps_of_dataset
 from downstream.running import settings
 
-from .fit import has_mask_branch, levels
+from .fit import has_mask_branch, levels, proposes
+from .joined import Join
 from .leaf import Name, assignment, path_of_base
 from .recipe import workers
 from .schedule import Schedule
 
 # Detections of an image that most recipes keep and that COCO counts.
 _DETECTIONS = 100
+# Arguments of a data set that one of any class takes, and those that name files.
+_OF_ANY_CLASS = (
+    'type',
+    'pipeline',
+    'filter_cfg',
+    'test_mode',
+    'backend_args',
+    'indices',
+    'lazy_init',
+    'max_refetch',
+    'serialize_data',
+)
+_REPLACED = ('img_suffix', 'seg_map_suffix', 'reduce_zero_label')
 _COCO_METRICS = ('CocoMetric', 'CocoInstanceMetric')
 
 
@@ -34,7 +48,8 @@ class Plan:
         found: The data set, split.
         source: Where it is.
         recipe: The config that is inherited.
-        base: That config, read.
+        base: That config, read, with one data set where it joins several.
+        joins: What it joins.
         cfg: The same with schedule, image size and patience of this run.
         boxes: Whether boxes alone are trained.
         processes: How many train.
@@ -52,6 +67,7 @@ class Plan:
     source: Path
     recipe: Path
     base: Config
+    joins: tuple[Join, ...]
     cfg: Config
     boxes: bool
     processes: int
@@ -137,7 +153,7 @@ def _model(plan: Plan) -> str:
     most, kept = _most_objects(plan), _recipes_detections(plan)
     # A DETR has no more detections than queries.
     wanted = min(_kept_detections(most), plan.base.model.get('num_queries', inf))
-    if most > kept < wanted:
+    if most > kept < wanted and not proposes(plan.base.model):
         testing = dict(max_per_img=wanted)
         text += assignment(
             "model['test_cfg']",
@@ -181,6 +197,7 @@ def _data(plan: Plan, written: Written) -> str:
     val = _dataset(plan, 'val', written.datasets['val'], pipelines['test'])
     test = _dataset(plan, 'test', written.datasets[last], pipelines['test'])
     count, why = workers(plan.processes, plan.cores)
+    join = _join(plan, 'train')
     text += assignment(
         'train_dataloader',
         dict(
@@ -189,6 +206,7 @@ def _data(plan: Plan, written: Written) -> str:
             dataset=train,
         ),
         f'Batch: {plan.schedule.batch.value} images, {plan.schedule.batch.reason}. Workers: {why}.',
+        *([f'One data set in the place of {join.count} that the recipe joins.'] if join else []),
     )
     text += assignment('val_dataloader', dict(num_workers=count, dataset=val))
     same = last == 'val'
@@ -210,15 +228,26 @@ def _data(plan: Plan, written: Written) -> str:
 def _pipelines(plan: Plan, loader: str) -> tuple[str, dict[int, Name]]:
     """Lines that change the pipelines of a loader's data set, and their names by its levels."""
     text, names = '', dict[int, Name]()
-    where = f'_base_.{loader}_dataloader'
     for depth, level in enumerate(levels(plan.base[f'{loader}_dataloader'].dataset)):
-        where += '.dataset'
-        changed = _pipeline(plan, f'{where}.pipeline') if 'pipeline' in level else ''
+        where = _pipeline_of_recipe(plan, loader, depth)
+        changed = _pipeline(plan, where) if 'pipeline' in level else ''
         if changed:
             name = f'{loader}_pipeline' if not names else f'{loader}_pipeline_{depth}'
             names[depth] = Name(name)
             text += f'{name} = {changed}\n'
     return text, names
+
+
+def _pipeline_of_recipe(plan: Plan, loader: str, depth: int) -> str:
+    """The code for the pipeline of a level of a loader's data set."""
+    join = _join(plan, loader)
+    if join and depth == join.depth:
+        return f'_base_.{join.first}.pipeline'
+    return f'_base_.{loader}_dataloader{".dataset" * (depth + 1)}.pipeline'
+
+
+def _join(plan: Plan, loader: str) -> Join | None:
+    return next((join for join in plan.joins if join.loader == loader), None)
 
 
 def _pipeline(plan: Plan, code: str) -> str:
@@ -252,6 +281,9 @@ def _dataset(plan: Plan, loader: str, arguments: dict, pipelines: dict[int, Name
         changes = dict(type='CocoDataset', **changes)
     if len(outer) in pipelines:
         changes['pipeline'] = pipelines[len(outer)]
+    strange = 'type' in changes and set(base) - {*_OF_ANY_CLASS, *changes, *_REPLACED}
+    if strange or _join(plan, loader):
+        changes = _in_the_place_of(base, plan, loader, len(outer), changes)
     for depth, level in reversed(list(enumerate(outer))):
         changes = dict(dataset=changes)
         if 'times' in level:
@@ -259,6 +291,16 @@ def _dataset(plan: Plan, loader: str, arguments: dict, pipelines: dict[int, Name
         if depth in pipelines:
             changes['pipeline'] = pipelines[depth]
     return changes
+
+
+def _in_the_place_of(base: Mapping, plan: Plan, loader: str, depth: int, changes: dict) -> dict:
+    """A data set that inherits nothing: what the recipe has there is a join, or of a class of its own."""
+    kept = {key: base[key] for key in _OF_ANY_CLASS if key in base}
+    pipeline = Name(_pipeline_of_recipe(plan, loader, depth))
+    changes['metainfo'].pop('_delete_', None)
+    return dict(
+        _delete_=True, **{'type': base.get('type'), **kept, 'pipeline': pipeline, **changes}
+    )
 
 
 def _evaluator(plan: Plan, loader: str, arguments: dict) -> dict:
@@ -271,7 +313,7 @@ def _evaluator(plan: Plan, loader: str, arguments: dict) -> dict:
     elif _drops_masks(plan):
         fields['metric'] = 'bbox'
     most = _most_objects(plan)
-    if most > _DETECTIONS:
+    if most > _DETECTIONS and not proposes(plan.base.model):
         fields['proposal_nums'] = (1, 10, _kept_detections(most))
     return fields
 

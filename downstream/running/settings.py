@@ -20,6 +20,8 @@ from .schedule.length import set_length
 _WARM_UP_SHARE = 0.1
 # The figure that early stopping watches, by the scope of a config.
 MONITORED = {'mmdet': 'coco/bbox_mAP', 'mmseg': 'mIoU'}
+# That of an RPN alone, which has no average precision.
+_MONITORED_PROPOSALS = 'coco/AR@1000'
 # Parts of a config that hold sizes in pixels.
 _SIZED = (
     'train_pipeline',
@@ -198,7 +200,11 @@ def set_patience(cfg: Config, patience: int) -> None:
     """
     if patience < 1:
         raise ConfigError(f'--patience {patience}: give at least 1.')
-    cfg.default_hooks.patience = patience_hook(cfg.default_scope, patience)
+    hook = patience_hook(cfg.default_scope, patience)
+    evaluator = cfg.get('val_evaluator')
+    if isinstance(evaluator, Mapping) and evaluator.get('metric') == 'proposal_fast':
+        hook['monitor'] = _MONITORED_PROPOSALS
+    cfg.default_hooks.patience = hook
 
 
 def patience_hook(scope: str, patience: int) -> dict:

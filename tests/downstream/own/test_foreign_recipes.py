@@ -10,7 +10,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from backbones import ConfigError
 from backbones.uninitialised import on_meta
 from downstream.data.checks.datasets import check_datasets
+from downstream.own.joined import without_joins
 from downstream.own.prepare import DataOptions, prepare
+from downstream.own.recipe import read_recipe, read_schedule, recipe_file
 from downstream.running.config import TrainOptions, training_config
 from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture
 
@@ -94,6 +96,106 @@ def test_a_repeated_data_set_is_seen_once_in_an_epoch(instances, tmp_path):  # n
     samples(cfg)
 
 
+def test_one_data_set_takes_the_place_of_joined_ones(instances, tmp_path, capsys):  # noqa: F811
+    recipe = 'mmdet::pascal_voc/ssd300_voc0712.py'
+    cfg = config_for(recipe, instances, tmp_path, image_size=150)
+    assert 'train: takes the place of the 2 data sets that the recipe joins' in (
+        capsys.readouterr().out
+    )
+    outer = cfg.train_dataloader.dataset
+    assert (outer.type, outer.times, outer.dataset.type) == ('RepeatDataset', 1, 'CocoDataset')
+    assert 'datasets' not in outer.dataset
+    resize = next(step for step in outer.dataset.pipeline if step.type == 'Resize')
+    assert resize.scale == (150, 150)
+    assert outer.dataset.filter_cfg == {'filter_empty_gt': True, 'min_size': 32}
+    assert cfg.val_evaluator == dict(
+        type='CocoMetric', metric='bbox', ann_file=cfg.val_dataloader.dataset.ann_file
+    )
+    train, _ = samples(cfg)
+    assert set(train['data_samples'].gt_instances.labels.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'epochs', 'images'),
+    [
+        # 4 epochs of each of 16,551 images three times; 20,000 steps of 16 of 10,582 images
+        ('mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py', 12, 16_551),
+        ('mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py', 320_000 / 10_582, 10_582),
+        ('mmseg::fcn/fcn_r50-d8_4xb4-40k_pascal-context-480x480.py', 640_000 / 4_998, 4_998),
+        ('mmdet::lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py', 12, 100_170),
+        ('mmdet::rpn/rpn_r50_fpn_1x_coco.py', 12, 118_287),
+    ],
+)
+def test_the_length_follows_from_the_images_of_the_recipe(recipe, epochs, images):
+    cfg = read_recipe(recipe_file(recipe))
+    without_joins(cfg, recipe)
+    found = read_schedule(cfg)
+    assert (found.epochs, found.images) == (pytest.approx(epochs), images)
+
+
+def test_masks_take_the_place_of_joined_ones(instances, tmp_path):  # noqa: F811
+    recipe = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'
+    cfg = config_for(recipe, instances, tmp_path, image_size=128)
+    assert cfg.train_dataloader.dataset.type == 'BaseSegDataset'
+    crop = next(step for step in cfg.train_dataloader.dataset.pipeline if step.type == 'RandomCrop')
+    assert crop.crop_size == (128, 128)
+    train, _ = samples(cfg)
+    assert train['inputs'].shape[1:] == (128, 128)
+
+
+def test_mixed_joined_sets_are_mixed_as_one(instances, tmp_path):  # noqa: F811
+    recipe = 'mmdet::strongsort/yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py'
+    cfg = config_for(recipe, instances, tmp_path, image_size=160)
+    outer = cfg.train_dataloader.dataset
+    assert (outer.type, outer.dataset.type) == ('MultiImageMixDataset', 'CocoDataset')
+    samples(cfg)
+
+
+def test_joined_sets_with_two_pipelines_are_refused(instances, tmp_path):  # noqa: F811
+    recipe = tmp_path / 'two.py'
+    recipe.write_text(
+        "_base_ = 'mmseg::fcn/fcn_r50-d8_4xb4-20k_voc12aug-512x512.py'\n"
+        'first, second = _base_.train_dataloader.dataset.datasets\n'
+        'second = dict(second, pipeline=[*second.pipeline[:4], *second.pipeline[5:]])\n'
+        'train_dataloader = dict(dataset=dict(datasets=[first, second]))\n'
+    )
+    with pytest.raises(
+        ConfigError, match=r'^--data: two.py joins 2 data sets .* number 2 has another'
+    ):
+        config_for(str(recipe), instances, tmp_path)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_arguments_of_another_class_of_data_sets_are_left_out(instances, tmp_path):  # noqa: F811
+    """Such as the hierarchy of Open Images; that class reads what no COCO file has."""
+    recipe = 'mmdet::openimages/retinanet_r50_fpn_32xb2-1x_openimages.py'
+    cfg = config_for(recipe, instances, tmp_path)
+    own = cfg.train_dataloader.dataset
+    assert own.type == 'CocoDataset'
+    assert not {'hierarchy_file', 'label_file', 'meta_file'} & set(own)
+    samples(cfg)
+
+
+def test_an_rpn_learns_where_objects_are(instances, tmp_path, capsys):  # noqa: F811
+    cfg = config_for(
+        'mmdet::rpn/rpn_r50_fpn_1x_coco.py', instances, tmp_path, image_size=160, patience=2
+    )
+    assert 'an RPN alone: it learns where objects are' in capsys.readouterr().out
+    assert 'num_classes' not in cfg.model.rpn_head  # mmdet's RPN has one, whatever the data have
+    assert cfg.val_evaluator.metric == 'proposal_fast'
+    assert cfg.val_evaluator.ann_file == cfg.val_dataloader.dataset.ann_file
+    assert cfg.default_hooks.patience.monitor == 'coco/AR@1000'
+    train, _ = samples(cfg)
+    assert len(train['data_samples'].gt_instances)
+
+
+def test_what_the_replaced_backbone_needs_may_be_missing(instances, tmp_path):  # noqa: F811
+    """mmdet's recipes on ConvNeXt import mmpretrain, which is not installed."""
+    recipe = 'mmdet::convnext/mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'
+    cfg = config_for(recipe, instances, tmp_path)
+    assert cfg.model.backbone.type == 'ConvNeXt'
+
+
 def test_weights_of_the_recipes_classes_are_left_out_and_said(instances, tmp_path, capsys):  # noqa: F811
     recipe = 'mmseg::cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680.py'
     cfg = config_for(recipe, instances, tmp_path)
@@ -108,8 +210,21 @@ def test_weights_of_the_recipes_classes_are_left_out_and_said(instances, tmp_pat
     [
         ('mmdet::htc/htc_r50_fpn_1x_coco.py', 'learns maps of stuff beside the objects'),
         ('mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', 'learns maps of stuff'),
-        ('mmdet::pascal_voc/retinanet_r50_fpn_1x_voc0712.py', 'joins several data sets'),
-        ('mmdet::rpn/rpn_r50_fpn_1x_coco.py', 'its model has none of roi_head, bbox_head'),
+        (
+            'mmdet::soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
+            'learns from images without labels beside labelled ones',
+        ),
+        ('mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py', 'boxes that another model proposed'),
+        ('mmdet::ld/ld_r50-gflv1-r101_fpn_1x_coco.py', "knows the recipe's own classes"),
+        (
+            'mmdet::deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17test.py',
+            'holds a detector for videos',
+        ),
+        ('mmdet::centernet/centernet_tta.py', 'its model has none of'),
+        (
+            'mmdet::mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365.py',
+            'learns from texts beside the images',
+        ),
     ],
 )
 def test_what_cannot_follow_is_refused_in_one_line(recipe, message, instances, tmp_path):  # noqa: F811
