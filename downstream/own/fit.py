@@ -70,6 +70,8 @@ def _why_not_the_data(cfg: Config) -> str | None:
             'it learns from boxes that another model proposed (proposal_file), which such data do not '
             "have; take a recipe with an RPN, as Faster R-CNN's"
         )
+    if 'LoadMultipleRSImageFromFile' in kinds:
+        return 'it learns from pairs of images of one place, which such data are not'
     if cfg.get('default_scope') == 'mmseg':
         return None
     if any(step.get('with_seg') or 'Panoptic' in kind for step, kind in zip(steps, kinds)):

@@ -220,6 +220,10 @@ def test_weights_of_the_recipes_classes_are_left_out_and_said(instances, tmp_pat
             'mmdet::deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17train_test-mot17test.py',
             'holds a detector for videos',
         ),
+        (
+            'mmseg::swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py',
+            'learns from pairs of images',
+        ),
         ('mmdet::centernet/centernet_tta.py', 'its model has none of'),
         (
             'mmdet::mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365.py',
