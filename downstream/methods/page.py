@@ -36,10 +36,10 @@ On your own data all heads get its classes; the batch of mmseg's recipes is read
 
     python tools/train.py mmdet::yolox/yolox_s_8xb8-300e_coco.py --data data/parts --backbone swin-tiny
 
-Where a recipe joins data sets, as those for VOC do, yours takes the place of all of them, if they share a
-pipeline. An RPN alone learns where objects are and is tested by their recall. What would learn more than such
-data have (maps of stuff, masks, images without labels, proposals, a teacher, texts) is refused in one line.
-SSD and QueryInst get heads that predict, whatever their backbone: mmdet's `SSDHead` reads an
+Where a recipe joins data sets, as those for VOC do, yours takes the place of all of them, if they share
+a pipeline. An RPN alone learns where objects are and is tested by their recall. What would learn more
+than such data have (maps of stuff, masks, images without labels, proposals, a teacher, texts) is refused
+in one line. SSD and QueryInst get heads that predict, whatever their backbone: mmdet's `SSDHead` reads an
 attribute that it does not set, and its `DynamicMaskHead` cannot paste the mask of a box outside of its
 image on a CPU.
 """
