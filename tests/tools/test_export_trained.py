@@ -127,6 +127,7 @@ def check_files(tool, task: str, configs: list[Path], checkpoint: Path, folder: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize('task', list(CONFIG))
 def test_files_of_a_trained_model_have_its_figures(tool, data, tmp_path, task):
     configs = write_configs(task, data, tmp_path)
