@@ -41,7 +41,7 @@ def normalised(image, rules):
 
 
 def sloped(_, args, logits):
-    """Logits that rise from cell to cell: those in the padding are equal, and equal scores have no order."""
+    """Logits that rise from cell to cell: those in the padding would be equal, and in no order."""
     rows, columns = (torch.arange(size) for size in logits.shape[-2:])
     return logits + 0.003 * (rows[:, None] + 2**0.5 * columns)
 
