@@ -8,6 +8,7 @@ from .completed import CompletedCOCO
 from .dino import DINODetector, DINODetectorHead, GroundingDINODetector
 from .heads import PredictingDynamicMaskHead, PredictingSSDHead
 from .metric import CocoInstanceMetric
+from .proposals import ProposalRecallMetric
 from .precision import Float32RoIExtractor, Float32RPNHead
 from .preprocessor import AsyncDetDataPreprocessor
 from .tta import InstanceTTAModel
@@ -24,4 +25,5 @@ __all__ = [
     'InstanceTTAModel',
     'PredictingDynamicMaskHead',
     'PredictingSSDHead',
+    'ProposalRecallMetric',
 ]

@@ -40,7 +40,7 @@ from .options.channels import chosen_bands, set_tested_statistics, use_bands
 from .options.log_to import add_loggers, drop_loggers
 from .options.precision import require_usable_gpu, set_precision
 from .stock.hooks import use_safe_hooks
-from .stock.parts import use_decoder_of_file, use_predicting_heads
+from .stock.parts import use_decoder_of_file, use_predicting_heads, use_proposal_recall
 
 # What a runner that tests has no use for: the training data need not even be there.
 _TRAINING_KEYS = (
@@ -165,6 +165,7 @@ def read_config(options: RunOptions) -> Config:
     overrides.check_values(cfg)
     use_torch_sync_bn(cfg.get('model'))
     use_predicting_heads(cfg)
+    use_proposal_recall(cfg)
     _check_scope(cfg, path, options.scopes)
     use_bands(cfg, keep_statistics='model.data_preprocessor.mean' in options.cfg_options)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):

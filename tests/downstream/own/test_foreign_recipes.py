@@ -182,7 +182,7 @@ def test_an_rpn_learns_where_objects_are(instances, tmp_path, capsys):  # noqa: 
     )
     assert 'an RPN alone: it learns where objects are' in capsys.readouterr().out
     assert 'num_classes' not in cfg.model.rpn_head  # mmdet's RPN has one, whatever the data have
-    assert cfg.val_evaluator.metric == 'proposal_fast'
+    assert cfg.val_evaluator.type == 'ProposalRecallMetric'
     assert cfg.val_evaluator.ann_file == cfg.val_dataloader.dataset.ann_file
     assert cfg.default_hooks.patience.monitor == 'coco/AR@1000'
     train, _ = samples(cfg)

@@ -14,6 +14,7 @@ from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 RECIPES = {
     RETINANET: 'epoch_1.pth',
+    'mmdet::rpn/rpn_r50_fpn_1x_coco.py': 'epoch_1.pth',
     'mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py': 'iter_4.pth',
 }
 
