@@ -150,6 +150,8 @@ def _model(plan: Plan) -> str:
             'Classes of the same name keep what this model learned of them (--from).',
         )
         text += "model['backbone'] = dict(init_cfg=None)  # its weights are in load_from\n"
+    elif plan.backbone:
+        text += _without_whole_model(plan.base)
     most, kept = _most_objects(plan), _recipes_detections(plan)
     # A DETR has no more detections than queries.
     wanted = min(_kept_detections(most), plan.base.model.get('num_queries', inf))
@@ -160,6 +162,16 @@ def _model(plan: Plan) -> str:
             dict(rcnn=testing) if plan.base.model.get('roi_head') else testing,
             f'An image has up to {most} objects; the recipe keeps {kept} detections.',
         )
+    return text
+
+
+def _without_whole_model(base: Config) -> str:
+    """Lines that leave out a trained model with another backbone, which the recipe starts from."""
+    text = ''
+    if base.get('load_from'):
+        text += "load_from = None  # the recipe's has its own backbone\n"
+    if base.model.get('init_cfg'):
+        text += "model['init_cfg'] = None  # the recipe's has its own backbone\n"
     return text
 
 

@@ -40,7 +40,12 @@ from .options.channels import chosen_bands, set_tested_statistics, use_bands
 from .options.log_to import add_loggers, drop_loggers
 from .options.precision import require_usable_gpu, set_precision
 from .stock.hooks import use_safe_hooks
-from .stock.parts import use_decoder_of_file, use_predicting_heads, use_proposal_recall
+from .stock.parts import (
+    leave_out_whole_model,
+    use_decoder_of_file,
+    use_predicting_heads,
+    use_proposal_recall,
+)
 
 # What a runner that tests has no use for: the training data need not even be there.
 _TRAINING_KEYS = (
@@ -220,14 +225,20 @@ def _put_backbone(cfg: Config, backbone: str, options: RunOptions, stem: str) ->
     _import_without_the_old_backbone(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         report = drop_in(cfg, backbone, **arguments.to_dict())
+    # That of a config of one's own may have the new backbone.
+    left = leave_out_whole_model(cfg) if '::' in str(options.config) else []
     # A work dir that a config names is for the config's own backbone.
     cfg.pop('work_dir', None)
     name = re.sub(r'[^\w.-]+', '-', backbone)
     stem = stem.replace(former, name) if former and former in stem else f'{stem}_{name}'
     if is_first_process():
-        lines = [report, *_start_in_words(options, cfg)]
+        lines = [report, *_start_in_words(options, cfg), *map(_left_in_words, left)]
         print(*lines, f'{"work dir":>12}  {options.work_dir or f"work_dirs/{stem}"}', sep='\n')
     return stem
+
+
+def _left_in_words(checkpoint: str) -> str:
+    return f'{"left out":>12}  {checkpoint}, a whole model with the backbone that is replaced'
 
 
 def _start_in_words(options: RunOptions, cfg: Config) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
@@ -65,7 +66,7 @@ def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
         'config': options.config,
         'checkpoint': options.checkpoint,
         'tta': options.tta,
-        'metrics': _collected(runner.test_evaluator.metrics) or flat,
+        'metrics': _collected(runner.test_evaluator.metrics) or _numbers(flat),
     }
     if is_main_process():
         path = Path(runner.log_dir) / kept.REPORT
@@ -107,7 +108,7 @@ def print_report(report: dict) -> None:
             for name in metrics['bbox']['per_class']
         }
         columns = [f'{kind} AP' for kind in metrics]
-    elif 'mIoU' in metrics:
+    elif 'per_class' in metrics:
         console.print('  '.join(f'{name} {metrics[name]:.2f}' for name in ('mIoU', 'aAcc', 'mAcc')))
         per_class = {
             name: [_percent(row['IoU']), _percent(row['Acc'])]
@@ -132,6 +133,14 @@ def _collected(metrics: list) -> dict:
     for metric in metrics:
         collected |= getattr(metric, 'report', {})
     return collected
+
+
+def _numbers(figures: dict) -> dict:
+    """Figures of any metric as JSON has them: those of mmseg's are numbers of NumPy."""
+    return {
+        key: value.item() if isinstance(value, np.generic) else value
+        for key, value in figures.items()
+    }
 
 
 def _dump(task: str, path: str) -> DumpResults:

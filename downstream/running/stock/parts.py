@@ -33,15 +33,32 @@ def _replace(node: object) -> int:
         kind = str(node.get('type')).removeprefix('mmdet.')
         if kind in _HEADS:
             node['type'] = _HEADS[kind]
+        if kind == 'CascadeRPNHead':
+            node.setdefault('num_classes', 1)  # it cannot be built without, and takes no other
         return (kind in _HEADS) + sum(map(_replace, node.values()))
     return sum(map(_replace, node)) if isinstance(node, (list, tuple)) else 0
+
+
+def leave_out_whole_model(cfg: Config) -> list[str]:
+    """Leave out the trained model that a recipe starts from, where another backbone is put into it.
+
+    Returns:
+        Its checkpoints.
+    """
+    found = [cfg.get('load_from')]
+    cfg.load_from = None
+    model = cfg.get('model') or {}
+    start = model.get('init_cfg')
+    if isinstance(start, Mapping) and start.get('type') == 'Pretrained':
+        found.append(model.pop('init_cfg').get('checkpoint'))
+    return [name for name in found if name]
 
 
 def use_proposal_recall(cfg: Config) -> None:
     """Let evaluators of an RPN's proposals in ``cfg`` be the suite's: mmdet's fail with current NumPy."""
     for key in ('val_evaluator', 'test_evaluator'):
         evaluator = cfg.get(key) or ()
-        for metric in [evaluator] if isinstance(evaluator, Mapping) else evaluator:
+        for metric in [evaluator] if isinstance(evaluator, dict) else evaluator:
             kind = str(metric.get('type')).removeprefix('mmdet.')
             if kind == 'CocoMetric' and metric.get('metric') == 'proposal_fast':
                 metric['type'] = 'ProposalRecallMetric'

@@ -6,12 +6,18 @@ import pytest
 from mmengine.config import Config
 
 from downstream.own.prepare import DataOptions, prepare
-from downstream.running.config import TrainOptions, training_config
+from downstream.running.config import TestOptions, TrainOptions, read_config, training_config
 from downstream.running.runner import SuiteRunner
+from downstream.running.test import evaluate
 from downstream.running.train import build_runner
 from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture
 
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+FIGURES = {
+    RETINANET: 'coco/bbox_mAP',
+    'mmdet::rpn/rpn_r50_fpn_1x_coco.py': 'coco/AR@1000',
+    'mmseg::fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512.py': 'mIoU',
+}
 RECIPES = {
     RETINANET: 'epoch_1.pth',
     'mmdet::rpn/rpn_r50_fpn_1x_coco.py': 'epoch_1.pth',
@@ -44,6 +50,19 @@ def test_a_run_leaves_what_a_run_of_the_suite_leaves(recipe, instances, tmp_path
     assert list(Path(runner.log_dir).glob('first_batches/*.jpg'))
     complete = Config.fromfile(run / 'run.complete.py')
     assert 'downstream.running' in complete.custom_imports.imports
+    report = evaluate(TestOptions(str(run / 'run.complete.py'), checkpoint=str(last)))
+    assert FIGURES[recipe] in report['metrics'] or recipe == RETINANET  # it may detect nothing yet
+    assert list(run.glob('*/metrics.json'))
+
+
+def test_a_model_with_the_replaced_backbone_is_left_out(instances, tmp_path, capsys):  # noqa: F811
+    """Cityscapes' recipes start from a whole detector with a ResNet-50."""
+    recipe = 'mmdet::cityscapes/faster-rcnn_r50_fpn_1x_cityscapes.py'
+    assert config_for(recipe, instances, tmp_path).load_from is None
+    capsys.readouterr()
+    assert read_config(TrainOptions(recipe, backbone='convnext-atto')).load_from is None
+    assert 'a whole model with the backbone that is replaced' in capsys.readouterr().out
+    assert 'faster_rcnn_r50' in read_config(TrainOptions(recipe)).load_from
 
 
 def test_hooks_that_a_config_has_or_leaves_out_stay(tmp_path):
