@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -41,7 +41,8 @@ def can_synchronise() -> bool:
     return several and torch.cuda.is_available()
 
 
-def _make_contiguous(_: nn.Module, __: object, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def make_contiguous(_: nn.Module, __: object, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """A forward hook that makes the maps of a backbone contiguous."""
     return tuple(m.contiguous() for m in maps)
 
 
@@ -108,7 +109,7 @@ class Backbone(BaseModule):
         super().__init__(init_cfg)
         self.norm_eval = norm_eval
         if contiguous_maps:
-            self.register_forward_hook(_make_contiguous)
+            self.register_forward_hook(make_contiguous)
         self._layer_depths: Mapping[str, Depth] | None = None
 
     def resolved_arguments(self) -> dict[str, object]:

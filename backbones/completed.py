@@ -1,4 +1,4 @@
-"""Any module as a backbone: with pretrained weights, and with the strides that it lacks."""
+"""Any module as a backbone: with weights, with contiguous maps, with the strides that it lacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from backbones.arguments import checked_out_indices
-from backbones.base import Backbone
+from backbones.base import Backbone, make_contiguous
 from backbones.errors import ConfigError
 from backbones.multiples import crop_to_stride, pad_to_multiple
 from backbones.optim.layer_decay import depths_of
@@ -29,19 +29,27 @@ _STATED = (
 )
 
 
-@MODELS.register_module(name='WithWeights')
-def with_weights(module: str | type[nn.Module], init_cfg: dict, **arguments: object) -> nn.Module:
-    """A module whose class takes no ``init_cfg``, with pretrained weights.
-
-    They are loaded when the model is initialised, completely or not at all.
+@MODELS.register_module(name='AnyModule')
+def any_module(
+    module: str | type[nn.Module],
+    init_cfg: dict | None = None,
+    contiguous_maps: bool = False,
+    **arguments: object,
+) -> nn.Module:
+    """A module with what its class has no argument for.
 
     Args:
         module: The path of its class, or the class.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)``.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)``: weights, loaded when the model is
+            initialised, completely or not at all.
+        contiguous_maps: As in :class:`backbones.Backbone`.
         arguments: Those of the class.
     """
     built = MODELS.build({'type': module, **arguments})
-    built.init_cfg = init_cfg
+    if init_cfg:
+        built.init_cfg = init_cfg
+    if contiguous_maps:
+        built.register_forward_hook(make_contiguous)
     return built
 
 
@@ -59,6 +67,7 @@ class CompletedBackbone(Backbone):
         strides: Their strides, in pixels of the input; the finest map comes first.
         out_indices: Which of the four maps are returned, in this order.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)``: weights of the module.
+        contiguous_maps: As in :class:`backbones.Backbone`, for the maps that are made, too.
         arguments: Those of the class.
 
     Input as the module takes it; output a tuple of ``(N, out_channels[i], H / out_strides[i],
@@ -75,9 +84,10 @@ class CompletedBackbone(Backbone):
         strides: Sequence[int],
         out_indices: Sequence[int] = (0, 1, 2, 3),
         init_cfg: dict | None = None,
+        contiguous_maps: bool = False,
         **arguments: object,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(init_cfg, contiguous_maps=contiguous_maps)
         self.out_indices = checked_out_indices(out_indices)
         self.net = MODELS.build({'type': module, **arguments})
         for name in _STATED:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -125,11 +126,24 @@ def _import_class(name: str) -> str:
         module = importlib.import_module(module_name)
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or '\0'):
+            if module_name.endswith('.py'):
+                advice = f'A module has no .py: {Path(module_name).stem}:{class_name}.'
+            else:
+                advice = 'Start from the folder of the module, or add this folder to PYTHONPATH.'
             raise ConfigError(
                 f'backbone {name!r}: there is no module {error.name!r} in {Path.cwd()} or on '
-                'PYTHONPATH. Start from the folder of the module, or add this folder to PYTHONPATH.'
+                f'PYTHONPATH. {advice}'
             ) from error
         raise ConfigError(f'backbone {name!r}: importing {module_name} failed: {error}') from error
+    except Exception as error:  # a mistake in the module itself
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        # The frame of a SyntaxError is Python's own; its text names file and line.
+        place = (
+            '' if isinstance(error, SyntaxError) else f' ({frame.filename}, line {frame.lineno})'
+        )
+        raise ConfigError(
+            f'backbone {name!r}: importing {module_name} failed: {type(error).__name__}: {error}{place}'
+        ) from error
     classes = [key for key, value in vars(module).items() if isinstance(value, type)]
     if class_name not in classes:
         own = [key for key in classes if vars(module)[key].__module__.startswith(module_name)]

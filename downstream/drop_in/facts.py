@@ -21,7 +21,7 @@ from backbones.pyramid import can_be_made, nearest_stride
 from backbones.uninitialised import on_meta
 from backbones.weights.timm_catalog import first_line
 
-from .pretrained import with_init_cfg
+from .pretrained import ANY_MODULE, with_init_cfg
 
 # Sides of the images of the trial passes are the smallest allowed ones from these on.
 TRIED = (128, 192)
@@ -84,6 +84,7 @@ def inspect_backbone(
     """
     config = backbone_config(name, **backbone_args)
     settle_in_channels(name, config)
+    contiguous = _without_foreign_contiguity(config)
     built, maps = _build(name, config)
     accepted = accepted_arguments(type(built))
     if recipe_drop_path and 'drop_path_rate' not in config:
@@ -97,6 +98,9 @@ def inspect_backbone(
     config |= {key: value for key, value in resolved.items() if key not in config}
     if config.get('init_cfg') and 'init_cfg' not in accepted:
         config = dict(with_init_cfg(config, config['init_cfg']))
+    if contiguous:
+        module = config.pop('module', config['type'])
+        config |= {'type': ANY_MODULE, 'module': module, 'contiguous_maps': True}
     return _facts(name, config, built, maps)
 
 
@@ -115,7 +119,7 @@ def as_completed(facts: BackboneFacts) -> BackboneFacts:
     """The backbone as a :class:`backbones.completed.CompletedBackbone`, which can choose its maps."""
     config = dict(facts.config)
     kind = config.pop('type')
-    if kind == 'WithWeights':
+    if kind == ANY_MODULE:
         kind = config.pop('module')
     config = {
         'type': 'CompletedBackbone',
@@ -199,6 +203,14 @@ def settle_in_channels(name: str, config: dict) -> None:
             f'images of {wanted} channels; add this argument, and make the first layer '
             'with it (docs/backbones.md).'
         )
+
+
+def _without_foreign_contiguity(config: dict) -> bool:
+    """Whether ``contiguous_maps`` is wanted of a class without this argument; it is removed then."""
+    cls = MODELS.get(config['type']) if isinstance(config['type'], str) else config['type']
+    if isinstance(cls, type) and 'contiguous_maps' in accepted_arguments(cls):
+        return False
+    return bool(config.pop('contiguous_maps', False))
 
 
 def input_channels(built: nn.Module, config: Mapping) -> int:

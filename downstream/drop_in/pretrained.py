@@ -9,22 +9,22 @@ from mmengine.registry import MODELS
 
 from backbones.base import accepted_arguments
 
-_WITH_WEIGHTS = 'WithWeights'
+ANY_MODULE = 'AnyModule'  # backbones.completed.any_module
 
 
 def with_init_cfg(backbone: Mapping, init_cfg: Mapping | None) -> ConfigDict:
     """The config ``backbone`` with these pretrained weights; None: with none.
 
-    A class that takes no ``init_cfg`` is built by :func:`backbones.completed.with_weights`.
+    A class that takes no ``init_cfg`` is built by :func:`backbones.completed.any_module`.
     """
     config = ConfigDict(backbone)
     config.pop('init_cfg', None)
-    if config.get('type') == _WITH_WEIGHTS:
+    if config.get('type') == ANY_MODULE and not config.get('contiguous_maps'):
         config.type = config.pop('module')
     if not init_cfg:
         return config
     if not takes_init_cfg(config):
-        config.module, config.type = config.type, _WITH_WEIGHTS
+        config.module, config.type = config.type, ANY_MODULE
     config.init_cfg = ConfigDict(init_cfg)
     return config
 

@@ -111,3 +111,27 @@ def test_modules_are_looked_for_where_the_user_stands(tmp_path, monkeypatch):
     assert backbone_config('my_nets:Net') == {'type': 'my_nets.Net'}
     with pytest.raises(ConfigError, match='importing my_broken_nets failed: .*no_such_library'):
         backbone_config('my_broken_nets:Net')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ('class Net(:\n', r'SyntaxError: .*my_wrong_nets\.py, line 1'),
+        (
+            '\nclass Net(Base): ...\n',
+            r"NameError: name 'Base' is not defined .*my_wrong_nets\.py, line 2",
+        ),
+    ],
+)
+def test_a_mistake_in_the_module_is_one_line_with_its_place(text, words, tmp_path, monkeypatch):
+    (tmp_path / 'my_wrong_nets.py').write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f'importing my_wrong_nets failed: {words}'):
+        backbone_config('my_wrong_nets:Net')
+
+
+def test_a_file_in_the_place_of_a_module(tmp_path, monkeypatch):
+    (tmp_path / 'my_file_nets.py').write_text('')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r'A module has no \.py: my_file_nets:Net\.'):
+        backbone_config('my_file_nets.py:Net')

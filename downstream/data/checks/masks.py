@@ -70,7 +70,10 @@ def check_masks(where: str, dataset: ConfigDict, full: bool) -> tuple[str, ...]:
         mask = _checked_mask(mask_path, pairs[mask_path], steps, bands)
         pixels[mask_path] = check_mask_values(mask_path, mask, len(classes), reduced)
     bands.report()
-    _check_targets(str(folder), list(pairs), pixels, classes, reduced, not dataset.get('test_mode'))
+    # Two parts may share a folder; then their lists tell them apart.
+    listed = dataset.get('ann_file')
+    name = f'{folder} ({Path(listed).name})' if listed else str(folder)
+    _check_targets(name, list(pairs), pixels, classes, reduced, not dataset.get('test_mode'))
     return classes
 
 

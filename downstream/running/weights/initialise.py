@@ -146,7 +146,7 @@ def load_backbone_strict(backbone: nn.Module | None) -> None:
 
 
 def load_plain_backbone(backbone: nn.Module | None) -> None:
-    """Load the weights of a module that knows of none (:func:`backbones.completed.with_weights`).
+    """Load the weights of a module that knows of none (:func:`backbones.completed.any_module`).
 
     It comes last: a method ``init_weights`` of the module would replace them.
 

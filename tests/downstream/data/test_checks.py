@@ -261,3 +261,15 @@ def test_images_of_another_suffix_are_named(shapes, tmp_path, logged):
         DataError, match=r'no \*.jpg in .*It has 3 \*.png, 1 \*.JPG: set train_dataloader'
     ):
         check_datasets(cfg, ('train',))
+
+
+def test_two_parts_of_one_folder_of_masks_are_told_apart(shapes, tmp_path, logged):
+    """``--data`` splits a set into two lists of one folder."""
+    cfg = config('segmentation', shapes, tmp_path)
+    dataset = cfg.train_dataloader.dataset
+    names = [p.stem for p in sorted((shapes / 'images' / 'training').iterdir())]
+    (tmp_path / 'mine.txt').write_text('\n'.join(names))
+    dataset.ann_file = str(tmp_path / 'mine.txt')
+    dataset.metainfo = dict(classes=['background', 'a', 'b', 'c', 'never'])
+    masks.check_masks('train_dataloader.dataset', dataset, full=False)
+    assert any('(mine.txt) has no pixel of 1 of 5 classes: never' in line for line in logged)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from torch import nn
 
 from backbones import ConfigError
 from downstream.drop_in import drop_in
+from downstream.drop_in.pretrained import with_init_cfg
 from downstream.paths import find_config
 from downstream.running.config import RunOptions, read_config
 
@@ -175,3 +177,48 @@ def test_foreign_heads_get_contiguous_maps(backbone):
     own = Config.fromfile(find_config('upernet_convnext-tiny_in1k_160k_ade20k-512x512'))
     drop_in(own, backbone)
     assert 'contiguous_maps' not in own.model.backbone
+
+
+class PlainNet(nn.Module):
+    """Knows nothing of the suite; its maps, of strides from 4 on, are views of (N, H, W, C)."""
+
+    def __init__(self, maps: int = 4) -> None:
+        super().__init__()
+        convolutions = [nn.Conv2d(3, 8, 4, 4), *(nn.Conv2d(8, 8, 2, 2) for _ in range(maps - 1))]
+        self.convolutions = nn.ModuleList(convolutions)
+
+    def forward(self, x):
+        maps = []
+        for convolution in self.convolutions:
+            x = convolution(x).contiguous(memory_format=torch.channels_last)
+            maps.append(x)
+        return tuple(maps)
+
+
+@pytest.mark.parametrize(
+    'recipe',
+    [
+        'mmdet::atss/atss_r50_fpn_1x_coco.py',
+        'mmseg::dmnet/dmnet_r50-d8_4xb4-80k_ade20k-512x512.py',
+        'dino-4scale_convnext-tiny_in1k-ema_12e_coco',
+    ],
+)
+@pytest.mark.parametrize('maps', [4, 3])
+def test_foreign_heads_get_contiguous_maps_of_plain_modules(recipe, maps, tmp_path):
+    """A class without ``contiguous_maps`` could not be built for such heads at all."""
+    cfg = read_config(
+        RunOptions(
+            recipe, backbone=f'{__name__}:PlainNet', cfg_options={'model.backbone.maps': maps}
+        )
+    )
+    weights = tmp_path / 'weights.pth'
+    torch.save(PlainNet(maps).state_dict(), weights)
+    pretrained = dict(type='Pretrained', checkpoint=str(weights))
+    config = with_init_cfg(cfg.model.backbone, pretrained)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.no_grad():
+        built = MODELS.build(config)
+        found = built(torch.zeros(1, 3, 70, 90))  # odd sizes are cropped from padded ones
+    assert all(m.is_contiguous() for m in found)
+    assert built.init_cfg['checkpoint'] == str(weights)
+    assert 'init_cfg' not in with_init_cfg(config, None)
+    assert with_init_cfg(config, None) == cfg.model.backbone
