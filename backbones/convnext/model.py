@@ -43,7 +43,7 @@ class ConvNeXt(Backbone):
 
     Args:
         arch: A size of :attr:`archs`, or ``dict(depths=..., dims=...)`` of four numbers each.
-        out_indices: Stages whose feature maps are returned, in this order.
+        out_indices: Stages whose feature maps are returned, in this order; later ones are not built.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
         layer_scale_init_value: Initial layer scale; 0: none; None: 1.0 in V1, as in the papers'
             dense-prediction recipes (ImageNet training has 1e-6), none in V2.
@@ -97,7 +97,12 @@ class ConvNeXt(Backbone):
         self.out_channels = tuple(self.arch.dims[i] for i in self.out_indices)
         self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
 
-        depths, dims = self.arch.depths, self.arch.dims
+        rates = iter(
+            torch.linspace(0, drop_path_rate, sum(self.arch.depths), device='cpu').tolist()
+        )
+        # Parameters of stages after the last map would get no gradient, which stops distributed training.
+        built = max(self.out_indices) + 1
+        depths, dims = self.arch.depths[:built], self.arch.dims[:built]
         stem = nn.Sequential(
             nn.Conv2d(self.input_channels, dims[0], kernel_size=4, stride=4),
             LayerNorm2d(dims[0], eps=NORM_EPS),
@@ -110,7 +115,6 @@ class ConvNeXt(Backbone):
                     nn.Conv2d(width_in, width_out, kernel_size=2, stride=2),
                 )
             )
-        rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         self.stages = nn.ModuleList()
         for depth, dim in zip(depths, dims):
             blocks = [

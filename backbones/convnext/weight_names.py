@@ -23,6 +23,7 @@ OFFICIAL = re.compile(
     r'|(norm[0-3]?|head)\.(weight|bias)'
 )
 _OUTSIDE_THE_STAGES = re.compile(r'(norm[0-3]?|head)\.(weight|bias)')
+_IN_A_STAGE = re.compile(r'(?:downsample_layers|stages)\.(\d)\.')
 # What masked autoencoding (FCMAE) has beside the encoder.
 FCMAE_DECODER = r'(decoder|proj|pred)\.|mask_token$'
 
@@ -142,11 +143,20 @@ def translate(state: Mapping[str, Tensor]) -> Translation:
 def translate_backbone(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Translation:
     """:func:`translate` for a dense-prediction backbone with the tensors ``own``.
 
-    The classifier's final norm and head, and norms of outputs that the backbone does not have, move to
-    ``dropped``.
+    The classifier's final norm and head, and norms of outputs and stages that the backbone does not have,
+    move to ``dropped``.
     """
     found = translate(state)
-    unneeded = [k for k in found.tensors if k not in own and _OUTSIDE_THE_STAGES.fullmatch(k)]
+    built = {match[1] for k in own if (match := _IN_A_STAGE.match(k))}
+    unneeded = [
+        k
+        for k in found.tensors
+        if k not in own
+        and (
+            _OUTSIDE_THE_STAGES.fullmatch(k)
+            or ((match := _IN_A_STAGE.match(k)) and match[1] not in built)
+        )
+    ]
     tensors = {k: v for k, v in found.tensors.items() if k not in unneeded}
     return replace(found, tensors=tensors, dropped=(*found.dropped, *unneeded))
 

@@ -33,8 +33,11 @@ def _replace(node: object) -> int:
         kind = str(node.get('type')).removeprefix('mmdet.')
         if kind in _HEADS:
             node['type'] = _HEADS[kind]
+        # What heads of mmdet's own recipe of Cascade RPN need, and no longer take.
         if kind == 'CascadeRPNHead':
-            node.setdefault('num_classes', 1)  # it cannot be built without, and takes no other
+            node.setdefault('num_classes', 1)
+        if kind == 'StageCascadeRPNHead':
+            node.pop('sampling', None)
         return (kind in _HEADS) + sum(map(_replace, node.values()))
     return sum(map(_replace, node)) if isinstance(node, (list, tuple)) else 0
 

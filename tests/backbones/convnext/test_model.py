@@ -189,6 +189,26 @@ def test_order_of_outputs_follows_out_indices():
     assert [m.shape[1] for m in model(torch.randn(1, 3, 64, 64))] == [320, 40]
 
 
+def test_stages_after_the_last_map_are_not_built(tmp_path):
+    """They would get no gradient. Weights of the whole network load, and the maps are the same."""
+    whole = randomised(ConvNeXt('atto', drop_path_rate=0.4))
+    file = tmp_path / 'whole.pth'
+    torch.save({**whole.state_dict(), 'head.weight': torch.zeros(10, 320)}, file)
+    start = dict(type='Pretrained', checkpoint=str(file))
+    part = ConvNeXt('atto', out_indices=(2, 1), drop_path_rate=0.4, init_cfg=start)
+    part.init_weights()
+    assert (len(part.stages), len(part.downsample_layers)) == (3, 3)
+    rates = [[b.drop_path.p for stage in net.stages for b in stage] for net in (whole, part)]
+    assert rates[1] == rates[0][: len(rates[1])]
+    x = torch.randn(1, 3, 64, 64)
+    whole.eval()
+    part.eval()
+    maps = part(x)
+    assert all(torch.equal(a, b) for a, b in zip(maps, whole(x)[2:0:-1], strict=True))
+    sum(m.sum() for m in maps).backward()
+    assert all(p.grad is not None for p in part.parameters())
+
+
 def test_drop_path_rate_grows_linearly_over_blocks():
     model = ConvNeXt('tiny', drop_path_rate=0.4)
     rates = [block.drop_path.p for stage in model.stages for block in stage]
