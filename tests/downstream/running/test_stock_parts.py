@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS, DefaultScope
 
+from backbones.uninitialised import on_meta
 from downstream.running import config
 from downstream.running.stock import parts
 
@@ -34,3 +36,11 @@ def test_a_test_takes_the_decoder_of_the_file(width, prefix, tmp_path, monkeypat
 def test_a_start_from_a_file_does_too(tmp_path):
     options = config.TrainOptions(DINO, str(tmp_path), start_from=checkpoint(tmp_path, 512))
     assert config.training_config(options).model.type == 'DINODetector'
+
+
+def test_cascade_rpn_can_be_built_from_mmdets_recipe():
+    """Which lacks an argument of its head and has one that no head takes."""
+    options = config.TrainOptions('mmdet::cascade_rpn/cascade-rpn_r50-caffe_fpn_1x_coco.py')
+    cfg = config.read_config(options)
+    with DefaultScope.overwrite_default_scope('mmdet'), on_meta():
+        assert len(MODELS.build(cfg.model).bbox_head.stages) == 2
