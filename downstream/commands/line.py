@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from mmengine.config import DictAction
 
@@ -276,8 +278,14 @@ def model_options(args: argparse.Namespace) -> dict:
     }
 
 
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
 def run(command: Callable[[], object]) -> None:
-    """Run ``command``; a UserError is one line on stderr and exit code 2, without a traceback."""
+    """Run ``command``; a UserError is one line on stderr and exit code 2, without a traceback.
+
+    So is a file or folder that this user may not read or write, or that is on a read-only file system.
+    """
     # Heavy imports wait until the command line has been understood.
     from backbones.errors import UserError
     from downstream.quiet import ignore_known_warnings
@@ -286,13 +294,12 @@ def run(command: Callable[[], object]) -> None:
     try:
         command()
     except UserError as error:
-        # Before the processes have met, all of them raise the same error; one line is enough.
-        if is_first_process() or have_met():
-            # A worker of a data loader sends its whole traceback along.
-            text = re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1]
-            source = '' if is_first_process() else f'rank {os.environ.get("RANK", "?")}: '
-            print(f'error: {source}{text}', file=sys.stderr)
-        sys.exit(2)
+        # A worker of a data loader sends its whole traceback along.
+        _fail(re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1])
+    except OSError as error:
+        if error.errno not in _NOT_ALLOWED or not error.filename:
+            raise
+        _fail(f'{error.filename}: {error.strerror}. Give another place, or change its permissions.')
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -305,3 +312,12 @@ def run(command: Callable[[], object]) -> None:
         leave_process_group(EXIT_CODE)
         sys.exit(EXIT_CODE)
     leave_process_group()
+
+
+def _fail(text: str) -> NoReturn:
+    """Print an error and exit with code 2."""
+    # Before the processes have met, all of them raise the same error; one line is enough.
+    if is_first_process() or have_met():
+        source = '' if is_first_process() else f'rank {os.environ.get("RANK", "?")}: '
+        print(f'error: {source}{text}', file=sys.stderr)
+    sys.exit(2)

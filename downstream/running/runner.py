@@ -140,6 +140,15 @@ class SuiteRunner(Runner):
                 **kwargs,
             )
 
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """As mmengine's; an argument that a class of the model does not have is a ConfigError."""
+        try:
+            return super().build_model(model)
+        except TypeError as error:
+            if 'unexpected keyword argument' not in str(error):
+                raise
+            raise ConfigError(f'model of the config: {error}.') from error
+
     @property
     def unwrapped_model(self) -> nn.Module:
         """The model without DistributedDataParallel around it."""

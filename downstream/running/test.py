@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from downstream.analysis import kept
+from downstream.atomic import require_folder
 from downstream.data.checks.datasets import check_datasets
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.distributed.processes import is_first_process
@@ -49,6 +50,7 @@ def evaluate(options: TestOptions, show_report: bool = True) -> dict:
 
 
 def _evaluate(cfg: Config, options: TestOptions, show_report: bool) -> dict:
+    require_folder(Path(cfg.work_dir))
     if is_first_process():
         check_datasets(cfg, ('test',))
     runner = build_runner(cfg)

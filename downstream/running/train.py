@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 
 from backbones.errors import ConfigError
+from downstream.atomic import require_folder
 from downstream.data.checks.datasets import check_datasets
 from downstream.distributed.processes import is_first_process
 
@@ -35,6 +38,7 @@ def train(options: TrainOptions, check_data: str = 'quick') -> SuiteRunner:
             'Check without a launcher first: python tools/train.py CONFIG --check-data only.'
         )
     cfg = training_config(options)
+    require_folder(Path(cfg.work_dir))
     if check_data != 'no' and is_first_process():
         check_datasets(cfg, ('train', 'val'), full=check_data == 'full')
     set_trained_statistics(cfg)

@@ -81,7 +81,7 @@ class Part:
 
 def failed(name: str, error: Exception) -> Part:
     """A part that could not be read."""
-    return Part(name, '', Path(), findings=[Finding('set', '', str(error).rstrip('.'))])
+    return Part(name, '', Path(), findings=[Finding('set', '', _open(str(error)))])
 
 
 def parts_of_found(found: Found, source: Path, bands: tuple[int, ...] | None = None) -> list[Part]:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from backbones.errors import DataError
-from downstream.data.formats.candidate import Candidate
+from downstream.data.formats.candidate import Candidate, refusing_empty
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below, part_of
 
@@ -22,10 +22,11 @@ _MAX_SNIFFED_WHOLE = 2**22
 
 def recognise(source: Path) -> list[Candidate]:
     """COCO files in a folder and its subfolders, or the file itself."""
-    files = [source] if source.is_file() else files_below(source, ['.json'])
-    files = [path for path in files if path.suffix.lower() == '.json' and _is_coco(path)]
+    searched = [source] if source.is_file() else files_below(source, ['.json'])
+    files = [path for path in searched if path.suffix.lower() == '.json' and _is_coco(path)]
     named = files[0] if len(files) == 1 else source
-    return [Candidate('COCO', named, partial(read, files))] if files else []
+    reading = refusing_empty(partial(read, files), files, searched)
+    return [Candidate('COCO', named, reading)] if files else []
 
 
 def _is_coco(path: Path) -> bool:

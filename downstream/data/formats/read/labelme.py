@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from backbones.errors import DataError
 from downstream.data.files import FULL_FILES, shortened
-from downstream.data.formats.candidate import Candidate
+from downstream.data.formats.candidate import Candidate, refusing_empty
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import SUFFIXES, files_below, part_of_path, read_text
 from downstream.data.formats.instances import (
@@ -36,9 +36,10 @@ _HEAD = 2**16
 
 def recognise(source: Path) -> list[Candidate]:
     """A folder with JSON files of shapes somewhere in it, or one such file."""
-    files = [source] if source.is_file() else files_below(source, ['.json'])
-    files = [path for path in files if path.suffix == '.json' and _is_labelme(path)]
-    return [Candidate('labelme', source, partial(read, source, files))] if files else []
+    searched = [source] if source.is_file() else files_below(source, ['.json'])
+    files = [path for path in searched if path.suffix == '.json' and _is_labelme(path)]
+    reading = refusing_empty(partial(read, source, files), files, searched)
+    return [Candidate('labelme', source, reading)] if files else []
 
 
 def _is_labelme(path: Path) -> bool:

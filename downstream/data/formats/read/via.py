@@ -12,7 +12,7 @@ from typing import TypeGuard
 
 from backbones.errors import DataError
 from downstream.data.files import shortened
-from downstream.data.formats.candidate import Candidate
+from downstream.data.formats.candidate import Candidate, refusing_empty
 from downstream.data.formats.found import Found, Instances
 from downstream.data.formats.images import files_below, part_of_path
 from downstream.data.formats.instances import InstancesBuilder, Polygon, box_of, ellipse
@@ -36,10 +36,11 @@ _NUMBERS = {
 
 def recognise(source: Path) -> list[Candidate]:
     """Files of VIA in a folder and its subfolders, or the file itself."""
-    files = [source] if source.is_file() else files_below(source, ['.json'])
-    files = [path for path in files if path.suffix.lower() == '.json' and _is_via(path)]
+    searched = [source] if source.is_file() else files_below(source, ['.json'])
+    files = [path for path in searched if path.suffix.lower() == '.json' and _is_via(path)]
     named = files[0] if len(files) == 1 else source
-    return [Candidate('VIA', named, partial(read, source, files))] if files else []
+    reading = refusing_empty(partial(read, source, files), files, searched)
+    return [Candidate('VIA', named, reading)] if files else []
 
 
 def _is_via(path: Path) -> bool:

@@ -179,6 +179,16 @@ def test_a_cut_off_file_is_said(coco, images, tmp_path):
         find(tmp_path / 'a.json')
 
 
+def test_an_empty_file_is_said(coco, images, tmp_path):
+    """The validation file alone would be divided, and trained on."""
+    link_images(coco, images, tmp_path / 'images')
+    (tmp_path / 'val.json').write_text(json.dumps(coco))
+    (tmp_path / 'train.json').touch()
+    with pytest.raises(DataError, match=r'train\.json is empty\. Copy it again'):
+        find(tmp_path)
+    find(tmp_path / 'val.json')
+
+
 def test_ids_that_are_texts(coco, written):
     """VIA writes texts; Label Studio and others names."""
     expected = targets(coco, True)
