@@ -37,7 +37,7 @@ def test_other_errors_of_the_system_stay():
 def test_a_work_dir_that_cannot_be_is_refused_before_the_data_are_read(shapes, tmp_path):
     path = str(write_tiny_config('segmentation', shapes, tmp_path))
     checkpoint = tmp_path / 'file'
-    torch.save({'state_dict': {}}, checkpoint)
+    torch.save({'state_dict': {'weight': torch.zeros(1)}}, checkpoint)
     work_dir = str(tmp_path / 'file' / 'run')
     with pytest.raises(ConfigError, match=r'file is a file; give a folder'):
         train(config.TrainOptions(path, work_dir=work_dir))
