@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from downstream.publishing import hub
 from downstream.publishing.card import Published, model_card
 from downstream.publishing.figures import test_of
 from downstream.publishing.licence import Licence, inherited_licence, published_licence
+from downstream.publishing.places import use_relative_places
 from downstream.running.checkpoint.files import raise_on_full_disk
 from downstream.running.checkpoint.read import matching_tensors, read
 from downstream.running.config import RunOptions, TestOptions, read_config
@@ -105,6 +106,8 @@ def publish(options: PublishOptions) -> list[Path]:
         files.write_card(folder)
         written = [options.out / name for name in sorted(path.name for path in folder.iterdir())]
     if repo:
+        for here, there in files.moved.items():
+            print(f'{files.named(".py")} names no folder of this machine: {here} is {there} in it.')
         _pushed(written, repo, options)
     return written
 
@@ -153,6 +156,7 @@ class Files:
         repo: On the Hub; None: files are named after the model.
         stem: Of all files, when the weights are written.
         digest: SHA-256 of the weights then.
+        moved: What folders of data are called in the config, by their names here.
     """
 
     model: str
@@ -164,10 +168,13 @@ class Files:
     repo: str | None
     stem: str = 'model'
     digest: str = ''
+    moved: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in _LOCAL:
             self.cfg.pop(key, None)
+        if self.repo:
+            self.moved = use_relative_places(self.cfg)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -435,10 +435,10 @@ class ContractChecks:
 
 
 def require_all_passed(findings: Sequence[Finding], name: str) -> None:
-    """Raise ConfigError with what failed, if anything did."""
-    failed = [finding for finding in findings if finding.passed is False]
+    """Raise ConfigError with the titles of what failed, if anything did."""
+    failed = [finding.check for finding in findings if finding.passed is False]
     if failed:
         raise ConfigError(
-            f'backbone {name!r} breaks the contract in {len(failed)} of {len(findings)} checks:\n'
-            + '\n'.join(map(str, failed))
+            f'backbone {name!r} breaks the contract in {len(failed)} of {len(findings)} checks: '
+            f'{", ".join(failed)}.'
         )

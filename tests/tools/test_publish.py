@@ -134,10 +134,21 @@ def test_a_model_on_the_hub_is_one_like_any_other(tool, tested, hub, shapes, tmp
     values = {one['name']: one['value'] for one in entry['metrics']}
     assert values == {name: round(figures[name], 2) for name in ('mIoU', 'aAcc', 'mAcc')}
 
-    # somebody else has nothing but the repository
+    # no folder of the machine that trained is in what everybody may read
+    for name in ('README.md', 'config.py', 'model.safetensors'):
+        assert str(shapes.parent).encode() not in files[name]
+        assert b'data/shapes/' in files[name]
+    assert (
+        f'config.py names no folder of this machine: {shapes}/ is data/shapes/ in it.' in result.out
+    )
+
+    # somebody else has nothing but the repository, and the data
     monkeypatch.delenv('HF_TOKEN')
     config = tmp_path / 'config.py'
     config.write_bytes(files['config.py'])
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'shapes').symlink_to(shapes)
+    monkeypatch.chdir(tmp_path)
     checkpoint = 'hf:lab/shapes'
     assert tool('test', config, checkpoint, '--work-dir', tmp_path / 'again').code == 0
     assert read_metrics(tmp_path / 'again') == figures
