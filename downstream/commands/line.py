@@ -15,6 +15,7 @@ from mmengine.config import DictAction
 from downstream.distributed.processes import (
     complete_environment,
     have_met,
+    is_first_of_machine,
     is_first_process,
     leave_process_group,
 )
@@ -279,12 +280,16 @@ def model_options(args: argparse.Namespace) -> dict:
 
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# How libraries say that an optional package is missing; some raise a RuntimeError.
+_MISSING = re.compile(r'is not installed|pip install|[Pp]lease install|No module named')
+_OWN = ('backbones', 'downstream', 'pretraining', 'tools')
 
 
 def run(command: Callable[[], object]) -> None:
     """Run ``command``; a UserError is one line on stderr and exit code 2, without a traceback.
 
-    So is a file or folder that this user may not read or write, or that is on a read-only file system.
+    So is a file or folder that this user may not read or write, or that is on a read-only file system,
+    and a package that a config needs and that is not installed.
     """
     # Heavy imports wait until the command line has been understood.
     from backbones.errors import UserError
@@ -295,11 +300,23 @@ def run(command: Callable[[], object]) -> None:
         command()
     except UserError as error:
         # A worker of a data loader sends its whole traceback along.
-        _fail(re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1])
+        _fail(re.split(rf'{type(error).__name__}: ', str(error).rstrip())[-1], is_first_process())
     except OSError as error:
         if error.errno not in _NOT_ALLOWED or not error.filename:
             raise
-        _fail(f'{error.filename}: {error.strerror}. Give another place, or change its permissions.')
+        _fail(
+            f'{error.filename}: {error.strerror}. Give another place, or change its permissions.',
+            is_first_of_machine(),
+        )
+    except (ImportError, RuntimeError) as error:
+        own = str(getattr(error, 'name', None)).partition('.')[0] in _OWN
+        if own or not _MISSING.search(str(error)):
+            raise
+        words = ' '.join(re.split(r'\w+Error: ', str(error))[-1].split())
+        _fail(
+            f'{words.rstrip(".")}. Install it, or take a config that does without it.',
+            is_first_of_machine(),
+        )
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -314,10 +331,14 @@ def run(command: Callable[[], object]) -> None:
     leave_process_group()
 
 
-def _fail(text: str) -> NoReturn:
-    """Print an error and exit with code 2."""
-    # Before the processes have met, all of them raise the same error; one line is enough.
-    if is_first_process() or have_met():
+def _fail(text: str, speaks: bool) -> NoReturn:
+    """Print an error and exit with code 2.
+
+    Args:
+        text: What is wrong.
+        speaks: Whether this process says it before the processes have met, when others raise the same.
+    """
+    if speaks or have_met():
         source = '' if is_first_process() else f'rank {os.environ.get("RANK", "?")}: '
         print(f'error: {source}{text}', file=sys.stderr)
     sys.exit(2)

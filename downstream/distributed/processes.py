@@ -22,6 +22,12 @@ def is_first_process() -> bool:
     return int(next(ranks, 0)) == 0
 
 
+def is_first_of_machine() -> bool:
+    """Whether this is the first of the processes on its machine; it needs no process group."""
+    ranks = (os.environ[rank] for _, rank, _ in _VARIABLES.values() if rank in os.environ)
+    return int(next(ranks, 0)) == 0
+
+
 def have_met() -> bool:
     """Whether the processes have formed a process group."""
     import torch.distributed as dist
