@@ -29,7 +29,8 @@ _STATED = (
 )
 
 
-@MODELS.register_module(name='AnyModule')
+# WithWeights is the former name; configs in work dirs have it.
+@MODELS.register_module(name=['AnyModule', 'WithWeights'])
 def any_module(
     module: str | type[nn.Module],
     init_cfg: dict | None = None,

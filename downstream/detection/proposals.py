@@ -13,6 +13,8 @@ from torchvision.ops import box_iou
 
 from downstream.distributed.gather import DataOnlyMetric
 
+from .completed import read_truth
+
 
 @METRICS.register_module()
 class ProposalRecallMetric(DataOnlyMetric, CocoMetric):
@@ -24,6 +26,12 @@ class ProposalRecallMetric(DataOnlyMetric, CocoMetric):
 
     # process stores arrays and numbers.
     results_on_cpu = True
+
+    def __init__(self, ann_file: str | None = None, *args, **kwargs) -> None:
+        sort_categories = kwargs.pop('sort_categories', False)
+        super().__init__(None, *args, **kwargs)
+        if ann_file is not None:
+            self._coco_api = read_truth(ann_file, self.backend_args, sort_categories)
 
     def fast_eval_recall(
         self,

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS
 from backbones.base import accepted_arguments
 
 ANY_MODULE = 'AnyModule'  # backbones.completed.any_module
+_FORMER_NAME = 'WithWeights'
 
 
 def with_init_cfg(backbone: Mapping, init_cfg: Mapping | None) -> ConfigDict:
@@ -19,7 +20,7 @@ def with_init_cfg(backbone: Mapping, init_cfg: Mapping | None) -> ConfigDict:
     """
     config = ConfigDict(backbone)
     config.pop('init_cfg', None)
-    if config.get('type') == ANY_MODULE and not config.get('contiguous_maps'):
+    if config.get('type') in (ANY_MODULE, _FORMER_NAME) and not config.get('contiguous_maps'):
         config.type = config.pop('module')
     if not init_cfg:
         return config

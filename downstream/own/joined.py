@@ -42,7 +42,7 @@ def without_joins(cfg: Config, name: str) -> tuple[Join, ...]:
         What was joined.
 
     Raises:
-        ConfigError: Joined data sets have pipelines of their own.
+        ConfigError: Joined data sets have pipelines of their own, or mix images each by itself.
     """
     joins = []
     for loader in _LOADERS:
@@ -52,6 +52,7 @@ def without_joins(cfg: Config, name: str) -> tuple[Join, ...]:
             if 'datasets' in level:
                 parts = list(_parts(level, f'{path}{".dataset" * depth}'))
                 _require_one_pipeline([part for part, _ in parts], path, name)
+                _require_unmixed(parts[0][0], path, name)
                 holder['dataset'], first = parts[0]
                 joins.append(Join(loader, len(parts), depth, first))
             holder = level
@@ -67,6 +68,15 @@ def _parts(dataset: Mapping, path: str) -> Iterator[tuple[Mapping, str]]:
         yield from _parts(dataset['dataset'], f'{path}.dataset')
     else:
         yield dataset, path
+
+
+def _require_unmixed(part: Mapping, path: str, name: str) -> None:
+    if 'dataset' in part:
+        raise ConfigError(
+            f'--data: {name} joins data sets in {path} each of which mixes its own images '
+            f'({part.get("type")}): one data set cannot take the place of all; take a recipe that mixes '
+            'the images of the joined sets.'
+        )
 
 
 def _require_one_pipeline(parts: Sequence[Mapping], path: str, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from downstream.running import settings
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.options.batch_probe import largest_batch, require_one_process
 from downstream.running.options.channels import chosen_bands
+from downstream.running.stock.parts import starts_of_whole_model
 
 from . import leaf
 from .fit import dropped_class_weights, has_mask_branch, learns_masks, proposes, require_trainable
@@ -104,7 +105,10 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
     joins = without_joins(cfg, recipe.name)
     if found.task == 'detection':
         boxes, found = _objects_of_recipe(cfg, recipe.name, boxes, found, data.objects)
-    found = found.with_notes(*_notes_of_recipe(cfg, joins, found))
+    # As without --data: that of a config of one's own may have the new backbone.
+    replaces = options.backbone and not options.start_from and '::' in options.config
+    left_out = starts_of_whole_model(cfg) if replaces else {}
+    found = found.with_notes(*_notes_of_recipe(cfg, joins, found), *_left_in_words(left_out))
     processes = process_count(options.launcher)
     chosen, fitted = _schedule(options, cfg, found, processes)
     return Plan(
@@ -113,6 +117,7 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
         recipe=recipe,
         base=cfg,
         joins=joins,
+        left_out=list(left_out),
         cfg=fitted,
         boxes=boxes,
         processes=processes,
@@ -139,6 +144,13 @@ def _notes_of_recipe(cfg: Config, joins: Sequence[Join], found: Found) -> list[s
     if dropped:
         notes.append(f"weights of the recipe's own classes are left out: {', '.join(dropped)}")
     return notes
+
+
+def _left_in_words(left_out: Mapping[str, str]) -> list[str]:
+    return [
+        f'{checkpoint} is left out ({key}): a whole model with the backbone that is replaced'
+        for key, checkpoint in left_out.items()
+    ]
 
 
 def _objects_of_recipe(

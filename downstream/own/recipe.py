@@ -72,9 +72,15 @@ def read_schedule(cfg: Config) -> RecipeSchedule:
     """What the config of a recipe says of its schedule.
 
     Raises:
-        ConfigError: It does not say for which batch its learning rate is.
+        ConfigError: It does not say for which batch its learning rate is, or how many images a process
+            takes.
     """
     batch = recipe_batch(cfg, '--data')
+    per_process = cfg.train_dataloader.get('batch_size')
+    if not per_process:
+        raise ConfigError(
+            '--data: the config has no train_dataloader.batch_size; take another recipe.'
+        )
     *outer, base = levels(cfg.train_dataloader.dataset)
     images = training_images(base, cfg.default_scope)
     loop = cfg.train_cfg
@@ -92,7 +98,7 @@ def read_schedule(cfg: Config) -> RecipeSchedule:
         images=images,
         epochs=epochs,
         batch=batch,
-        batch_per_process=cfg.train_dataloader.batch_size,
+        batch_per_process=per_process,
         rate=cfg.optim_wrapper.optimizer.lr,
         warm_up=max(warm_up, default=0),
         smallest_batch=smallest_batch(cfg),

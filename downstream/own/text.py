@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
@@ -50,6 +50,7 @@ class Plan:
         recipe: The config that is inherited.
         base: That config, read, with one data set where it joins several.
         joins: What it joins.
+        left_out: Keys of what it starts from, where that has the backbone that is replaced.
         cfg: The same with schedule, image size and patience of this run.
         boxes: Whether boxes alone are trained.
         processes: How many train.
@@ -68,6 +69,7 @@ class Plan:
     recipe: Path
     base: Config
     joins: tuple[Join, ...]
+    left_out: Sequence[str]
     cfg: Config
     boxes: bool
     processes: int
@@ -151,7 +153,7 @@ def _model(plan: Plan) -> str:
         )
         text += "model['backbone'] = dict(init_cfg=None)  # its weights are in load_from\n"
     elif plan.backbone:
-        text += _without_whole_model(plan.base)
+        text += _without_whole_model(plan)
     most, kept = _most_objects(plan), _recipes_detections(plan)
     # A DETR has no more detections than queries.
     wanted = min(_kept_detections(most), plan.base.model.get('num_queries', inf))
@@ -165,14 +167,12 @@ def _model(plan: Plan) -> str:
     return text
 
 
-def _without_whole_model(base: Config) -> str:
+def _without_whole_model(plan: Plan) -> str:
     """Lines that leave out a trained model with another backbone, which the recipe starts from."""
-    text = ''
-    if base.get('load_from'):
-        text += "load_from = None  # the recipe's has its own backbone\n"
-    if base.model.get('init_cfg'):
-        text += "model['init_cfg'] = None  # the recipe's has its own backbone\n"
-    return text
+    names = {'load_from': 'load_from', 'model.init_cfg': "model['init_cfg']"}
+    return ''.join(
+        f"{names[key]} = None  # the recipe's has its own backbone\n" for key in plan.left_out
+    )
 
 
 def _recipes_detections(plan: Plan) -> int:

@@ -202,7 +202,10 @@ def set_patience(cfg: Config, patience: int) -> None:
         raise ConfigError(f'--patience {patience}: give at least 1.')
     hook = patience_hook(cfg.default_scope, patience)
     evaluator = cfg.get('val_evaluator')
-    if isinstance(evaluator, Mapping) and evaluator.get('metric') == 'proposal_fast':
+    if isinstance(evaluator, Mapping) and evaluator.get('metric') in (
+        'proposal_fast',
+        ['proposal_fast'],
+    ):
         hook['monitor'] = _MONITORED_PROPOSALS
     cfg.default_hooks.patience = hook
 

@@ -48,13 +48,28 @@ def leave_out_whole_model(cfg: Config) -> list[str]:
     Returns:
         Its checkpoints.
     """
-    found = [cfg.get('load_from')]
+    found = starts_of_whole_model(cfg)
     cfg.load_from = None
-    model = cfg.get('model') or {}
-    start = model.get('init_cfg')
-    if isinstance(start, Mapping) and start.get('type') == 'Pretrained':
-        found.append(model.pop('init_cfg').get('checkpoint'))
-    return [name for name in found if name]
+    if 'model.init_cfg' in found:
+        cfg.model.pop('init_cfg')
+    return list(found.values())
+
+
+def starts_of_whole_model(cfg: Config) -> dict[str, str]:
+    """The trained models that a config starts from, backbone and heads, by their keys in it."""
+    start = (cfg.get('model') or {}).get('init_cfg')
+    pretrained = isinstance(start, Mapping) and start.get('type') == 'Pretrained'
+    found = {
+        'load_from': cfg.get('load_from'),
+        'model.init_cfg': start.get('checkpoint') if pretrained else None,
+    }
+    return {key: checkpoint for key, checkpoint in found.items() if checkpoint}
+
+
+def evaluates_proposals(metric: Mapping) -> bool:
+    """Whether the config of a ``CocoMetric`` asks for the recall of proposals, alone or beside others."""
+    kinds = metric.get('metric') or ()
+    return 'proposal_fast' in ([kinds] if isinstance(kinds, str) else kinds)
 
 
 def use_proposal_recall(cfg: Config) -> None:
@@ -63,7 +78,7 @@ def use_proposal_recall(cfg: Config) -> None:
         evaluator = cfg.get(key) or ()
         for metric in [evaluator] if isinstance(evaluator, dict) else evaluator:
             kind = str(metric.get('type')).removeprefix('mmdet.')
-            if kind == 'CocoMetric' and metric.get('metric') == 'proposal_fast':
+            if kind == 'CocoMetric' and evaluates_proposals(metric):
                 metric['type'] = 'ProposalRecallMetric'
                 import_with(cfg, _REGISTERED_BY)
 

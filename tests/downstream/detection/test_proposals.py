@@ -75,6 +75,15 @@ def test_the_recall_is_that_of_pycocotools(truth):
     assert 0 < own[0] < own[1] < own[2] < 1
 
 
+def test_a_missing_iscrowd_is_completed(truth):
+    """As by the data set and by the check of the data."""
+    whole = json.loads(truth.read_text())
+    whole['annotations'] = [one for one in whole['annotations'] if not one.pop('iscrowd')]
+    truth.write_text(json.dumps(whole))
+    metric = ProposalRecallMetric(ann_file=str(truth), metric='proposal_fast')
+    assert metric.fast_eval_recall(proposals(), (20,), [0.5]).tolist() == [1.0]
+
+
 def test_a_proposal_finds_one_object():
     overlaps = np.array([[0.9, 0.2], [0.8, 0.6], [0.7, 0.5]], np.float32)
     assert greedy_overlaps(overlaps).tolist() == pytest.approx([0.9, 0.6, 0])
@@ -89,6 +98,7 @@ def test_it_takes_the_place_of_mmdets_alone():
                 dict(type='DumpProposals'),
                 dict(type='mmdet.CocoMetric', metric='proposal_fast'),
                 dict(type='CocoMetric', metric='bbox'),
+                dict(type='CocoMetric', metric=['bbox', 'proposal_fast']),
             ],
         )
     )
@@ -98,4 +108,5 @@ def test_it_takes_the_place_of_mmdets_alone():
         'DumpProposals',
         'ProposalRecallMetric',
         'CocoMetric',
+        'ProposalRecallMetric',
     ]

@@ -222,3 +222,12 @@ def test_foreign_heads_get_contiguous_maps_of_plain_modules(recipe, maps, tmp_pa
     assert built.init_cfg['checkpoint'] == str(weights)
     assert 'init_cfg' not in with_init_cfg(config, None)
     assert with_init_cfg(config, None) == cfg.model.backbone
+
+
+def test_the_former_name_of_any_module_loads(tmp_path):
+    """Configs in work dirs have it; in the place of their weights those of the checkpoint come."""
+    weights = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    former = dict(type='WithWeights', module=f'{__name__}.PlainNet', init_cfg=weights, maps=3)
+    assert MODELS.build(former).init_cfg == weights
+    assert with_init_cfg(former, None) == dict(type=f'{__name__}.PlainNet', maps=3)
+    assert with_init_cfg(former, weights) == dict(former, type='AnyModule')

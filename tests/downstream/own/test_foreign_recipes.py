@@ -166,6 +166,28 @@ def test_joined_sets_with_two_pipelines_are_refused(instances, tmp_path):  # noq
     assert not (tmp_path / 'run').exists()
 
 
+def test_joined_sets_that_mix_their_own_images_are_refused(instances, tmp_path):  # noqa: F811
+    recipe = tmp_path / 'mixes.py'
+    recipe.write_text(
+        "_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'\n"
+        'one = _base_.train_dataloader.dataset\n'
+        "both = dict(_delete_=True, type='ConcatDataset', datasets=[one, one])\n"
+        'train_dataloader = dict(dataset=both)\n'
+    )
+    message = r'^--data: mixes.py joins data sets .* own images \(MultiImageMixDataset\)'
+    with pytest.raises(ConfigError, match=message):
+        config_for(str(recipe), instances, tmp_path)
+
+
+def test_the_start_of_ones_own_config_stays(instances, tmp_path):  # noqa: F811
+    """It may have the new backbone; that of a recipe of mmdet has the one that is replaced."""
+    recipe = tmp_path / 'own.py'
+    recipe.write_text(
+        "_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'\nload_from = 'mine.pth'\n"
+    )
+    assert config_for(str(recipe), instances, tmp_path).load_from == 'mine.pth'
+
+
 def test_arguments_of_another_class_of_data_sets_are_left_out(instances, tmp_path):  # noqa: F811
     """Such as the hierarchy of Open Images; that class reads what no COCO file has."""
     recipe = 'mmdet::openimages/retinanet_r50_fpn_32xb2-1x_openimages.py'
@@ -225,6 +247,7 @@ def test_weights_of_the_recipes_classes_are_left_out_and_said(instances, tmp_pat
             'learns from pairs of images',
         ),
         ('mmdet::centernet/centernet_tta.py', 'its model has none of'),
+        ('mmdet::dsdl/voc0712.py', 'the config has no train_dataloader.batch_size'),
         (
             'mmdet::mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365.py',
             'learns from texts beside the images',

@@ -59,7 +59,7 @@ def test_a_model_with_the_replaced_backbone_is_left_out(instances, tmp_path, cap
     """Cityscapes' recipes start from a whole detector with a ResNet-50."""
     recipe = 'mmdet::cityscapes/faster-rcnn_r50_fpn_1x_cityscapes.py'
     assert config_for(recipe, instances, tmp_path).load_from is None
-    capsys.readouterr()
+    assert 'is left out (load_from)' in capsys.readouterr().out
     assert read_config(TrainOptions(recipe, backbone='convnext-atto')).load_from is None
     assert 'a whole model with the backbone that is replaced' in capsys.readouterr().out
     assert 'faster_rcnn_r50' in read_config(TrainOptions(recipe)).load_from
