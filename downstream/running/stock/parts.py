@@ -57,12 +57,10 @@ def leave_out_whole_model(cfg: Config) -> list[str]:
 
 def starts_of_whole_model(cfg: Config) -> dict[str, str]:
     """The trained models that a config starts from, backbone and heads, by their keys in it."""
+    found = {'load_from': cfg.get('load_from')}
     start = (cfg.get('model') or {}).get('init_cfg')
-    pretrained = isinstance(start, Mapping) and start.get('type') == 'Pretrained'
-    found = {
-        'load_from': cfg.get('load_from'),
-        'model.init_cfg': start.get('checkpoint') if pretrained else None,
-    }
+    if isinstance(start, Mapping) and start.get('type') == 'Pretrained':
+        found['model.init_cfg'] = start.get('checkpoint')
     return {key: checkpoint for key, checkpoint in found.items() if checkpoint}
 
 
