@@ -15,6 +15,7 @@ from mmengine.evaluator import DumpResults
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from downstream.analysis import kept
 from downstream.atomic import require_folder
@@ -138,9 +139,9 @@ def _collected(metrics: list) -> dict:
 
 
 def _numbers(figures: dict) -> dict:
-    """Figures of any metric as JSON has them: those of mmseg's are numbers of NumPy."""
+    """Figures of any metric as JSON has them: those of mmseg's are of NumPy, others' may be tensors."""
     return {
-        key: value.item() if isinstance(value, np.generic) else value
+        key: value.tolist() if isinstance(value, (np.generic, np.ndarray, Tensor)) else value
         for key, value in figures.items()
     }
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 
 from downstream.own.prepare import DataOptions, prepare
@@ -10,6 +12,7 @@ from downstream.running.config import TestOptions, TrainOptions, read_config, tr
 from downstream.running.runner import SuiteRunner
 from downstream.running.test import evaluate
 from downstream.running.train import build_runner
+from tests.conftest import read_metrics, write_tiny_config
 from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture
 
 RETINANET = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
@@ -85,3 +88,20 @@ def test_mmengines_own_hook_can_save(instances, tmp_path):  # noqa: F811
     cfg.default_hooks.checkpoint.type = 'CheckpointHook'
     SuiteRunner.from_cfg(cfg).train()
     assert (tmp_path / 'run' / 'epoch_1.pth').is_file()
+
+
+def test_figures_of_any_metric_are_written(shapes, tmp_path, monkeypatch):
+    """Those of a metric of one's own may be numbers of NumPy, arrays or tensors."""
+    figures = dict(mIoU=np.float32(0.5), own=torch.tensor(2.0), each=np.array([1.0, 3.0]), name='a')
+    monkeypatch.setattr(SuiteRunner, 'test', lambda self: figures)
+    torch.save({'state_dict': {'a': torch.ones(1)}}, tmp_path / 'a.pth')
+    config = write_tiny_config('segmentation', shapes, tmp_path)
+    with config.open('a') as file:
+        file.write(
+            "\ntest_evaluator = dict(_delete_=True, type='IoUMetric', iou_metrics=['mIoU'])\n"
+        )
+    evaluate(
+        TestOptions(str(config), checkpoint=str(tmp_path / 'a.pth'), work_dir=str(tmp_path / 'run'))
+    )
+    written = read_metrics(tmp_path / 'run')
+    assert written == dict(mIoU=0.5, own=2.0, each=[1.0, 3.0], name='a')
