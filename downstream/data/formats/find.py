@@ -42,7 +42,12 @@ def find(source: Path, task: str | None = None) -> Found:
         raise ConfigError(f'task={task!r}: it is detection or segmentation.')
     if not source.exists():
         raise DataError(f'the data set {source} does not exist.')
-    candidates = _candidates(source)
+    try:
+        candidates = _candidates(source)
+    except FileNotFoundError as error:
+        raise DataError(
+            f'{error.filename} is a link to a file that is not there. Mend it, or remove it.'
+        ) from error
     wanted = [c for c in candidates if task is None or c.task == task]
     notes = []
     if task == 'segmentation':

@@ -179,6 +179,15 @@ def test_a_cut_off_file_is_said(coco, images, tmp_path):
         find(tmp_path / 'a.json')
 
 
+def test_a_link_to_nowhere_is_said(coco, images, tmp_path):
+    """As of a folder that was moved."""
+    link_images(coco, images, tmp_path / 'images')
+    (tmp_path / 'val.json').write_text(json.dumps(coco))
+    (tmp_path / 'train.json').symlink_to(tmp_path / 'moved' / 'train.json')
+    with pytest.raises(DataError, match=r'train\.json is a link to a file that is not there'):
+        find(tmp_path)
+
+
 def test_an_empty_file_is_said(coco, images, tmp_path):
     """The validation file alone would be divided, and trained on."""
     link_images(coco, images, tmp_path / 'images')
