@@ -145,9 +145,17 @@ def matching_tensors(
             f'{len(matched)} of {len(expected)} tensors match, {len(mismatches)} do not:\n  {shown}'
         )
         if not fine_tuning or len(matched) < len(expected) / 2:
-            raise WeightsError(f'{source} does not fit the model of this config: {summary}')
+            raise WeightsError(
+                f'{source} does not fit the model of this config: {summary}{_config_beside(source)}'
+            )
         print_log(f'Fine-tuning from {source}: {summary}', 'current')
     return matched
+
+
+def _config_beside(source: str) -> str:
+    """Where the complete config of a checkpoint's run is; '' if it is not beside the checkpoint."""
+    configs = sorted(Path(source).parent.glob('*.complete.py'))
+    return f'\nThe complete config of its run, with its backbone: {configs[-1]}' if configs else ''
 
 
 def _with_adapted_stem(

@@ -191,6 +191,15 @@ def test_a_checkpoint_must_fit_exactly():
         matching_tensors({'weight': torch.zeros(3, 2)}, model, 'a.pth')
 
 
+def test_the_config_of_a_checkpoint_that_does_not_fit_is_named(tmp_path):
+    """The short config of one's own data has the recipe's backbone, not that of --backbone."""
+    (tmp_path / 'fruits.complete.py').touch()
+    with pytest.raises(
+        WeightsError, match=r'config of its run, with its backbone: .*fruits\.complete'
+    ):
+        matching_tensors({}, torch.nn.Linear(2, 2), str(tmp_path / 'epoch_1.pth'))
+
+
 def test_fine_tuning_may_change_heads_but_not_most_of_the_model():
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 3))
     other = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 5)).state_dict()
