@@ -5,6 +5,10 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from mmengine.config import Config
+
+from backbones.errors import ConfigError
+
 _INSTALLED = Path(__file__).with_name('configs')
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[1] / 'configs'
 TOOLS = CONFIGS.with_name('tools')
@@ -43,3 +47,22 @@ def configs_of(package: str) -> list[Path]:
         return []
     folder = Path(spec.origin).parent
     return [folder / '.mim' / 'configs', folder.parent / 'configs']
+
+
+def read_file(path: Path, imports: bool = True) -> Config:
+    """The config of a file.
+
+    Args:
+        path: The file.
+        imports: Whether its ``custom_imports`` are imported. What a backbone that is replaced needs may
+            be missing.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    try:
+        return Config.fromfile(path, import_custom_modules=imports)
+    except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
+        raise ConfigError(
+            f'config {path} cannot be read: {type(error).__name__}: {error}'
+        ) from error

@@ -21,6 +21,7 @@ from downstream.data.formats.found import Found, counts
 from downstream.data.formats.split import split
 from downstream.data.formats.write import write
 from downstream.distributed.processes import is_first_process, process_count
+from downstream.paths import read_file
 from downstream.running import settings
 from downstream.running.config import TrainOptions, training_config
 from downstream.running.options.batch_probe import largest_batch, require_one_process
@@ -31,7 +32,7 @@ from . import leaf
 from .fit import dropped_class_weights, has_mask_branch, learns_masks, proposes, require_trainable
 from .joined import Join, without_joins
 from .objects import choose_objects
-from .recipe import TASKS, apply, read_recipe, read_schedule, recipe_file, task_of_recipe
+from .recipe import TASKS, apply, read_schedule, recipe_file, task_of_recipe
 from .schedule import Schedule, schedule
 from .text import Plan, config_text
 
@@ -100,7 +101,7 @@ def _plan(options: TrainOptions, data: DataOptions) -> Plan:
     )
     boxes, found = choose_objects(found, data.objects)
     recipe = recipe_file(options.config, boxes)
-    cfg = read_recipe(recipe)
+    cfg = read_file(recipe, imports=False)
     require_trainable(cfg, recipe.name)
     joins = without_joins(cfg, recipe.name)
     if found.task == 'detection':

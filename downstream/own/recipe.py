@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from backbones.errors import ConfigError
-from downstream.paths import find_config
+from downstream.paths import find_config, read_file
 from downstream.running import settings
 from downstream.running.options.batch import recipe_batch, smallest_batch, state_batch
 
@@ -50,22 +50,8 @@ def task_of_recipe(name: str) -> str:
     Raises:
         ConfigError: There is no such recipe.
     """
-    scope = read_recipe(recipe_file(name)).get('default_scope')
+    scope = read_file(recipe_file(name), imports=False).get('default_scope')
     return 'segmentation' if scope == 'mmseg' else 'detection'
-
-
-def read_recipe(path: Path) -> Config:
-    """The config of a recipe, without its imports: those of a backbone that is replaced may be missing.
-
-    Raises:
-        ConfigError: It cannot be read.
-    """
-    try:
-        return Config.fromfile(path, import_custom_modules=False)
-    except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
-        raise ConfigError(
-            f'config {path} cannot be read: {type(error).__name__}: {error}'
-        ) from error
 
 
 def read_schedule(cfg: Config) -> RecipeSchedule:

@@ -25,7 +25,7 @@ from downstream.data.pipelines import flip_tta_pipeline
 from downstream.distributed.processes import is_first_process, process_count, was_restarted
 from downstream.exporting.files import is_exported
 from downstream.operators.sync_bn import use_torch_sync_bn
-from downstream.paths import CONFIGS, configs_of, find_config
+from downstream.paths import CONFIGS, configs_of, find_config, read_file
 from downstream.tiles.config import use_tiles
 from downstream.tiles.windows import Tiling
 
@@ -149,13 +149,7 @@ def read_config(options: RunOptions) -> Config:
     if path is None:
         missing = options.config
         raise ConfigError(f'config {missing} does not exist.' + _nearest_config(missing))
-    try:
-        # What a backbone that is replaced needs to be imported may be missing.
-        cfg = Config.fromfile(path, import_custom_modules=not options.backbone)
-    except (SyntaxError, OSError, KeyError, NameError, ImportError) as error:
-        raise ConfigError(
-            f'config {path} cannot be read: {type(error).__name__}: {error}'
-        ) from error
+    cfg = read_file(path, imports=not options.backbone)
     import_from_here()  # a type may stand there by its full path, `my_module.MyBackbone`
     stem = path.stem
     _set_channels(cfg, options)

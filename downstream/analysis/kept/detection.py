@@ -13,8 +13,6 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from mmengine.logging import print_log
@@ -26,11 +24,13 @@ from downstream.detection.coco_evaluation import Detections, mask_areas
 from downstream.detection.completed import read_truth
 from downstream.detection.metric import CocoInstanceMetric
 
+from . import files
+
 FILE = 'predictions.npz'
 TRUTH = 'truth.json'
 # Bytes of a file that a test leaves unasked; a checkpoint of a detector is as large.
 MAX_BYTES = 2**28
-_FORMAT = 1
+FORMAT = 1
 
 
 def prepare(metrics: Sequence) -> None:
@@ -62,7 +62,9 @@ def write(metrics: Sequence, folder: Path) -> dict:
     categories = list(metric.cat_ids)
     kept = []
     if (arrays := _small_enough(metric.kept)) is not None:
-        _save(folder / FILE, {**arrays, 'header': _header(metric.kept, categories)})
+        header = {'images': [one['img_id'] for one in metric.kept], 'categories': categories}
+        # Numbers of this kind would shrink by a tenth.
+        files.save(folder / FILE, FORMAT, header, arrays, compressed=False)
         kept.append(FILE)
     facts = _annotations(metric, folder)
     if facts['annotations'] == TRUTH:
@@ -85,14 +87,7 @@ def read(path: Path) -> tuple[list[dict], list]:
     Raises:
         DataError: The file is damaged or of a later version.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(file['header'].tobytes())
-            arrays = {name: file[name] for name in file.files if name != 'header'}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f'{path} is damaged ({error}); run the test again.') from error
-    if header.get('format') != _FORMAT:
-        raise DataError(f'{path} was written by another version; run the test again.')
+    header, arrays = files.read(path, FORMAT)
     return _by_image(header['images'], arrays), header['categories']
 
 
@@ -157,15 +152,6 @@ def _annotations(metric: CocoInstanceMetric, folder: Path) -> dict:
     return {'annotations': str(path.resolve()), 'digest': sha256(path)}
 
 
-def _header(predictions: Sequence[Mapping], categories: list) -> np.ndarray:
-    content = {
-        'format': _FORMAT,
-        'images': [one['img_id'] for one in predictions],
-        'categories': categories,
-    }
-    return np.frombuffer(json.dumps(content).encode(), np.uint8)
-
-
 def _small_enough(predictions: Sequence[Mapping]) -> dict[str, np.ndarray] | None:
     """Arrays of all detections, without their masks where these are too large."""
     arrays = {
@@ -226,12 +212,6 @@ def _by_image(images: Sequence, arrays: Mapping[str, np.ndarray]) -> list[dict]:
         {'img_id': id_, **{key: part[place] for key, part in parts.items()}}
         for place, id_ in enumerate(images)
     ]
-
-
-def _save(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write a file atomically, not compressed: numbers of this kind shrink by a tenth."""
-    with atomic(path, 'wb', flush=True) as file:
-        np.savez(file, **arrays)
 
 
 def _bytes(arrays: Mapping[str, np.ndarray]) -> int:

@@ -7,14 +7,11 @@ file: class indices, and the largest value of their type where nothing is annota
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -23,17 +20,17 @@ from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 
 from backbones.errors import DataError
-from downstream.atomic import atomic
 from downstream.distributed.gather import DataOnlyMetric
 from downstream.segmentation.metric import SegmentationMetric
 
+from . import files
 from .region_counts import count_image
 
 FILE = 'counts.npz'
 MAPS = 'label_maps.npz'
 # Bytes of label maps that a test leaves unasked, as of detections.
 MAX_BYTES = 2**28
-_FORMAT = 1
+FORMAT = 1
 _TABLES = ('confusion', 'boundary', 'regions')
 # Runs of equal pixels are what label maps consist of: as small as by other ways, five times as fast.
 _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
@@ -156,13 +153,14 @@ def write(metrics: Sequence, folder: Path) -> dict:
     root, names = _below([one['path'] for one in results])
     header = {'root': root, 'names': names, 'classes': metric.classes, 'digests': digests}
     tables = {name: _table([one[name] for one in results]) for name in _TABLES}
-    _save(folder / FILE, header, tables | {'sizes': np.array([one['size'] for one in results])})
+    tables['sizes'] = np.array([one['size'] for one in results])
+    files.save(folder / FILE, FORMAT, header, tables, compressed=True)
     kept = [FILE]
     if all('maps' in one for one in results):
         pngs = [png for one in results for png in one['maps']]
         lengths = np.array([len(png) for png in pngs], np.int64).reshape(-1, 2)
         maps = {'lengths': lengths, 'pngs': np.concatenate(pngs)}
-        _save(folder / MAPS, {'names': names}, maps)
+        files.save(folder / MAPS, FORMAT, {'names': names}, maps, compressed=True)
         kept.append(MAPS)
     else:
         print_log(
@@ -183,7 +181,7 @@ def read_counts(path: Path) -> KeptCounts:
     Raises:
         DataError: The file is damaged or of another version.
     """
-    header, arrays = _read(path)
+    header, arrays = files.read(path, FORMAT)
     return KeptCounts(
         root=header['root'],
         names=tuple(header['names']),
@@ -211,7 +209,7 @@ class LabelMaps:
 
     def __init__(self, path: Path, annotated: bool = False) -> None:
         self._path = path
-        _, arrays = _read(path)
+        _, arrays = files.read(path, FORMAT)
         self._pngs = arrays['pngs']
         ends = np.cumsum(arrays['lengths'].ravel()).reshape(-1, 2)
         self._ends = ends[:, int(annotated)]
@@ -244,22 +242,3 @@ def _table(parts: Sequence[np.ndarray]) -> np.ndarray:
     """One table of all images, whose first column is the image."""
     images = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     return np.column_stack([images, np.concatenate(parts)])
-
-
-def _save(path: Path, header: Mapping, arrays: Mapping[str, np.ndarray]) -> None:
-    content = json.dumps({'format': _FORMAT, **header}).encode()
-    parts: dict[str, Any] = {'header': np.frombuffer(content, np.uint8), **arrays}
-    with atomic(path, 'wb', flush=True) as file:
-        np.savez_compressed(file, **parts)
-
-
-def _read(path: Path) -> tuple[dict, dict[str, np.ndarray]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            header = json.loads(file['header'].tobytes())
-            arrays = {name: file[name] for name in file.files if name != 'header'}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f'{path} is damaged ({error}); run the test again.') from error
-    if header.get('format') != _FORMAT:
-        raise DataError(f'{path} was written by another version; run the test again.')
-    return header, arrays

@@ -12,7 +12,8 @@ from backbones.uninitialised import on_meta
 from downstream.data.checks.datasets import check_datasets
 from downstream.own.joined import without_joins
 from downstream.own.prepare import DataOptions, prepare
-from downstream.own.recipe import read_recipe, read_schedule, recipe_file
+from downstream.own.recipe import read_schedule, recipe_file
+from downstream.paths import read_file
 from downstream.running.config import TrainOptions, training_config
 from tests.downstream.own.test_prepare import instances  # noqa: F401  a fixture
 
@@ -127,7 +128,7 @@ def test_one_data_set_takes_the_place_of_joined_ones(instances, tmp_path, capsys
     ],
 )
 def test_the_length_follows_from_the_images_of_the_recipe(recipe, epochs, images):
-    cfg = read_recipe(recipe_file(recipe))
+    cfg = read_file(recipe_file(recipe), imports=False)
     without_joins(cfg, recipe)
     found = read_schedule(cfg)
     assert (found.epochs, found.images) == (pytest.approx(epochs), images)

@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from backbones.weights.download import sha256
-from downstream.analysis.kept.detection import FILE, _header, _save
+from downstream.analysis.kept import files
+from downstream.analysis.kept.detection import FILE, FORMAT
 
 CLASSES = ('circle', '<b>square</b>', 'nobody predicts this')
 RULES = {
@@ -86,7 +87,8 @@ def write(folder: Path, annotations: Path, detections: list[dict]) -> Path:
         'scores': np.concatenate([one['scores'] for one in detections]),
     }
     categories = list(range(1, len(CLASSES) + 1))
-    _save(folder / FILE, {**arrays, 'header': _header(detections, categories)})
+    header = {'images': [one['img_id'] for one in detections], 'categories': categories}
+    files.save(folder / FILE, FORMAT, header, arrays, compressed=False)
     row = dict.fromkeys(('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'AR'), 0.5)
     report = {
         'task': 'detection',

@@ -63,6 +63,15 @@ def narrow(cfg: Config) -> None:
     model.test_cfg.rpn.max_per_img = 50
 
 
+def narrow_layers(*parts: ConfigDict) -> None:
+    """Two narrow layers in each encoder or decoder of a transformer."""
+    for part in parts:
+        part.num_layers = 2
+        for layer in part.layer_cfg.values():
+            layer.embed_dims = WIDTH
+        part.layer_cfg.ffn_cfg.feedforward_channels = 2 * WIDTH
+
+
 def narrow_mask2former(head: ConfigDict, training: ConfigDict) -> None:
     head.update(feat_channels=WIDTH, out_channels=WIDTH, num_queries=30)
     training.num_points = 64
@@ -70,22 +79,14 @@ def narrow_mask2former(head: ConfigDict, training: ConfigDict) -> None:
     pixels.norm_cfg.num_groups = 8
     for part in (head, pixels):
         part.positional_encoding.num_feats = WIDTH // 2
-    for part in (pixels.encoder, head.transformer_decoder):
-        part.num_layers = 2
-        for layer in part.layer_cfg.values():
-            layer.embed_dims = WIDTH
-        part.layer_cfg.ffn_cfg.feedforward_channels = 2 * WIDTH
+    narrow_layers(pixels.encoder, head.transformer_decoder)
 
 
 def narrow_transformer(model: ConfigDict) -> None:
     model.neck.norm_cfg.num_groups = 8
     model.num_queries = 30
     model.positional_encoding.num_feats = WIDTH // 2
-    for part in (model.encoder, model.decoder):
-        part.num_layers = 2
-        for layer in part.layer_cfg.values():
-            layer.embed_dims = WIDTH
-        part.layer_cfg.ffn_cfg.feedforward_channels = 2 * WIDTH
+    narrow_layers(model.encoder, model.decoder)
     model.bbox_head.embed_dims = WIDTH
     model.test_cfg.max_per_img = 20
 
